@@ -1,0 +1,12 @@
+//! What the parts say to each other: identities, bounds, the schema and the frame, messages,
+//! settings, certificates, and the QUIC link that carries them.
+//!
+//! No clock (time is an argument), no unsafe, and a socket only in [`link`].
+
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod schema;
+pub mod settings;
+pub mod shard;

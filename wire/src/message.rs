@@ -1,0 +1,275 @@
+//! Messages on a QUIC stream, and their framing.
+//!
+//! ```text
+//! length of what follows, u32 LE | tag u8 | body
+//!                                  1: frame, raw ([`crate::frame`]); 2: control, rkyv [`Message`]
+//! ```
+//!
+//! An agent opens one bidirectional stream: `Hello`, then schemas and frames; the broker answers
+//! `Welcome` and then cumulative `Ack`s. A viz opens one bidirectional stream a request
+//! (`ApiRequest` → `ApiResponse`) and one for `Subscribe` (→ `Hosts`, schemas and frames).
+//! An enrolling agent opens one stream: `Enrol` → `Enrolled`.
+
+use crate::limits::MESSAGE_BYTES_MAX;
+use crate::schema::Schema;
+use bytes::{Buf, Bytes, BytesMut};
+use rkyv::rancor::Failure;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// ALPN of an agent's connection (client certificate required).
+pub const ALPN_AGENT: &[u8] = b"strobe-agent/1";
+/// ALPN of a viz connection (client certificate required).
+pub const ALPN_VIZ: &[u8] = b"strobe-viz/1";
+/// ALPN of another broker's connection (client certificate required).
+pub const ALPN_PEER: &[u8] = b"strobe-peer/1";
+/// ALPN of an enrolment (no client certificate yet; the token is the proof).
+pub const ALPN_ENROL: &[u8] = b"strobe-enrol/1";
+
+/// A control message.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Agent → broker, first on its stream.
+    Hello(Hello),
+    /// Broker → agent: go on behind `seq` of this boot (everything up to it is stored).
+    Welcome {
+        /// Last sequence number stored of this boot, 0 if none.
+        stored_seq: u64,
+        /// The broker's version.
+        version: String,
+    },
+    /// Either way: the columns behind a schema id, before the first row that uses it.
+    Schema(Schema),
+    /// Broker → agent: every frame of `boot` up to `seq` is on disk (fdatasync returned).
+    Ack {
+        /// Boot id.
+        boot: u128,
+        /// Cumulative.
+        seq: u64,
+    },
+    /// Broker → agent: this host belongs to another broker.
+    Redirect {
+        /// `host:port` to connect to.
+        broker: String,
+    },
+    /// Client without a certificate → broker.
+    Enrol {
+        /// The token's secret part.
+        secret: Vec<u8>,
+        /// The host id it asks for (agents) or 0 (viz).
+        host: u128,
+        /// `agent` or `viz`.
+        role: String,
+        /// Certificate signing request, DER.
+        csr: Vec<u8>,
+    },
+    /// Broker → enrolling client.
+    Enrolled {
+        /// Its certificate, DER.
+        certificate: Vec<u8>,
+        /// The CA's certificate, DER.
+        ca: Vec<u8>,
+    },
+    /// Viz → broker: an HTTP API request, answered on the same stream.
+    ApiRequest(ApiRequest),
+    /// Broker → viz.
+    ApiResponse(ApiResponse),
+    /// Viz → broker: send every stored frame from now on, of all hosts.
+    Subscribe,
+    /// Broker → viz, before a host's first frame and whenever what is known of it changes.
+    Host(HostInfo),
+    /// Either way: the reason before a stream or connection is closed.
+    Refused {
+        /// A sentence: what, why, what to do.
+        why: String,
+    },
+}
+
+/// Who an agent is.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Hello {
+    /// Host id; must match the client certificate.
+    pub host: u128,
+    /// Boot id of this agent's life.
+    pub boot: u128,
+    /// What the series' `instance` label will be.
+    pub instance: String,
+    /// The series' `job` label.
+    pub job: String,
+    /// Agent version.
+    pub version: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Host labels of the user's, sorted.
+    pub labels: Vec<(String, String)>,
+    /// Sampling interval.
+    pub interval_ms: u64,
+}
+
+/// A host as the registry knows it.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostInfo {
+    /// As it said last.
+    pub hello: Hello,
+    /// Wall time, ms, of its first frame ever.
+    pub first_seen_ms: i64,
+    /// Wall time, ms (broker's clock), of its last frame.
+    pub last_seen_ms: i64,
+    /// Whether a session is open now.
+    pub connected: bool,
+}
+
+/// An HTTP API request as viz hands it on.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct ApiRequest {
+    /// `GET` or `POST`.
+    pub method: String,
+    /// Path without the query string, e.g. `/api/v1/query`.
+    pub path: String,
+    /// The query string, raw, without `?`.
+    pub query: String,
+    /// `Content-Type`, or empty.
+    pub content_type: String,
+    /// `Content-Encoding`, or empty.
+    pub content_encoding: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Its answer.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ApiResponse {
+    /// HTTP status.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: String,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What comes off a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Incoming {
+    /// A frame's bytes, not opened yet.
+    Frame(Bytes),
+    /// A control message.
+    Control(Box<Message>),
+}
+
+/// Why a stream cannot go on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MessageError {
+    /// A length of 0 or over the bound.
+    #[error("a message of {0} bytes; 1 to {MESSAGE_BYTES_MAX} are allowed")]
+    Length(usize),
+    /// A tag that this version does not know.
+    #[error("message tag {0} is not known to this version")]
+    Tag(u8),
+    /// A body that is no [`Message`].
+    #[error("a control message is malformed")]
+    Body,
+}
+
+/// Takes a stream's bytes in any pieces and gives whole messages back. Holds at most one message.
+#[derive(Debug, Default)]
+pub struct Reader {
+    buffer: BytesMut,
+}
+
+/// The five bytes that go before a frame of `length` bytes.
+#[must_use]
+pub fn frame_prefix(length: usize) -> [u8; PREFIX_BYTES] {
+    prefix(length, TAG_FRAME)
+}
+
+/// A control message, ready for the stream.
+#[must_use]
+pub fn encode(message: &Message) -> Bytes {
+    let body = rkyv::to_bytes::<Failure>(message).expect("rkyv into memory does not fail");
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + body.len());
+    out.extend_from_slice(&prefix(body.len(), TAG_CONTROL));
+    out.extend_from_slice(&body);
+    out.freeze()
+}
+
+impl Reader {
+    /// More bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, or `None` until more bytes come.
+    ///
+    /// # Errors
+    /// The stream is broken for good.
+    pub fn next(&mut self) -> Result<Option<Incoming>, MessageError> {
+        let Some(head) = self.buffer.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let tag = head[4];
+        if length < 2 || MESSAGE_BYTES_MAX < length {
+            return Err(MessageError::Length(length));
+        }
+        if self.buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        self.buffer.advance(PREFIX_BYTES);
+        let body = self.buffer.split_to(length - 1).freeze();
+        match tag {
+            TAG_FRAME => Ok(Some(Incoming::Frame(body))),
+            TAG_CONTROL => rkyv::from_bytes::<Message, Failure>(&body)
+                .map(|message| Some(Incoming::Control(Box::new(message))))
+                .map_err(|_| MessageError::Body),
+            other => Err(MessageError::Tag(other)),
+        }
+    }
+}
+
+fn prefix(body: usize, tag: u8) -> [u8; PREFIX_BYTES] {
+    let [a, b, c, d] =
+        u32::try_from(body + 1).expect("bodies are bounded by MESSAGE_BYTES_MAX").to_le_bytes();
+    [a, b, c, d, tag]
+}
+
+const PREFIX_BYTES: usize = 5;
+const TAG_FRAME: u8 = 1;
+const TAG_CONTROL: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_any_cut() {
+        let message = Message::Ack { boot: 5, seq: 77 };
+        let mut bytes = encode(&message).to_vec();
+        bytes.extend_from_slice(&frame_prefix(3));
+        bytes.extend_from_slice(b"abc");
+        for cut in 0..bytes.len() {
+            let mut reader = Reader::default();
+            let mut seen = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                reader.push(part);
+                while let Some(incoming) = reader.next().unwrap() {
+                    seen.push(incoming);
+                }
+            }
+            let wanted = [
+                Incoming::Control(Box::new(message.clone())),
+                Incoming::Frame(Bytes::from_static(b"abc")),
+            ];
+            assert_eq!(seen, wanted, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn broken_streams_are_named() {
+        let check = |bytes: &[u8], wanted: MessageError| {
+            let mut reader = Reader::default();
+            reader.push(bytes);
+            assert_eq!(reader.next(), Err(wanted));
+        };
+        check(&[0, 0, 0, 0, 1], MessageError::Length(0));
+        check(&[255, 255, 255, 255, 1], MessageError::Length(u32::MAX as usize));
+        check(&[2, 0, 0, 0, 9, 0], MessageError::Tag(9));
+        check(&[2, 0, 0, 0, 2, 0], MessageError::Body);
+    }
+}

@@ -1,0 +1,303 @@
+//! Where a setting comes from: the file, then the environment, then the command line; one table
+//! of keys says all three names, the default and what the key is for.
+//!
+//! This module turns text into text: it knows which keys exist, who set each and refuses what it
+//! does not know. Each part's `config.rs` parses the texts into typed values, once.
+
+use std::collections::BTreeMap;
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Name in the file, with its table: `agent.interval`.
+    pub name: &'static str,
+    /// Flag without the dashes: `interval`. A flag whose default is `false` takes no value.
+    pub flag: &'static str,
+    /// Environment variable: `STROBE_INTERVAL`.
+    pub env: &'static str,
+    /// Default, as it would be written.
+    pub default: &'static str,
+    /// A sentence: what it does, in which unit, within which bounds.
+    pub help: &'static str,
+}
+
+/// Who set a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Nobody.
+    Default,
+    /// The file with this path.
+    File(String),
+    /// This environment variable.
+    Env(&'static str),
+    /// This flag.
+    Flag(&'static str),
+}
+
+/// Every key with its text and who set it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    values: BTreeMap<&'static str, (String, Source)>,
+}
+
+/// What is wrong with the configuration, where, and what to do.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SettingsError {
+    /// The file is not TOML.
+    #[error("{path}: not TOML: {why}")]
+    Toml {
+        /// The file.
+        path: String,
+        /// The parser's words, with line and column.
+        why: String,
+    },
+    /// A key nobody knows.
+    #[error("{place}: unknown key `{key}`{}", hint(.nearest))]
+    Unknown {
+        /// File or command line.
+        place: String,
+        /// The key.
+        key: String,
+        /// The nearest known one.
+        nearest: Option<String>,
+    },
+    /// A flag without its value.
+    #[error("--{0} needs a value")]
+    NoValue(String),
+    /// A value of the wrong form.
+    #[error("{place}: `{key}` is {value:?}: {why}")]
+    Value {
+        /// Who set it.
+        place: String,
+        /// The key.
+        key: &'static str,
+        /// What was set.
+        value: String,
+        /// What is wanted.
+        why: String,
+    },
+}
+
+impl Settings {
+    /// Defaults, then `file` (path and text), then `env` (a look-up), then `args` (without the
+    /// program's name).
+    ///
+    /// # Errors
+    /// The first key that is unknown or has no value.
+    pub fn load(
+        keys: &[Key],
+        file: Option<(&str, &str)>,
+        env: &dyn Fn(&str) -> Option<String>,
+        args: &[String],
+    ) -> Result<Self, SettingsError> {
+        let mut values: BTreeMap<_, _> =
+            keys.iter().map(|k| (k.name, (k.default.to_owned(), Source::Default))).collect();
+        if let Some((path, text)) = file {
+            for (name, value) in read_file(path, text)? {
+                let key = known(keys, path, &name, |k| k.name)?;
+                values.insert(key.name, (value, Source::File(path.to_owned())));
+            }
+        }
+        for key in keys {
+            if let Some(value) = env(key.env) {
+                values.insert(key.name, (value, Source::Env(key.env)));
+            }
+        }
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            let (name, inline) = match arg.strip_prefix("--").map(|a| a.split_once('=')) {
+                Some(Some((name, value))) => (name, Some(value.to_owned())),
+                Some(None) => (arg.trim_start_matches('-'), None),
+                None => (arg.as_str(), None),
+            };
+            let key = known(keys, "command line", name, |k| k.flag)?;
+            let value = match inline {
+                Some(value) => value,
+                None if key.default == "false" => "true".to_owned(),
+                None => {
+                    rest.next().cloned().ok_or_else(|| SettingsError::NoValue(name.to_owned()))?
+                }
+            };
+            values.insert(key.name, (value, Source::Flag(key.flag)));
+        }
+        Ok(Self { values })
+    }
+
+    /// The text of `name`, which must be in the table.
+    #[must_use]
+    pub fn text(&self, name: &str) -> &str {
+        &self.values.get(name).expect("config.rs asks only for keys of its table").0
+    }
+
+    /// Who set `name`.
+    #[must_use]
+    pub fn source(&self, name: &str) -> &Source {
+        &self.values.get(name).expect("config.rs asks only for keys of its table").1
+    }
+
+    /// Parses the text of `name`.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`] with who set it and `parse`'s reason.
+    pub fn parse<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, SettingsError> {
+        let text = self.text(name);
+        parse(text).map_err(|why| SettingsError::Value {
+            place: match self.source(name) {
+                Source::Default => "default".to_owned(),
+                Source::File(path) => path.clone(),
+                Source::Env(variable) => (*variable).to_owned(),
+                Source::Flag(flag) => format!("--{flag}"),
+            },
+            key: name,
+            value: text.to_owned(),
+            why,
+        })
+    }
+}
+
+/// `500ms`, `1s`, `5m`, `2h`, `7d` in milliseconds.
+///
+/// # Errors
+/// A sentence that says the form.
+pub fn duration_ms(text: &str) -> Result<u64, String> {
+    let wanted = || "a number and one of ms, s, m, h, d is wanted, as in 500ms or 7d".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wanted)?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wanted()),
+    };
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wanted)
+}
+
+/// `512`, `64KiB`, `10MiB`, `2GiB` in bytes.
+///
+/// # Errors
+/// A sentence that says the form.
+pub fn size_bytes(text: &str) -> Result<u64, String> {
+    let wanted = || "a number and nothing, KiB, MiB or GiB is wanted, as in 64MiB".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wanted)?;
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(wanted()),
+    };
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wanted)
+}
+
+/// `true` or `false`.
+///
+/// # Errors
+/// A sentence that says the form.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" | "" => Ok(false),
+        _ => Err("true or false is wanted".to_owned()),
+    }
+}
+
+fn read_file(path: &str, text: &str) -> Result<Vec<(String, String)>, SettingsError> {
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| SettingsError::Toml {
+        path: path.to_owned(),
+        why: e.to_string(),
+    })?;
+    let mut out = Vec::new();
+    flatten("", &table, &mut out);
+    Ok(out)
+}
+
+fn flatten(before: &str, table: &toml::Table, out: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        let name = if before.is_empty() { key.clone() } else { format!("{before}.{key}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&name, inner, out),
+            toml::Value::String(text) => out.push((name, text.clone())),
+            toml::Value::Array(items) => {
+                let texts =
+                    items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
+                out.push((name, texts.collect::<Vec<_>>().join(",")));
+            }
+            other => out.push((name, other.to_string())),
+        }
+    }
+}
+
+fn known<'a>(
+    keys: &'a [Key],
+    place: &str,
+    name: &str,
+    field: impl Fn(&Key) -> &'static str,
+) -> Result<&'a Key, SettingsError> {
+    keys.iter().find(|key| field(key) == name).ok_or_else(|| SettingsError::Unknown {
+        place: place.to_owned(),
+        key: name.to_owned(),
+        nearest: keys
+            .iter()
+            .map(|key| (strsim::levenshtein(field(key), name), field(key)))
+            .min()
+            .filter(|(distance, _)| *distance <= 1 + name.len() / 3)
+            .map(|(_, nearest)| nearest.to_owned()),
+    })
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean `{n}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &[Key] = &[
+        Key { name: "agent.interval", flag: "interval", env: "S_I", default: "1s", help: "" },
+        Key { name: "agent.quiet", flag: "quiet", env: "S_Q", default: "false", help: "" },
+    ];
+
+    fn load(file: &str, env: Option<&str>, args: &[&str]) -> Result<Settings, SettingsError> {
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        let env = |name: &str| env.filter(|_| name == "S_I").map(str::to_owned);
+        Settings::load(KEYS, Some(("f.toml", file)), &env, &args)
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let file = "[agent]\ninterval = \"2s\"";
+        assert_eq!(load("", None, &[]).unwrap().text("agent.interval"), "1s");
+        assert_eq!(load(file, None, &[]).unwrap().text("agent.interval"), "2s");
+        assert_eq!(load(file, Some("3s"), &[]).unwrap().text("agent.interval"), "3s");
+        let all = load(file, Some("3s"), &["--interval", "4s", "--quiet"]).unwrap();
+        assert_eq!((all.text("agent.interval"), all.text("agent.quiet")), ("4s", "true"));
+        assert_eq!(*all.source("agent.interval"), Source::Flag("interval"));
+    }
+
+    #[test]
+    fn wrong_keys_get_the_nearest_right_one() {
+        let error = load("[agent]\nintervall = 1", None, &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "f.toml: unknown key `agent.intervall`; did you mean `agent.interval`?"
+        );
+        let error = load("", None, &["--quite"]).unwrap_err();
+        assert_eq!(error.to_string(), "command line: unknown key `quite`; did you mean `quiet`?");
+    }
+
+    #[test]
+    fn units() {
+        assert_eq!(duration_ms("7d"), Ok(604_800_000));
+        assert!(duration_ms("7").is_err() && duration_ms("99999999999999999999s").is_err());
+        assert_eq!(size_bytes("64MiB"), Ok(64 << 20));
+        assert!(size_bytes("64MB").is_err());
+    }
+}
