@@ -62,7 +62,6 @@ pub enum FrameKind {
 
 /// One tick of one section.
 #[derive(Archive, Serialize, Debug)]
-#[rkyv(derive(Debug))]
 pub struct Row<'a> {
     /// A column's 64 bits each, in the schema's order.
     #[rkyv(with = InlineAsBox)]
@@ -122,7 +121,7 @@ pub enum Payload<'a> {
 }
 
 /// A row as it lies in the frame: read without a copy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct RowView<'a>(&'a ArchivedRow<'a>);
 
 /// Why bytes are not a frame, or a frame could not be sealed.
@@ -282,6 +281,12 @@ impl<'a> RowView<'a> {
     #[must_use]
     pub fn scores(self) -> &'a [u8] {
         &self.0.scores
+    }
+}
+
+impl std::fmt::Debug for RowView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.values()).finish()
     }
 }
 

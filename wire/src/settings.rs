@@ -223,14 +223,22 @@ fn flatten(before: &str, table: &toml::Table, out: &mut Vec<(String, String)>) {
         let name = if before.is_empty() { key.clone() } else { format!("{before}.{key}") };
         match value {
             toml::Value::Table(inner) => flatten(&name, inner, out),
-            toml::Value::String(text) => out.push((name, text.clone())),
             toml::Value::Array(items) => {
-                let texts =
-                    items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
-                out.push((name, texts.collect::<Vec<_>>().join(",")));
+                out.push((name, items.iter().map(plain).collect::<Vec<_>>().join(",")));
             }
-            other => out.push((name, other.to_string())),
+            other => out.push((name, plain(other))),
         }
+    }
+}
+
+fn plain(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::Float(number) => number.to_string(),
+        toml::Value::Boolean(truth) => truth.to_string(),
+        toml::Value::Datetime(time) => time.to_string(),
+        toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
     }
 }
 
