@@ -1,1 +1,4 @@
 //! (being written)
+
+#[expect(unsafe_code, reason = "slots are handed from thread to thread in place, by ticket")]
+pub mod ring;
