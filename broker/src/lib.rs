@@ -1,1 +1,3 @@
-//! (being written)
+//! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
+
+pub mod store;
