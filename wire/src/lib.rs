@@ -7,6 +7,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod pki;
 pub mod schema;
 pub mod settings;
 pub mod shard;
