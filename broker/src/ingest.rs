@@ -232,10 +232,10 @@ impl Ingest {
         }
     }
 
-    /// A frame found in the log at start.
-    pub fn replay(&mut self, host: HostId, boot: BootId, seq: Seq) {
-        let boot = self.hosts.entry(host).or_default().boot(boot, seq.0);
-        boot.window.admit(seq.0);
+    /// Frames `first..=last` were found in the log at start.
+    pub fn replay(&mut self, host: HostId, boot: BootId, first: Seq, last: Seq) {
+        let boot = self.hosts.entry(host).or_default().boot(boot, first.0);
+        boot.window.take(first.0, last.0);
         boot.stored = boot.window.through();
     }
 

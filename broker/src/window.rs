@@ -91,6 +91,12 @@ impl Window {
         }
     }
 
+    /// Takes all of `first..=last`, as found in the log at start.
+    pub fn take(&mut self, first: u64, last: u64) {
+        self.missing.remove_range(first, last);
+        self.cover(first, last);
+    }
+
     /// `seq` was taken but could not be stored: it may come again.
     pub fn forget(&mut self, seq: u64) {
         if self.through < seq {
