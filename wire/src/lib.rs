@@ -6,6 +6,7 @@
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod link;
 pub mod message;
 pub mod pki;
 pub mod schema;
