@@ -1,0 +1,37 @@
+# Two commands: `make run` and `make test`. Both do all their own set-up.
+.PHONY: run test web lint perf bench soak setup-run setup-test clean
+
+run: setup-run web
+	cargo build --release --package strobe
+	exec target/release/strobe up $(ARGS)
+
+test: setup-test web
+	scripts/test
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# The dashboard: bundled from the npm registry into viz/web/dist, embedded by viz/build.rs.
+web: viz/web/dist/index.html
+
+viz/web/dist/index.html: $(shell find viz/web -path viz/web/node_modules -prune -o -path viz/web/dist -prune -o -type f -print)
+	cd viz/web && npm ci --no-audit --no-fund && npm run build
+
+bench:
+	cargo bench --package strobe-bench
+
+perf: setup-test web
+	cargo build --release --workspace
+	scripts/perf
+
+setup-run:
+	scripts/setup run
+
+setup-test:
+	scripts/setup test
+
+clean:
+	cargo clean
+	rm -rf viz/web/dist viz/web/node_modules

@@ -1,0 +1,244 @@
+// The fleet: one row a host, what needs attention first. Rows change in place once a second; their order
+// changes only every few seconds and never under the pointer or the keyboard.
+
+import { h, text } from "./dom";
+import { ago, format, percent } from "./format";
+import { compare, matches, pressureSeverity, saturation, severity, type HostState } from "./attention";
+import { Bar, Spark } from "./spark";
+import { range } from "./api";
+import type { Live, Message } from "./live";
+
+const SPARK_POINTS = 60;
+const SPARK_STEP_MS = 5000;
+const SPARK_HOSTS_MAX = 500;
+const PAGE_ROWS = 200;
+const ORDER_MS = 5000;
+
+const COLUMNS = ["Host", "State", "CPU", "Memory", "Disk", "Network", "Pressure"];
+const STATE_NAMES: Record<string, string> = { fresh: "Fresh", late: "Late", lost: "Lost" };
+
+export class FleetPage {
+  readonly root: HTMLElement;
+  private readonly hosts = new Map<string, HostState>();
+  private readonly rows = new Map<string, Row>();
+  private readonly body = h("tbody", { role: "rowgroup" });
+  private readonly figures = h("dl", { class: "figures" });
+  private readonly note = h("p", { class: "note page-note" }, "Waiting for the first hosts…");
+  private readonly table: HTMLElement;
+  private readonly filterBox: HTMLInputElement;
+  private readonly more = h("button", { type: "button", class: "more-rows", hidden: true });
+  private limit = PAGE_ROWS;
+  private ordered = 0;
+  private sparkAt = 0;
+  private nowMs = 0;
+  private stopped = false;
+
+  constructor(live: Live, private filter: string, private readonly filtered: (filter: string) => void) {
+    this.filterBox = h("input", { type: "search", id: "filter", placeholder: "Filter hosts", autocomplete: "off", spellcheck: "false", value: filter });
+    this.filterBox.addEventListener("input", () => {
+      this.filter = this.filterBox.value.trim();
+      this.filtered(this.filter);
+      this.order(true);
+    });
+    this.table = h("table", { class: "fleet", role: "table", hidden: true },
+      h("caption", { class: "sr" }, "Hosts, those that need attention first"),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...COLUMNS.map((name) => h("th", { scope: "col", role: "columnheader" }, name)))), this.body);
+    this.more.addEventListener("click", () => {
+      this.limit += PAGE_ROWS;
+      this.order(true);
+    });
+    this.root = h("div", { class: "page" },
+      h("div", { class: "page-head" },
+        h("h1", { tabindex: "-1" }, "Fleet"),
+        h("search", { class: "filter" }, h("label", { for: "filter", class: "sr" }, "Filter hosts by name, state, kernel or version"), this.filterBox)),
+      this.figures, this.note, this.table, this.more);
+    this.body.addEventListener("click", (event) => this.click(event));
+    this.body.addEventListener("keydown", (event) => this.key(event));
+    this.count();
+    live.watch({ fleet: true }, { message: (message) => this.message(message), reopened: () => void this.history() });
+  }
+
+  stop(): void {
+    this.stopped = true;
+  }
+
+  focusFilter(): void {
+    this.filterBox.focus();
+  }
+
+  private message(message: Message): void {
+    if (message.type !== "fleet" && message.type !== "fleet_delta") return;
+    this.nowMs = message.now_ms;
+    const first = this.hosts.size === 0;
+    if (message.type === "fleet") for (const id of this.hosts.keys()) if (!message.hosts.some((host) => host.id === id)) this.forget(id);
+    for (const host of message.hosts) this.hosts.set(host.id, { ...this.hosts.get(host.id), ...host });
+    this.order(message.type === "fleet");
+    const spark = this.nowMs - this.sparkAt >= SPARK_STEP_MS;
+    if (spark) this.sparkAt = this.nowMs;
+    for (const [id, row] of this.rows) row.update(this.hosts.get(id)!, this.nowMs, spark);
+    this.count();
+    if (first && this.hosts.size > 0) void this.history();
+  }
+
+  private forget(id: string): void {
+    this.hosts.delete(id);
+    this.rows.get(id)?.root.remove();
+    this.rows.delete(id);
+  }
+
+  /** The last five minutes of CPU, so that the small lines do not start empty. */
+  private async history(): Promise<void> {
+    if (this.hosts.size > SPARK_HOSTS_MAX) return;
+    const to = Math.floor((this.nowMs || Date.now()) / SPARK_STEP_MS) * SPARK_STEP_MS;
+    const from = to - (SPARK_POINTS - 1) * SPARK_STEP_MS;
+    const query = 'sum by (instance) (rate(node_cpu_seconds_total{mode!~"idle|iowait"}[15s])) / count by (instance) (rate(node_cpu_seconds_total{mode="idle"}[15s]))';
+    try {
+      const series = await range({ query, from, to, step: SPARK_STEP_MS });
+      if (this.stopped) return;
+      const found = new Map(series.map((s) => [s.labels["instance"], s.points]));
+      for (const [id, row] of this.rows) {
+        const values = new Array<number | null>(SPARK_POINTS).fill(null);
+        for (const [at, value] of found.get(this.hosts.get(id)?.instance) ?? []) {
+          const index = Math.round((at * 1000 - from) / SPARK_STEP_MS);
+          if (index in values && Number.isFinite(value)) values[index] = value;
+        }
+        row.cpu.set(values);
+      }
+    } catch {
+      // The lines then grow from live values; the numbers beside them are complete without.
+    }
+  }
+
+  private order(now: boolean): void {
+    const held = this.body.matches(":hover") || this.body.contains(document.activeElement);
+    const due = now || (!held && Date.now() - this.ordered >= ORDER_MS) || (this.rows.size === 0 && this.hosts.size > 0);
+    if (!due) return;
+    this.ordered = Date.now();
+    const wanted = [...this.hosts.values()].filter((host) => matches(host, this.filter)).sort(compare);
+    const shown = wanted.slice(0, this.limit);
+    const keep = new Set(shown.map((host) => host.id));
+    for (const [id, row] of this.rows) {
+      if (keep.has(id)) continue;
+      row.root.remove();
+      this.rows.delete(id);
+    }
+    let before: Element | null = this.body.firstElementChild;
+    for (const host of shown) {
+      let row = this.rows.get(host.id);
+      if (!row) {
+        row = new Row(host);
+        row.update(host, this.nowMs, true);
+        this.rows.set(host.id, row);
+      }
+      if (row.root === before) before = before.nextElementSibling;
+      else this.body.insertBefore(row.root, before);
+    }
+    this.more.hidden = wanted.length <= shown.length;
+    text(this.more, `Show ${Math.min(PAGE_ROWS, wanted.length - shown.length)} more of ${wanted.length} hosts`);
+    this.table.hidden = shown.length === 0;
+    this.note.hidden = shown.length > 0;
+    text(this.note, this.hosts.size === 0 ? "No host has reported yet. Start an agent and it appears here within seconds." : `No host matches “${this.filter}”.`);
+  }
+
+  private count(): void {
+    const all = [...this.hosts.values()];
+    const of = (state: string) => all.filter((host) => host.state === state).length;
+    const fresh = all.filter((host) => host.state === "fresh");
+    const mean = (pick: (host: HostState) => number | null | undefined) => {
+      const known = fresh.map(pick).filter((value): value is number => value !== null && value !== undefined);
+      return known.length === 0 ? null : known.reduce((a, b) => a + b, 0) / known.length;
+    };
+    const total = (pick: (host: HostState) => number | null | undefined) => (fresh.length === 0 ? null : fresh.reduce((sum, host) => sum + (pick(host) ?? 0), 0));
+    const figures: [string, string, string][] = [
+      ["Hosts", all.length === 0 ? "–" : String(all.length), ""],
+      ["Late", String(of("late")), of("late") > 0 ? "warn" : ""],
+      ["Lost", String(of("lost")), of("lost") > 0 ? "alarm" : ""],
+      ["Mean CPU", percent(mean((host) => host.cpu)), ""],
+      ["Mean memory", percent(mean((host) => host.mem)), ""],
+      ["Network in", format(total((host) => host.rx), "bytes/s"), ""],
+    ];
+    if (this.figures.children.length === 0) this.figures.append(...figures.map(([name]) => h("div", {}, h("dt", {}, name), h("dd"))));
+    figures.forEach(([, value, kind], i) => {
+      const cell = this.figures.children[i]!.lastElementChild as HTMLElement;
+      text(cell, value);
+      cell.dataset["kind"] = kind;
+    });
+  }
+
+  private click(event: MouseEvent): void {
+    const target = event.target as Element;
+    if (target.closest("a") || getSelection()?.toString()) return;
+    target.closest("tr")?.querySelector("a")?.click();
+  }
+
+  private key(event: KeyboardEvent): void {
+    const rows = [...this.body.children];
+    const at = rows.findIndex((row) => row.contains(document.activeElement));
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    if (to < 0) this.filterBox.focus();
+    else rows[Math.min(to, rows.length - 1)]?.querySelector("a")?.focus();
+  }
+}
+
+class Row {
+  readonly root: HTMLElement;
+  readonly cpu = new Spark(1, SPARK_POINTS);
+  private readonly net = new Spark(null, SPARK_POINTS);
+  private readonly name: HTMLElement;
+  private readonly why = h("span", { class: "why" });
+  private readonly state = h("span", { class: "badge" });
+  private readonly seen = h("span", { class: "why" });
+  private readonly bars = Array.from({ length: 6 }, () => new Bar());
+  private readonly texts = Array.from({ length: 7 }, () => h("span", { class: "number" }, "–"));
+
+  constructor(host: HostState) {
+    const [cpu, mem, disk, cpuP, memP, ioP] = this.bars as [Bar, Bar, Bar, Bar, Bar, Bar];
+    const [cpuT, memT, diskT, fsT, rx, tx, pressure] = this.texts as [HTMLElement, HTMLElement, HTMLElement, HTMLElement, HTMLElement, HTMLElement, HTMLElement];
+    this.name = h("a", { href: `#/host/${encodeURIComponent(host.id)}?range=5m`, class: "host" }, host.instance);
+    const cell = (label: string, ...children: Node[]) => h("td", { role: "cell", "data-label": label }, ...children);
+    this.root = h("tr", { role: "row" },
+      h("th", { scope: "row", role: "rowheader" }, this.name, this.why),
+      cell("State", h("span", { class: "stack" }, this.state, this.seen)),
+      cell("CPU", h("span", { class: "meter wide" }, this.cpu.root, h("span", { class: "stack" }, cpuT, cpu.root))),
+      cell("Memory", h("span", { class: "stack" }, memT, mem.root)),
+      cell("Disk", h("span", { class: "stack" }, h("span", { class: "pair" }, diskT, fsT), disk.root)),
+      cell("Network", h("span", { class: "meter wide" }, this.net.root, h("span", { class: "stack flow" }, rx, tx))),
+      cell("Pressure", h("span", { class: "stack" }, pressure, h("span", { class: "trio" }, cpuP.root, memP.root, ioP.root))));
+  }
+
+  update(host: HostState, nowMs: number, spark: boolean): void {
+    const [cpu, mem, disk, cpuP, memP, ioP] = this.bars as [Bar, Bar, Bar, Bar, Bar, Bar];
+    const lost = host.state === "lost";
+    const worst = saturation(host);
+    this.root.dataset["state"] = host.state;
+    text(this.name, host.instance);
+    text(this.why, lost ? "not reporting" : severity(worst.share) === "calm" ? subtitle(host) : `high ${worst.what}`);
+    this.why.dataset["severity"] = lost ? "alarm" : severity(worst.share);
+    text(this.state, STATE_NAMES[host.state] ?? host.state);
+    this.state.dataset["state"] = host.state;
+    text(this.seen, host.state === "fresh" || !host.last_seen_ms ? "" : ago(nowMs - host.last_seen_ms));
+    const show = <T>(value: T) => (lost ? null : value);
+    const pressure = host.pressure ?? {};
+    const parts: [string, number | null | undefined][] = [["cpu", pressure.cpu], ["mem", pressure.memory], ["i/o", pressure.io]];
+    const top = parts.reduce((a, b) => ((b[1] ?? -1) > (a[1] ?? -1) ? b : a));
+    const words = [
+      percent(show(host.cpu)), percent(show(host.mem)), `${percent(show(host.disk_busy))} busy`, `${percent(show(host.fs))} full`,
+      `↓ ${format(show(host.rx), "bytes/s")}`, `↑ ${format(show(host.tx), "bytes/s")}`,
+      (top[1] ?? 0) >= 0.0005 && !lost ? `${percent(top[1])} ${top[0]}` : percent(show(top[1])),
+    ];
+    words.forEach((word, i) => text(this.texts[i]!, word));
+    cpu.set(show(host.cpu));
+    mem.set(show(host.mem));
+    disk.set(show(host.disk_busy));
+    [cpuP, memP, ioP].forEach((bar, i) => bar.set(show(parts[i]![1]), pressureSeverity(show(parts[i]![1]))));
+    if (!spark) return;
+    this.cpu.push(show(host.cpu) ?? null);
+    this.net.push(lost ? null : (host.rx ?? 0) + (host.tx ?? 0));
+  }
+}
+
+function subtitle(host: HostState): string {
+  return host.cores ? `${host.cores} ${host.cores === 1 ? "core" : "cores"}, load ${format(host.load1, "number")}` : host.kernel ?? "";
+}

@@ -1,0 +1,265 @@
+// One host: its charts over a window that follows the clock or is held still.
+//
+// History comes once a window (range queries), then rows are added behind it as they arrive. Both go
+// through the same terms, so the line does not change its meaning where one meets the other.
+
+import { h, text } from "./dom";
+import { ago, moment } from "./format";
+import { GROUPS, METRICS } from "./charts";
+import { Card } from "./plot";
+import { Tracker, type Point, type Reading } from "./rates";
+import { append, assemble, evaluate, promql, quoted, trim } from "./terms";
+import { hosts, range, type HostInfo } from "./api";
+import { rangeMs, stepMs, windowOf, type Host, type Window } from "./view";
+import { Toolbar } from "./toolbar";
+import type { Live, Message } from "./live";
+
+const POINTS_MAX = 600;
+const FACTS_MS = 5000;
+const RECENT_MAX = 180;
+/** Sections of one sample come as separate rows; they are taken together after this. */
+const TICK_MS = 60;
+
+export class HostPage {
+  readonly root: HTMLElement;
+  private readonly cards: Card[];
+  private readonly toolbar: Toolbar;
+  private readonly title = h("h1", { tabindex: "-1" }, "Host");
+  private readonly badge = h("span", { class: "badge" });
+  private readonly facts = h("p", { class: "facts" });
+  private readonly trouble = h("p", { class: "note page-note", role: "alert", hidden: true });
+  private readonly charts = h("div", { class: "groups" });
+  private info: HostInfo | null = null;
+  private tracker: Tracker | null = null;
+  private step = 1000;
+  private recent: Point[] = [];
+  private tailOpen = new WeakMap<Card, boolean>();
+  private asking = new AbortController();
+  private tick = 0;
+  private factsTimer = 0;
+  private shown: Window = { from: 0, to: 0 };
+  private announced: Message[] = [];
+  private stopped = false;
+
+  constructor(private readonly live: Live, private view: Host, private readonly changed: (view: Host) => void) {
+    const events = {
+      zoom: (window: Window) => this.hold(window),
+      reset: () => this.go({ ...this.view, held: null }),
+      cursor: (seconds: number | null) => this.toolbar.cursor(seconds === null ? null : moment(seconds * 1000)),
+    };
+    this.cards = GROUPS.flatMap((group) => group.charts.map((spec) => new Card(spec, events)));
+    this.toolbar = new Toolbar({
+      range: (name) => this.go({ ...this.view, range: name, held: null }),
+      window: (window) => this.hold(window),
+      pause: () => (this.view.held ? this.go({ ...this.view, held: null }) : this.hold(this.shown)),
+      move: (shift, scale) => this.move(shift, scale),
+    });
+    for (const group of GROUPS) {
+      const own = this.cards.filter((card) => group.charts.includes(card.spec));
+      const id = `group-${group.title.toLowerCase()}`;
+      this.charts.append(h("section", { "aria-labelledby": id }, h("h2", { id }, group.title), h("div", { class: "grid" }, ...own.map((card) => card.root))));
+    }
+    this.root = h("div", { class: "page" },
+      h("nav", { class: "crumbs", "aria-label": "Breadcrumb" }, h("a", { href: "#/" }, "Fleet"), h("span", { "aria-hidden": "true" }, "/")),
+      h("div", { class: "page-head" }, h("div", { class: "name-line" }, this.title, this.badge), this.facts),
+      this.toolbar.root, this.trouble, this.charts);
+    this.toolbar.show(this.view, this.window());
+    void this.refreshFacts();
+    this.factsTimer = window.setInterval(() => void this.refreshFacts(), FACTS_MS);
+  }
+
+  stop(): void {
+    this.stopped = true;
+    this.asking.abort();
+    clearTimeout(this.tick);
+    clearInterval(this.factsTimer);
+    for (const card of this.cards) card.destroy();
+  }
+
+  retheme(): void {
+    for (const card of this.cards) card.retheme();
+  }
+
+  /** The URL changed under us (a link, back): show that. */
+  navigate(view: Host): void {
+    this.view = view;
+    this.load();
+  }
+
+  /** Once it is known who the host is: history by its instance, rows by its id. */
+  private begin(): void {
+    this.live.watch({ host: this.view.id, names: [...METRICS] }, { message: (message) => this.message(message), reopened: () => this.load() });
+    this.load();
+  }
+
+  private async refreshFacts(): Promise<void> {
+    try {
+      const all = await hosts();
+      if (this.stopped) return;
+      const found = all.find((host) => host.id === this.view.id);
+      if (!found) return this.fail("No host has this name here. It may have been removed, or the link is from another installation.");
+      const first = this.info === null;
+      this.info = found;
+      this.trouble.hidden = true;
+      this.charts.hidden = false;
+      this.say(found);
+      if (first) this.begin();
+    } catch (error) {
+      if (!this.stopped && !this.info) this.fail(String((error as Error).message));
+    }
+  }
+
+  private say(info: HostInfo): void {
+    text(this.title, info.instance);
+    document.title = `${info.instance} · Strobe`;
+    text(this.badge, { fresh: "Fresh", late: "Late", lost: "Lost" }[info.state] ?? info.state);
+    this.badge.dataset["state"] = info.state;
+    const seen = info.last_seen_ms && info.state !== "fresh" ? `last heard ${ago(Date.now() - info.last_seen_ms)}` : null;
+    const facts = [info.kernel ? `Linux ${info.kernel.replace(/^Linux /, "")}` : null, info.version ? `agent ${info.version}` : null, info.interval_ms ? `every ${info.interval_ms / 1000} s` : null, seen];
+    text(this.facts, facts.filter(Boolean).join(" · "));
+  }
+
+  private fail(words: string): void {
+    text(this.trouble, words);
+    this.trouble.hidden = false;
+    this.charts.hidden = true;
+  }
+
+  private go(view: Host): void {
+    this.view = view;
+    this.changed(view);
+    this.load();
+  }
+
+  private hold(window: Window): void {
+    this.go({ ...this.view, held: windowOf(window.from, window.to) });
+  }
+
+  private move(shift: number, scale: number): void {
+    const { from, to } = this.window();
+    const [size, middle] = [to - from, (from + to) / 2 + shift * (to - from)];
+    const end = Math.min(middle + (size * scale) / 2, Date.now());
+    this.hold({ from: end - size * scale, to: end });
+  }
+
+  private window(): Window {
+    if (this.view.held) return this.view.held;
+    const now = Date.now();
+    return { from: now - rangeMs(this.view.range)!, to: now };
+  }
+
+  private load(): void {
+    const info = this.info;
+    if (!info) return;
+    this.asking.abort();
+    this.asking = new AbortController();
+    const { signal } = this.asking;
+    const window = this.window();
+    const interval = Math.max(100, info.interval_ms ?? 1000);
+    this.step = stepMs(window.to - window.from, POINTS_MAX, interval);
+    this.tracker = new Tracker(this.step, interval);
+    this.recent = [];
+    for (const message of this.announced) this.columns(message);
+    this.shown = window;
+    this.toolbar.show(this.view, window);
+    // The grid stands on multiples of the step, so that the same moment has the same value in every view.
+    const from = Math.floor(window.from / this.step) * this.step;
+    const to = Math.floor(window.to / this.step) * this.step;
+    const grid = { from, to, step: this.step };
+    const lookback = Math.max(this.step, 3 * interval);
+    const fine = this.step <= interval * 1.5;
+    const selector = `instance=${quoted(info.instance)}${info.job ? `,job=${quoted(info.job)}` : ""}`;
+    for (const card of this.cards) void this.fill(card, { grid, lookback, fine, selector, signal, window });
+  }
+
+  private async fill(card: Card, ask: Ask): Promise<void> {
+    const { grid, signal } = ask;
+    card.busy(true);
+    if (!card.grid) card.say("Loading history…");
+    card.show(ask.window);
+    try {
+      const queries = card.spec.terms.map((term) => range({ query: promql(term, ask.selector, ask.lookback, ask.fine), ...grid }, signal));
+      const answers = await Promise.all(queries);
+      if (signal.aborted) return;
+      card.grid = assemble(card.spec.terms, answers, grid, card.spec.finish);
+      this.tailOpen.set(card, false);
+      for (const point of this.recent) this.add(card, point);
+      card.show(this.shown);
+      card.busy(false);
+    } catch (error) {
+      if (signal.aborted) return;
+      card.busy(false);
+      card.grid = null;
+      card.say(`History could not be read: ${(error as Error).message}`, "error");
+    }
+  }
+
+  private message(message: Message): void {
+    if (message.type === "columns" && message.id === this.view.id) {
+      this.announced = this.announced.filter((old) => old.type !== "columns" || old.section !== message.section);
+      this.announced.push(message);
+      this.columns(message);
+    } else if (message.type === "row" && message.id === this.view.id && !this.view.held) {
+      this.tracker?.row(message.section, message.schema, message.t, message.v);
+      this.tick ||= window.setTimeout(() => this.flush(), TICK_MS);
+    }
+  }
+
+  private columns(message: Message): void {
+    if (message.type === "columns") this.tracker?.columns(message.section, message.schema, message.columns);
+  }
+
+  private flush(): void {
+    this.tick = 0;
+    const point = this.view.held ? null : this.tracker?.point();
+    if (!point) return;
+    this.recent.push(point);
+    if (this.recent.length > RECENT_MAX) this.recent.shift();
+    this.shown = { from: point.t - rangeMs(this.view.range)!, to: point.t };
+    this.toolbar.show(this.view, this.shown);
+    for (const card of this.cards) {
+      if (!card.grid) continue;
+      this.add(card, point);
+      trim(card.grid, (this.shown.from - 2 * this.step) / 1000);
+      card.show(this.shown);
+    }
+  }
+
+  private add(card: Card, point: Point): void {
+    const grid = card.grid!;
+    const seconds = point.t / 1000;
+    const last = grid.times[grid.times.length - 1] ?? 0;
+    const open = this.tailOpen.get(card) ?? false;
+    if (seconds <= last) return;
+    if (point.gap && !open) append(grid, last + this.step / 1000, new Map(), false);
+    const lines = point.gap ? new Map() : card.spec.finish(evaluate(card.spec.terms, index(point)));
+    append(grid, seconds, lines, open);
+    this.tailOpen.set(card, !point.closed);
+  }
+}
+
+interface Ask {
+  grid: { from: number; to: number; step: number };
+  lookback: number;
+  fine: boolean;
+  selector: string;
+  signal: AbortSignal;
+  window: Window;
+}
+
+const indexes = new WeakMap<Point, Map<string, Reading[]>>();
+
+/** A point's readings by metric, made once for all charts. */
+function index(point: Point): Map<string, Reading[]> {
+  let found = indexes.get(point);
+  if (!found) {
+    found = new Map();
+    for (const reading of point.readings) {
+      const same = found.get(reading.name);
+      if (same) same.push(reading);
+      else found.set(reading.name, [reading]);
+    }
+    indexes.set(point, found);
+  }
+  return found;
+}

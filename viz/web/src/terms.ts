@@ -1,0 +1,124 @@
+// A chart is a few terms and a finish. A term is evaluated twice, to the same numbers: by the broker
+// over history (as PromQL) and here over the rows that come in live. The finish turns the keyed
+// numbers of one moment into the lines of the chart.
+
+import type { Reading } from "./rates";
+
+export interface Term {
+  /** Prefix of the keys this term gives: `key`, or `key|<label value>` when grouped. */
+  key: string;
+  metric: string;
+  how: "rate" | "value";
+  agg: "sum" | "avg" | "max";
+  by?: string;
+  /** A label and the regular expression it has to match, or (negated) must not. */
+  where?: { label: string; not: boolean; pattern: string };
+}
+
+export type Moment = Map<string, number>;
+export type Lines = Map<string, number | null>;
+export type Finish = (moment: Moment) => Lines;
+
+/** Seconds since 1970, and for each line as many values. */
+export interface Grid {
+  times: number[];
+  lines: Map<string, (number | null)[]>;
+}
+
+/**
+ * The term as PromQL for one host. `windowMs` is what a rate looks back over; `fine` asks for the rate
+ * between the last two samples, which is what a live row gives. A gauge is averaged over the window and
+ * not taken as it stands, because a plain selector would bridge five minutes of silence.
+ */
+export function promql(term: Term, selector: string, windowMs: number, fine: boolean): string {
+  const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}"${term.where.pattern}"` : "";
+  const series = `${term.metric}{${selector}${where}}[${Math.round(windowMs)}ms]`;
+  const inner = term.how === "rate" ? `${fine ? "irate" : "rate"}(${series})` : `avg_over_time(${series})`;
+  return `${term.agg}${term.by ? ` by (${term.by})` : ""} (${inner})`;
+}
+
+/** Label text that is safe inside a quoted PromQL string. */
+export function quoted(text: string): string {
+  return `"${text.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/\n/g, "\\n")}"`;
+}
+
+/** The terms over one live point's readings. */
+export function evaluate(terms: readonly Term[], readings: ReadonlyMap<string, Reading[]>): Moment {
+  const moment: Moment = new Map();
+  for (const term of terms) {
+    const pattern = term.where ? new RegExp(`^(?:${term.where.pattern})$`) : null;
+    const counts = new Map<string, number>();
+    for (const { labels, value } of readings.get(term.metric) ?? []) {
+      if (value === null) continue;
+      if (pattern && pattern.test(labels[term.where!.label] ?? "") === term.where!.not) continue;
+      const key = keyOf(term, labels);
+      const before = moment.get(key);
+      const count = (counts.get(key) ?? 0) + 1;
+      counts.set(key, count);
+      moment.set(key, before === undefined ? value : fold(term.agg, before, value, count));
+    }
+  }
+  return moment;
+}
+
+export function keyOf(term: Term, labels: Record<string, string>): string {
+  return term.by ? `${term.key}|${labels[term.by] ?? ""}` : term.key;
+}
+
+/** Answers of the broker, one list of series a term, on the common grid and finished. */
+export function assemble(
+  terms: readonly Term[],
+  answers: readonly { labels: Record<string, string>; points: [number, number][] }[][],
+  grid: { from: number; to: number; step: number },
+  finish: Finish,
+): Grid {
+  const count = Math.floor((grid.to - grid.from) / grid.step + 1e-9) + 1;
+  const times = Array.from({ length: count }, (_, i) => (grid.from + i * grid.step) / 1000);
+  const moments: Moment[] = times.map(() => new Map());
+  terms.forEach((term, t) => {
+    for (const series of answers[t] ?? []) {
+      const key = keyOf(term, series.labels);
+      for (const [seconds, value] of series.points) {
+        const index = Math.round((seconds * 1000 - grid.from) / grid.step);
+        if (Number.isFinite(value)) moments[index]?.set(key, value);
+      }
+    }
+  });
+  const lines: Grid["lines"] = new Map();
+  moments.forEach((moment, i) => {
+    if (moment.size === 0) return;
+    for (const [name, value] of finish(moment)) {
+      if (!lines.has(name)) lines.set(name, new Array<number | null>(count).fill(null));
+      lines.get(name)![i] = value;
+    }
+  });
+  return { times, lines };
+}
+
+/** Puts a live point behind the grid, or in the place of an unfinished last one. */
+export function append(grid: Grid, seconds: number, lines: Lines, replace: boolean): void {
+  const last = grid.times.length - 1;
+  const index = replace && last >= 0 ? last : last + 1;
+  grid.times[index] = seconds;
+  for (const [name, values] of grid.lines) values[index] = lines.get(name) ?? null;
+  for (const [name, value] of lines) {
+    if (grid.lines.has(name)) continue;
+    const values = new Array<number | null>(index + 1).fill(null);
+    values[index] = value;
+    grid.lines.set(name, values);
+  }
+}
+
+/** Forgets what lies before `seconds`. */
+export function trim(grid: Grid, seconds: number): void {
+  let count = 0;
+  while (count < grid.times.length && grid.times[count]! < seconds) count += 1;
+  if (count === 0) return;
+  grid.times.splice(0, count);
+  for (const values of grid.lines.values()) values.splice(0, count);
+}
+
+function fold(agg: Term["agg"], before: number, value: number, count: number): number {
+  if (agg === "max") return Math.max(before, value);
+  return agg === "sum" ? before + value : before + (value - before) / count;
+}

@@ -1,0 +1,223 @@
+// A small server that speaks the dashboard's protocol with generated data, for tests and for working on
+// the pages without a fleet: `node test/mock.mjs [port]`. Counters are closed-form functions of time, so
+// that history and live rows agree.
+import { createServer } from "node:http";
+import { readFileSync } from "node:fs";
+import { dirname, extname, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { WebSocketServer } from "ws";
+
+const dist = join(dirname(fileURLToPath(import.meta.url)), "../dist");
+const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
+export const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:";
+const GIB = 2 ** 30;
+
+const HOSTS = [
+  { name: "web-01", cores: 8, busy: 0.34, seed: 1 }, { name: "web-02", cores: 8, busy: 0.3, seed: 2 },
+  { name: "db-primary", cores: 16, busy: 0.93, mem: 0.88, seed: 3 }, { name: "db-replica", cores: 16, busy: 0.22, mem: 0.79, seed: 4 },
+  { name: "cache-01", cores: 4, busy: 0.12, mem: 0.94, seed: 5 }, { name: "build-07", cores: 32, busy: 0.72, seed: 6 },
+  { name: "edge-router", cores: 2, busy: 0.05, mem: 0.31, seed: 7 }, { name: "worker-11", cores: 4, busy: 0.44, seed: 8, state: "late" },
+  { name: "worker-12", cores: 4, busy: 0.4, seed: 9, state: "lost" }, { name: "backup", cores: 4, busy: 0.08, fs: 0.83, seed: 10 },
+].map((host, i) => ({ mem: 0.5, fs: 0.46, state: "fresh", ...host, id: (0xa0 + i).toString(16).padStart(32, "0") }));
+
+/** Smooth and repeatable: a mean with three waves on it; `sum` is its integral. */
+const wave = (mean, seed) => {
+  const parts = [[0.28, 97], [0.16, 31], [0.1, 7.3]].map(([size, period], i) => [mean * size, (2 * Math.PI) / (period * (1 + ((seed * 37) % 11) / 23)), seed + i * 1.7]);
+  return {
+    at: (t) => mean + parts.reduce((sum, [a, w, p]) => sum + a * Math.sin(w * t + p), 0),
+    sum: (t) => mean * t - parts.reduce((sum, [a, w, p]) => sum + (a / w) * Math.cos(w * t + p), 0),
+  };
+};
+
+const EPOCH = Math.floor(Date.now() / 1000) - 8 * 86400;
+
+function columns(host) {
+  if (host.columns) return host.columns;
+  const all = [];
+  const counter = (section, name, labels, mean, seed) => {
+    const w = wave(mean, seed + host.seed * 13);
+    all.push({ section, name, labels, kind: "counter", read: (t) => Math.max(0, w.sum(t - EPOCH)) + 1e6 });
+  };
+  const gauge = (section, name, labels, read) => all.push({ section, name, labels, kind: "gauge", read });
+  for (let cpu = 0; cpu < host.cores; cpu += 1) {
+    const own = host.busy * (0.7 + 0.6 * (((cpu * 7 + host.seed) % 5) / 5));
+    const busy = Math.min(0.97, own);
+    const share = { user: 0.6, system: 0.24, iowait: 0.06, softirq: 0.04, nice: 0.02, irq: 0.01, steal: 0.01 };
+    let idle = wave(1, 1);
+    const waves = Object.entries(share).map(([mode, part], i) => [mode, wave(busy * part, host.seed * 13 + cpu * 3 + i)]);
+    idle = { sum: (t) => t - waves.reduce((sum, [, w]) => sum + w.sum(t), 0) };
+    for (const [mode, w] of [...waves, ["idle", idle]]) all.push({ section: "cpu", name: "node_cpu_seconds_total", labels: { cpu: String(cpu), mode }, kind: "counter", read: (t) => w.sum(t - EPOCH) + 1e5 });
+  }
+  const load = wave(host.busy * host.cores * 1.1, host.seed);
+  [["node_load1", 1], ["node_load5", 0.96], ["node_load15", 0.9]].forEach(([name, k], i) => gauge("host", name, {}, (t) => k * load.at(t / (1 + i * 4))));
+  const total = host.cores * 4 * GIB;
+  const used = wave(host.mem, host.seed + 5);
+  const usedAt = (t) => Math.min(0.97, host.mem + (used.at(t / 20) - host.mem) * 0.15);
+  gauge("host", "node_memory_MemTotal_bytes", {}, () => total);
+  gauge("host", "node_memory_MemFree_bytes", {}, (t) => total * (1 - usedAt(t)) * 0.35);
+  gauge("host", "node_memory_MemAvailable_bytes", {}, (t) => total * (1 - usedAt(t)));
+  gauge("host", "node_memory_Cached_bytes", {}, (t) => total * (1 - usedAt(t)) * 0.55);
+  gauge("host", "node_memory_Buffers_bytes", {}, (t) => total * (1 - usedAt(t)) * 0.04);
+  gauge("host", "node_memory_SReclaimable_bytes", {}, (t) => total * (1 - usedAt(t)) * 0.06);
+  gauge("host", "node_memory_SwapTotal_bytes", {}, () => (host.seed % 3 === 1 ? 0 : 4 * GIB));
+  gauge("host", "node_memory_SwapFree_bytes", {}, (t) => (host.seed % 3 === 1 ? 0 : 4 * GIB * (0.93 - 0.02 * Math.sin(t / 400))));
+  counter("host", "node_context_switches_total", {}, 9000 * host.busy * host.cores, 1);
+  counter("host", "node_intr_total", {}, 4300 * host.busy * host.cores, 2);
+  gauge("host", "node_procs_running", {}, (t) => Math.max(1, Math.round(load.at(t * 3))));
+  gauge("host", "node_procs_blocked", {}, (t) => (Math.sin(t / 17 + host.seed) > 0.9 ? 1 : 0));
+  const hurt = host.busy ** 3;
+  counter("host", "node_pressure_cpu_waiting_seconds_total", {}, hurt * 0.4, 3);
+  counter("host", "node_pressure_memory_waiting_seconds_total", {}, host.mem > 0.9 ? 0.06 : 0.001, 4);
+  counter("host", "node_pressure_io_waiting_seconds_total", {}, hurt * 0.12 + 0.004, 5);
+  for (const [i, device] of ["nvme0n1", "sda"].entries()) {
+    const k = (i ? 0.4 : 1) * (host.busy + 0.05);
+    counter("disk", "node_disk_read_bytes_total", { device }, 2.4e7 * k, 6 + i);
+    counter("disk", "node_disk_written_bytes_total", { device }, 4.1e7 * k, 8 + i);
+    counter("disk", "node_disk_reads_completed_total", { device }, 900 * k, 10 + i);
+    counter("disk", "node_disk_writes_completed_total", { device }, 1500 * k, 12 + i);
+    counter("disk", "node_disk_io_time_seconds_total", { device }, 0.45 * k, 14 + i);
+  }
+  for (const [mountpoint, device, size, full] of [["/", "/dev/nvme0n1p2", 200, host.fs], ["/var/lib", "/dev/sda1", 1800, host.fs * 0.7], ["/boot", "/dev/nvme0n1p1", 1, 0.32]]) {
+    const labels = { device, fstype: "ext4", mountpoint };
+    gauge("filesystem", "node_filesystem_size_bytes", labels, () => size * GIB);
+    gauge("filesystem", "node_filesystem_avail_bytes", labels, (t) => size * GIB * (1 - full - 0.004 * Math.sin(t / 900)));
+  }
+  for (const [i, device] of ["lo", "eth0", "eth1"].entries()) {
+    const k = [0.1, 1, 0.25][i] * (host.busy + 0.03);
+    counter("net", "node_network_receive_bytes_total", { device }, 1.9e7 * k, 20 + i);
+    counter("net", "node_network_transmit_bytes_total", { device }, 1.2e7 * k, 23 + i);
+    for (const name of ["receive_errs", "transmit_errs", "transmit_drop"]) counter("net", `node_network_${name}_total`, { device }, 0, 1);
+    counter("net", "node_network_receive_drop_total", { device }, i === 1 && host.busy > 0.9 ? 2.1 : 0, 3);
+  }
+  host.columns = all;
+  return all;
+}
+
+function summary(host, t) {
+  const one = (name, match = () => true) => columns(host).filter((c) => c.name === name && match(c.labels));
+  const rate = (list) => list.reduce((sum, c) => sum + c.read(t) - c.read(t - 1), 0);
+  const value = (name) => one(name)[0]?.read(t) ?? null;
+  const total = value("node_memory_MemTotal_bytes");
+  const swap = value("node_memory_SwapTotal_bytes");
+  const links = (l) => l.device !== "lo";
+  return {
+    id: host.id, instance: host.name, state: host.state, version: "0.1.0", kernel: "6.12.9-amd64", cores: host.cores,
+    last_seen_ms: Math.round(t * 1000) - (host.state === "lost" ? 742_000 : host.state === "late" ? 9000 : 300),
+    cpu: 1 - rate(one("node_cpu_seconds_total", (l) => l.mode === "idle" || l.mode === "iowait")) / host.cores, load1: value("node_load1"),
+    mem: 1 - value("node_memory_MemAvailable_bytes") / total, swap: swap ? 1 - value("node_memory_SwapFree_bytes") / swap : null,
+    disk_busy: rate(one("node_disk_io_time_seconds_total", (l) => l.device === "nvme0n1")), fs: host.fs,
+    rx: rate(one("node_network_receive_bytes_total", links)), tx: rate(one("node_network_transmit_bytes_total", links)),
+    pressure: Object.fromEntries([["cpu", "cpu_waiting"], ["memory", "memory_waiting"], ["io", "io_waiting"]].map(([k, n]) => [k, rate(one(`node_pressure_${n}_seconds_total`))])),
+  };
+}
+
+/** Knows just the shapes of expression that the dashboard sends. */
+function query(params) {
+  const [from, to, step] = ["start", "end", "step"].map((name) => Number(params.get(name)));
+  const expr = params.get("query") ?? "";
+  if (!(step > 0) || !((to - from) / step <= 11_000)) throw new Error("exceeded maximum resolution of 11,000 points per timeseries");
+  const times = [];
+  for (let t = from; t <= to + 1e-6; t += step) times.push(t);
+  const series = (labels, at) => ({ metric: labels, values: times.filter((t) => t >= EPOCH + 90_000).map((t) => [t, String(at(t))]) });
+  if (expr.startsWith("sum by (instance)")) {
+    return HOSTS.filter((host) => host.state !== "lost").map((host) => series({ instance: host.name }, (t) => summary(host, t).cpu));
+  }
+  const match = /^(sum|avg|max)(?: by \((\w+)\))? \((irate|rate|avg_over_time)\((\w+)\{(.*)\}\[(\d+)ms\]\)\)$/.exec(expr);
+  if (!match) throw new Error(`the test server cannot evaluate ${expr}`);
+  const [, agg, by, fn, name, inside, ms] = match;
+  const matchers = [...inside.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].map(([, label, op, text]) => ({ label, op, test: new RegExp(`^(?:${text})$`) }));
+  const host = HOSTS.find((h) => matchers.some((m) => m.label === "instance" && m.test.test(h.name)));
+  const found = columns(host ?? { cores: 0, seed: 0 }).filter((c) => c.name === name && matchers.every(({ label, op, test }) =>
+    ["instance", "job"].includes(label) || test.test(c.labels[label] ?? "") === !op.startsWith("!")));
+  const back = fn === "irate" ? 1 : Number(ms) / 1000;
+  const groups = new Map();
+  for (const column of found) {
+    const key = by ? column.labels[by] ?? "" : "";
+    groups.set(key, [...(groups.get(key) ?? []), column]);
+  }
+  return [...groups].map(([key, list]) => series(by ? { [by]: key } : {}, (t) => {
+    const values = list.map((c) => (fn === "avg_over_time" ? c.read(t) : (c.read(t) - c.read(t - back)) / back));
+    if (agg === "max") return Math.max(...values);
+    const sum = values.reduce((a, b) => a + b, 0);
+    return agg === "avg" ? sum / values.length : sum;
+  }));
+}
+
+export async function start(port = 0) {
+  const sockets = new Set();
+  const state = { refuse: false, fail: false, empty: false };
+  const server = createServer((request, response) => {
+    const url = new URL(request.url, "http://x");
+    const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+    if (url.pathname === "/api/strobe/v1/hosts") {
+      return json(200, HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) })));
+    }
+    if (url.pathname === "/api/v1/query_range") {
+      try {
+        if (state.fail) return json(503, { status: "error", errorType: "unavailable", error: "the store is not ready" });
+        return json(200, { status: "success", data: { resultType: "matrix", result: query(url.searchParams) } });
+      } catch (error) {
+        return json(400, { status: "error", errorType: "bad_data", error: error.message });
+      }
+    }
+    const name = url.pathname === "/" ? "index.html" : url.pathname.slice(1);
+    if (!/^[\w.]+$/.test(name)) return response.writeHead(404).end();
+    try {
+      const bytes = readFileSync(join(dist, name));
+      response.writeHead(200, { "content-type": TYPES[extname(name)] ?? "application/octet-stream", "content-security-policy": CSP, "cache-control": "no-store" }).end(bytes);
+    } catch {
+      response.writeHead(404).end();
+    }
+    return undefined;
+  });
+  const live = new WebSocketServer({ noServer: true });
+  server.on("upgrade", (request, socket, head) => {
+    if (state.refuse || request.url !== "/live") return socket.destroy();
+    live.handleUpgrade(request, socket, head, (ws) => serve(ws, sockets, state));
+  });
+  await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
+  const stop = () => {
+    for (const ws of sockets) ws.terminate();
+    server.closeAllConnections();
+    return new Promise((resolve) => server.close(resolve));
+  };
+  return { url: `http://127.0.0.1:${server.address().port}`, state, stop, drop: () => sockets.forEach((ws) => ws.terminate()) };
+}
+
+function serve(ws, sockets, state) {
+  let watch = null;
+  let timer = 0;
+  sockets.add(ws);
+  const send = (message) => ws.readyState === ws.OPEN && ws.send(JSON.stringify(message));
+  const tick = (first) => {
+    const now = Date.now();
+    if (watch?.fleet) {
+      const hosts = HOSTS.filter((host) => !state.empty && (first || host.state === "fresh")).map((host) => summary(host, now / 1000));
+      send({ type: first ? "fleet" : "fleet_delta", now_ms: now, hosts });
+    } else if (watch?.host) {
+      const host = HOSTS.find((h) => h.id === watch.host);
+      if (!host || host.state !== "fresh") return;
+      for (const section of ["host", "cpu", "disk", "net", "filesystem"]) {
+        const own = columns(host).filter((c) => c.section === section && watch.names.includes(c.name));
+        const head = { id: host.id, section, schema: `${section}-1` };
+        if (first) send({ type: "columns", ...head, columns: own.map(({ name, labels, kind }) => ({ name, labels, kind })) });
+        send({ type: "row", ...head, t: now, v: own.map((c) => c.read(now / 1000)) });
+      }
+    }
+  };
+  ws.on("message", (data) => {
+    clearInterval(timer);
+    watch = JSON.parse(String(data)).watch;
+    tick(true);
+    timer = setInterval(() => tick(false), 1000);
+  });
+  ws.on("close", () => {
+    clearInterval(timer);
+    sockets.delete(ws);
+  });
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  const { url } = await start(Number(process.argv[2] ?? 7890));
+  console.log(`Serving generated hosts at ${url}`);
+}
