@@ -1,5 +1,6 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
+use crate::sampler::Trees;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use strobe_wire::schema::{Labels, is_label_name};
@@ -158,8 +159,7 @@ impl Config {
             settings.parse(name, |text| {
                 let found = duration_ms(text)?;
                 let fits = min_ms <= found && found <= max_ms;
-                fits.then_some(found)
-                    .ok_or_else(|| format!("{min_ms}ms to {max_ms}ms is wanted"))
+                fits.then_some(found).ok_or_else(|| format!("{min_ms}ms to {max_ms}ms is wanted"))
             })
         };
         Ok(Self {
@@ -178,6 +178,16 @@ impl Config {
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
             once: settings.parse("agent.once", boolean)?,
         })
+    }
+
+    /// What the sampler reads.
+    #[must_use]
+    pub fn trees(&self) -> Trees {
+        Trees {
+            procfs: self.procfs.clone(),
+            rootfs: self.rootfs.clone(),
+            filesystem_interval_ms: self.filesystem_interval_ms,
+        }
     }
 }
 

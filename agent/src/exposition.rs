@@ -12,7 +12,13 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Collects rows and prints them with the lines of each metric together.
 #[derive(Debug, Default)]
 pub struct Exposition {
-    families: BTreeMap<String, (&'static str, Vec<(Labels, f64)>)>,
+    families: BTreeMap<String, Family>,
+}
+
+#[derive(Debug)]
+struct Family {
+    kind: &'static str,
+    series: Vec<(Labels, f64)>,
 }
 
 /// Samples once, waiting up to `timeout` for file systems, and prints it.
@@ -35,8 +41,8 @@ impl Exposition {
             let family = self
                 .families
                 .entry(column.name.clone())
-                .or_insert_with(|| (family_type(column), Vec::new()));
-            family.1.push((column.labels.clone(), column.kind.value(*raw)));
+                .or_insert_with(|| Family { kind: family_type(column), series: Vec::new() });
+            family.series.push((column.labels.clone(), column.kind.value(*raw)));
         }
     }
 
@@ -44,7 +50,7 @@ impl Exposition {
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = String::with_capacity(64 << 10);
-        for (name, (kind, series)) in &self.families {
+        for (name, Family { kind, series }) in &self.families {
             let _ = writeln!(out, "# TYPE {name} {kind}");
             for (labels, value) in series {
                 out.push_str(name);

@@ -182,9 +182,9 @@ impl Drop for Hazard {
 
 impl State {
     fn is_settled(&mut self, now_ns: u64) -> bool {
-        self.objects.iter_mut().all(|object| {
-            object.status == Status::Idle || object.now(now_ns) == Answer::Hung
-        })
+        self.objects
+            .iter_mut()
+            .all(|object| object.status == Status::Idle || object.now(now_ns) == Answer::Hung)
     }
 
     /// The next mount a worker may take.
@@ -295,9 +295,8 @@ mod tests {
     fn dead_mounts_hide_nothing_and_come_back() {
         *GATE.lock().unwrap() = Some(channel());
         let mut hazard = Hazard::new(call);
-        let mut targets: Vec<_> = (0..6)
-            .map(|n| Target { path: format!("/dead/{n}").into(), trusted: false })
-            .collect();
+        let mut targets: Vec<_> =
+            (0..6).map(|n| Target { path: format!("/dead/{n}").into(), trusted: false }).collect();
         targets.push(Target { path: "/".into(), trusted: true });
         targets.push(Target { path: "/bad".into(), trusted: true });
         hazard.aim(&targets);

@@ -3,8 +3,18 @@
 //! The sampler's thread reads and seals, the network loop sends; the ring between them is the only
 //! thing they share beside the table of schemas.
 
-pub mod clock;
-pub mod schemas;
-pub mod sampler;
-mod hazard;
+pub mod config;
+
 mod readers;
+
+mod hazard;
+pub mod sampler;
+pub mod schemas;
+
+#[expect(unsafe_code, reason = "slots are handed from thread to thread in place, by ticket")]
+pub mod ring;
+pub mod sample_loop;
+
+pub mod clock;
+pub mod exporter;
+pub mod exposition;

@@ -509,9 +509,8 @@ struct FileFeed {
 fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
     let feed = |format, section, collector| FileFeed { format, section, collector, needed: true };
     let host = |format, collector| vec![feed(format, "host", collector)];
-    let extra = |format, collector| {
-        vec![FileFeed { needed: false, ..feed(format, "host", collector) }]
-    };
+    let extra =
+        |format, collector| vec![FileFeed { needed: false, ..feed(format, "host", collector) }];
     let pressure = Format::Pressure;
     let sockstat = Format::Sockstat { page_bytes: page_bytes() };
     let stat = vec![feed(Format::Stat, "host", "stat"), feed(Format::Cores, "cpu", "cpu")];

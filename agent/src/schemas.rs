@@ -66,8 +66,7 @@ mod tests {
         let schema = |section: &str, device: usize| {
             let device = device.to_string();
             let labels = Labels::of(&[("device", &device)]);
-            let columns =
-                vec![Column { name: "x".to_owned(), labels, kind: Kind::Float }];
+            let columns = vec![Column { name: "x".to_owned(), labels, kind: Kind::Float }];
             Arc::new(Schema { section: section.to_owned(), columns })
         };
         let host = table.publish(&schema("host", 0));

@@ -23,10 +23,7 @@ pub(super) fn parse_cores(bytes: &[u8], sheet: &mut Sheet) {
 }
 
 pub(super) fn core_columns(core: &str) -> Vec<Column> {
-    MODES
-        .iter()
-        .map(|(name, mode)| column(name, &[("cpu", core), ("mode", mode)], TICKS))
-        .collect()
+    MODES.iter().map(|(name, mode)| column(name, &[("cpu", core), ("mode", mode)], TICKS)).collect()
 }
 
 /// The lines below the cores.

@@ -64,7 +64,6 @@ fn is_ignored(name: &[u8]) -> bool {
     }
 }
 
-
 /// The first three words of a line.
 fn key(line: &[u8]) -> &[u8] {
     let mut words = 0;
@@ -113,7 +112,9 @@ mod tests {
         for name in ["ram0", "zram1", "loop7", "fd0", "sda1", "xvda12", "hdb2", "nvme0n1p1"] {
             assert!(is_ignored(name.as_bytes()), "{name}");
         }
-        for name in ["vda", "sdaa", "sdaa1", "nvme0n1", "nvme0n1n2p1", "dm-0", "md0", "mmcblk0p1", "", "7"] {
+        for name in
+            ["vda", "sdaa", "sdaa1", "nvme0n1", "nvme0n1n2p1", "dm-0", "md0", "mmcblk0p1", "", "7"]
+        {
             assert!(!is_ignored(name.as_bytes()), "{name}");
         }
     }

@@ -82,11 +82,8 @@ impl Mount {
 
     /// Error, read-only, then size, free, available, files and files free.
     pub(crate) fn columns(&self) -> Vec<Column> {
-        let labels = [
-            ("device", self.device.as_str()),
-            ("fstype", &self.kind),
-            ("mountpoint", &self.point),
-        ];
+        let labels =
+            [("device", self.device.as_str()), ("fstype", &self.kind), ("mountpoint", &self.point)];
         [
             "node_filesystem_device_error",
             "node_filesystem_readonly",

@@ -27,7 +27,9 @@ pub(super) fn device_columns(device: &str) -> Vec<Column> {
 pub(super) fn parse_sockstat(bytes: &[u8], page_bytes: u64, sheet: &mut Sheet) {
     for line in lines(bytes) {
         let mut words = words(line);
-        let Some(protocol) = words.next().and_then(|word| word.strip_suffix(b":")) else { continue };
+        let Some(protocol) = words.next().and_then(|word| word.strip_suffix(b":")) else {
+            continue;
+        };
         while let (Some(field), Some(value)) = (words.next(), words.next()) {
             let mut key = Key::new();
             if !(key.push(protocol) && key.push(b"_") && key.push(field)) {

@@ -179,9 +179,8 @@ impl Sheet {
         };
         let first = self.values.len();
         let same = |e: &&Entry| e.shape == shape && e.count == values.len() && *e.key == *key;
-        let before = entries.iter().find(same).and_then(|e| {
-            old_values.get(e.first..e.first + e.count)
-        });
+        let before =
+            entries.iter().find(same).and_then(|e| old_values.get(e.first..e.first + e.count));
         match before {
             Some(before) => self.values.extend_from_slice(before),
             None => self.values.resize(first + values.len(), 0),
