@@ -1,4 +1,20 @@
-//! (being written)
+//! How a host is watched: /proc readers, the sampler, the ring and the uplink.
+//!
+//! The sampler's thread reads and seals, the network loop sends; the ring between them is the only
+//! thing they share beside the table of schemas.
+
+pub mod config;
+
+mod readers;
+
+mod hazard;
+pub mod sampler;
+pub mod schemas;
 
 #[expect(unsafe_code, reason = "slots are handed from thread to thread in place, by ticket")]
 pub mod ring;
+pub mod sample_loop;
+
+pub mod clock;
+pub mod exporter;
+pub mod exposition;

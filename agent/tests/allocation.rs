@@ -1,0 +1,81 @@
+//! The sampler's tick allocates nothing once it has learned the host.
+#![expect(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
+use strobe_agent::ring::Ring;
+use strobe_agent::sample_loop::Sealer;
+use strobe_agent::sampler::{Sampler, Tick, Trees};
+use strobe_agent::schemas::Table;
+use strobe_wire::ids::{BootId, HostId};
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no cell any more, and nobody counts its calls.
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: every call is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `System` with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: `pointer` came from `System` with this layout.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_tick_reads_seals_and_allocates_nothing() {
+    let trees = Trees { procfs: "/proc".into(), rootfs: "/".into(), filesystem_interval_ms: 100 };
+    let mut sampler = Sampler::new(&trees, monotonic_ns, Arc::new(Table::new()));
+    let region = hugepage_config::Region::map(64 * 4096, hugepage_config::Want::Plain).unwrap();
+    let Ring { writer, mut reader } = Ring::new(64, region).unwrap();
+    let mut sealer = Sealer::new(HostId(1), BootId(1), writer);
+    let mut rows = 0;
+    let mut calls = Vec::with_capacity(1000);
+    for _ in 0..1000 {
+        let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
+        let before = CALLS.with(Cell::get);
+        sampler.tick(now, |row| {
+            rows += 1;
+            sealer.row(now, row);
+        });
+        sealer.wake();
+        calls.push(CALLS.with(Cell::get) - before);
+        let mut last = None;
+        while let Some(slot) = reader.next() {
+            last = Some(slot.ticket());
+        }
+        if let Some(last) = last {
+            reader.release(last);
+        }
+    }
+    assert!(4000 < rows);
+    assert_eq!(sealer.lost(), 0);
+    assert!(0 < calls[0], "the first tick learns, and the counter counts");
+    // A mount, link or disk may appear on a busy machine while this runs: that is a lesson, seen
+    // as a rare tick. Allocation a tick would be all of them.
+    let busy = calls[500..].iter().filter(|calls| 0 < **calls).count();
+    assert!(busy <= 5, "{busy} of 500 ticks allocated: {:?}", &calls[500..]);
+}
