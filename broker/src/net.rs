@@ -222,7 +222,10 @@ impl Net {
     pub(crate) fn on_report(&mut self, report: Report, now: Instant) {
         match report {
             Report::Stored { turn } => self.on_stored(turn),
-            Report::Failed { turn, frames, why } => self.on_failed(turn, &frames, &why, now),
+            Report::Failed { turn, failures, frames, why } => {
+                self.failures = failures;
+                self.on_failed(turn, &frames, &why, now);
+            }
             Report::Resumed => self.storing = Storing::Yes,
         }
         if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
@@ -479,7 +482,6 @@ impl Net {
         now: Instant,
     ) {
         self.storing = Storing::No;
-        self.failures += u64::from(!why.is_empty());
         for (host, boot, seq) in frames {
             self.ingest.forget(*host, *boot, *seq);
         }
