@@ -619,6 +619,12 @@ impl Link {
                     slot.quic.handle_event(answer);
                 }
                 if drained {
+                    // Its last words (why it is over) come after this event.
+                    while let Some(event) =
+                        slot_mut(&mut self.slots, index).and_then(|slot| slot.quic.poll())
+                    {
+                        self.told(now, index, event);
+                    }
                     return self.remove(index);
                 }
                 continue;

@@ -127,7 +127,10 @@ impl Authority {
         let mut params = params(now_s, AUTHORITY_LIFETIME_S);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        params.distinguished_name = name("Strobe fleet authority");
+        // Two authorities differ in name, so that a foreign one is told from a forged one.
+        let mark = fingerprint(key.public_key_raw());
+        let mark = u32::from_be_bytes([mark[0], mark[1], mark[2], mark[3]]);
+        params.distinguished_name = name(&format!("Strobe fleet authority {mark:08x}"));
         let certificate =
             params.self_signed(&key).map_err(crypto("sign the authority's certificate"))?;
         let key_der = key.serialize_der();
