@@ -64,7 +64,11 @@ pub(crate) fn metrics(
     out.gauge("connections", "QUIC connections.", count(net.connections));
     out.gauge("subscribers", "Dashboards subscribed over QUIC.", count(net.subscribers));
     out.gauge("frames_in_flight", "Frames not on disk yet.", count(net.frames_in_flight));
-    out.gauge("storing", "1 while frames are taken, 0 while the store refuses.", net.storing.into());
+    out.gauge(
+        "storing",
+        "1 while frames are taken, 0 while the store refuses.",
+        net.storing.into(),
+    );
     out.counter("samples_total", "Samples made visible.", store.samples);
     out.counter("commits_total", "Group commits (fdatasync).", store.commits);
     out.counter("blocks_sealed_total", "Blocks sealed.", store.blocks_sealed);
@@ -93,8 +97,10 @@ struct Exposition(String);
 
 impl Exposition {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let written =
-            writeln!(self.0, "# HELP strobe_broker_{name} {help}\n# TYPE strobe_broker_{name} {kind}");
+        let written = writeln!(
+            self.0,
+            "# HELP strobe_broker_{name} {help}\n# TYPE strobe_broker_{name} {kind}"
+        );
         debug_assert!(written.is_ok(), "writing to a String does not fail");
     }
 
