@@ -236,6 +236,12 @@ impl Broker {
         self.shared.quic_addr
     }
 
+    /// The samples, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
     /// What it was told.
     #[must_use]
     pub fn config(&self) -> &Config {
