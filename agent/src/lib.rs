@@ -11,6 +11,7 @@ mod hazard;
 pub mod sampler;
 pub mod schemas;
 
+pub mod enrol;
 #[expect(unsafe_code, reason = "slots are handed from thread to thread in place, by ticket")]
 pub mod ring;
 pub mod sample_loop;
@@ -18,3 +19,5 @@ pub mod sample_loop;
 pub mod clock;
 pub mod exporter;
 pub mod exposition;
+pub mod state;
+pub mod uplink;
