@@ -9,6 +9,7 @@ mod net;
 mod own;
 pub mod registry;
 mod run;
+pub mod query;
 pub mod store;
 pub mod tokens;
 pub mod window;
