@@ -1,1 +1,3 @@
-//! (being written)
+//! How a person sees a fleet: HTTP API, WebSocket stream, dashboard.
+
+pub mod front;
