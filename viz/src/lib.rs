@@ -1,3 +1,8 @@
 //! How a person sees a fleet: HTTP API, WebSocket stream, dashboard.
 
+pub mod assets;
+pub mod backend;
+pub mod fleet;
 pub mod front;
+pub mod live;
+pub mod remote;
