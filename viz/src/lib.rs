@@ -2,7 +2,11 @@
 
 pub mod assets;
 pub mod backend;
+pub mod config;
+pub mod counters;
 pub mod fleet;
 pub mod front;
 pub mod live;
+pub mod relay;
 pub mod remote;
+mod workers;
