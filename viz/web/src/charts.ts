@@ -14,6 +14,8 @@ export interface ChartSpec {
   atLeast?: number;
   /** What goes out is drawn below zero. */
   mirrored?: boolean;
+  /** Room kept for the legend, so that nothing moves when it fills; more than fits scrolls. */
+  legendRows: 1 | 2 | 3;
   terms: Term[];
   finish: Finish;
   /** Said in place of the chart when the host has nothing of the kind. */
@@ -85,7 +87,7 @@ const memory: Finish = (moment) => {
   const cache = of("cached") + of("slab") + of("buffers");
   return new Map([
     ["Used", Math.max(0, total - of("free") - cache)],
-    ["Cache and buffers", cache],
+    ["Cache", cache],
     ["Free", of("free")],
   ]);
 };
@@ -115,24 +117,24 @@ export const GROUPS: readonly Group[] = [
     title: "Processor",
     charts: [
       {
-        id: "cpu", title: "CPU by mode", unit: "percent", stacked: true, atLeast: 1, none: "This host reports no CPU times.",
+        id: "cpu", legendRows: 3, title: "CPU by mode", unit: "percent", stacked: true, atLeast: 1, none: "This host reports no CPU times.",
         explain: "Share of all cores’ time by what it was spent on; the empty part is idle.",
         terms: [rate("mode", "node_cpu_seconds_total", { agg: "avg", by: "mode" })], finish: cpuModes,
       },
       {
-        id: "cores", title: "CPU per core", unit: "percent", atLeast: 1, none: "This host reports no CPU times.",
+        id: "cores", legendRows: 3, title: "CPU per core", unit: "percent", atLeast: 1, none: "This host reports no CPU times.",
         explain: "How busy each core is; one core at the top while others rest is a single-threaded limit.",
         terms: [rate("busy", "node_cpu_seconds_total", { by: "cpu", where: { label: "mode", not: true, pattern: "idle|iowait" } })],
         finish: cores,
       },
       {
-        id: "load", title: "Load", unit: "number", atLeast: 1, none: "This host reports no load.",
+        id: "load", legendRows: 1, title: "Load", unit: "number", atLeast: 1, none: "This host reports no load.",
         explain: "Tasks running or waiting, averaged over 1, 5 and 15 minutes; compare it with the number of cores.",
         terms: [value("1", "node_load1"), value("5", "node_load5"), value("15", "node_load15")],
         finish: named([["1", "1 minute"], ["5", "5 minutes"], ["15", "15 minutes"]]),
       },
       {
-        id: "pressure", title: "Pressure", unit: "percent", atLeast: 0.1, none: "This kernel does not report pressure (it needs Linux 4.20 with PSI on).",
+        id: "pressure", legendRows: 1, title: "Pressure", unit: "percent", atLeast: 0.1, none: "This kernel does not report pressure (it needs Linux 4.20 with PSI on).",
         explain: "Share of time in which work stood still for want of CPU, memory or I/O; above a few per cent it is felt.",
         terms: [
           rate("cpu", "node_pressure_cpu_waiting_seconds_total"), rate("memory", "node_pressure_memory_waiting_seconds_total"),
@@ -146,8 +148,8 @@ export const GROUPS: readonly Group[] = [
     title: "Memory",
     charts: [
       {
-        id: "memory", title: "Memory", unit: "bytes", stacked: true, none: "This host reports no memory figures.",
-        explain: "Where physical memory is; cache is given back when programs need it.",
+        id: "memory", legendRows: 1, title: "Memory", unit: "bytes", stacked: true, none: "This host reports no memory figures.",
+        explain: "Where physical memory is; the cache, buffers included, is given back when programs need it.",
         terms: [
           value("total", "node_memory_MemTotal_bytes"), value("free", "node_memory_MemFree_bytes"),
           value("buffers", "node_memory_Buffers_bytes"), value("cached", "node_memory_Cached_bytes"),
@@ -156,7 +158,7 @@ export const GROUPS: readonly Group[] = [
         finish: memory,
       },
       {
-        id: "swap", title: "Swap", unit: "bytes", stacked: true, none: "This host has no swap.",
+        id: "swap", legendRows: 1, title: "Swap", unit: "bytes", stacked: true, none: "This host has no swap.",
         explain: "Memory moved to disk; it is growth, not the level, that slows a host down.",
         terms: [value("total", "node_memory_SwapTotal_bytes"), value("free", "node_memory_SwapFree_bytes")],
         finish: swap,
@@ -167,25 +169,25 @@ export const GROUPS: readonly Group[] = [
     title: "Disk",
     charts: [
       {
-        id: "disk-throughput", title: "Disk throughput", unit: "bytes/s", mirrored: true, none: "This host has no disks to report.",
+        id: "disk-throughput", legendRows: 2, title: "Disk throughput", unit: "bytes/s", mirrored: true, none: "This host has no disks to report.",
         explain: "Bytes read (above zero) and written (below) by each disk.",
         terms: [rate("in", "node_disk_read_bytes_total", disk), rate("out", "node_disk_written_bytes_total", disk)],
         finish: mirrored("read", "written"),
       },
       {
-        id: "disk-iops", title: "Disk operations", unit: "per second", mirrored: true, none: "This host has no disks to report.",
+        id: "disk-iops", legendRows: 2, title: "Disk operations", unit: "per second", mirrored: true, none: "This host has no disks to report.",
         explain: "Reads (above zero) and writes (below) each disk completed.",
         terms: [rate("in", "node_disk_reads_completed_total", disk), rate("out", "node_disk_writes_completed_total", disk)],
         finish: mirrored("reads", "writes"),
       },
       {
-        id: "disk-busy", title: "Disk busy", unit: "percent", atLeast: 1, none: "This host has no disks to report.",
+        id: "disk-busy", legendRows: 2, title: "Disk busy", unit: "percent", atLeast: 1, none: "This host has no disks to report.",
         explain: "Share of time a disk had at least one request open; fast disks serve many at once and can do more at 100 %.",
         terms: [rate("busy", "node_disk_io_time_seconds_total", disk)],
         finish: (moment) => new Map(grouped(moment, "busy").sort(byName).map(([name, v]) => [name, Math.min(1, v)])),
       },
       {
-        id: "filesystems", title: "File systems", unit: "percent", atLeast: 1, none: "This host reports no file systems.",
+        id: "filesystems", legendRows: 2, title: "File systems", unit: "percent", atLeast: 1, none: "This host reports no file systems.",
         explain: "How full each mounted file system is, as an ordinary user finds it.",
         terms: [value("size", "node_filesystem_size_bytes", mount), value("available", "node_filesystem_avail_bytes", mount)],
         finish: filesystems,
@@ -196,13 +198,13 @@ export const GROUPS: readonly Group[] = [
     title: "Network",
     charts: [
       {
-        id: "network", title: "Network throughput", unit: "bytes/s", mirrored: true, none: "This host has no network interface besides loopback.",
+        id: "network", legendRows: 2, title: "Network throughput", unit: "bytes/s", mirrored: true, none: "This host has no network interface besides loopback.",
         explain: "Bytes received (above zero) and sent (below) by each interface.",
         terms: [rate("in", "node_network_receive_bytes_total", link), rate("out", "node_network_transmit_bytes_total", link)],
         finish: mirrored("in", "out"),
       },
       {
-        id: "network-faults", title: "Network errors and drops", unit: "packets/s", atLeast: 1, none: "This host has no network interface besides loopback.",
+        id: "network-faults", legendRows: 2, title: "Network errors and drops", unit: "packets/s", atLeast: 1, none: "This host has no network interface besides loopback.",
         explain: "Packets lost to errors or full queues; anything but a flat zero deserves a look.",
         terms: [
           rate("re", "node_network_receive_errs_total"), rate("te", "node_network_transmit_errs_total"),
@@ -216,13 +218,13 @@ export const GROUPS: readonly Group[] = [
     title: "Kernel",
     charts: [
       {
-        id: "switches", title: "Context switches and interrupts", unit: "per second", none: "This host reports no context switches.",
+        id: "switches", legendRows: 1, title: "Context switches and interrupts", unit: "per second", none: "This host reports no context switches.",
         explain: "How often cores changed task and were interrupted; a jump without more work points at contention.",
         terms: [rate("switches", "node_context_switches_total"), rate("interrupts", "node_intr_total")],
-        finish: named([["switches", "Context switches"], ["interrupts", "Interrupts"]]),
+        finish: named([["switches", "Switches"], ["interrupts", "Interrupts"]]),
       },
       {
-        id: "processes", title: "Processes", unit: "number", atLeast: 2, none: "This host reports no processes.",
+        id: "processes", legendRows: 1, title: "Processes", unit: "number", atLeast: 2, none: "This host reports no processes.",
         explain: "Tasks that run or are ready to, and tasks blocked on I/O.",
         terms: [value("running", "node_procs_running"), value("blocked", "node_procs_blocked")],
         finish: named([["running", "Running"], ["blocked", "Blocked on I/O"]]),

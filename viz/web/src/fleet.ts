@@ -2,10 +2,10 @@
 // changes only every few seconds and never under the pointer or the keyboard.
 
 import { h, text } from "./dom";
-import { ago, format, percent } from "./format";
+import { ago, format, percent, whole } from "./format";
 import { compare, matches, pressureSeverity, saturation, severity, type HostState } from "./attention";
 import { Bar, Spark } from "./spark";
-import { range } from "./api";
+import { range, type Series } from "./api";
 import type { Live, Message } from "./live";
 
 const SPARK_POINTS = 60;
@@ -13,6 +13,9 @@ const SPARK_STEP_MS = 5000;
 const SPARK_HOSTS_MAX = 500;
 const PAGE_ROWS = 200;
 const ORDER_MS = 5000;
+
+const SPARK_CPU = 'sum by (instance) (rate(node_cpu_seconds_total{mode!~"idle|iowait"}[15s])) / count by (instance) (rate(node_cpu_seconds_total{mode="idle"}[15s]))';
+const SPARK_NET = (way: string) => `sum by (instance) (rate(node_network_${way}_bytes_total{device!="lo"}[15s]))`;
 
 const COLUMNS = ["Host", "State", "CPU", "Memory", "Disk", "Network", "Pressure"];
 const STATE_NAMES: Record<string, string> = { fresh: "Fresh", late: "Late", lost: "Lost" };
@@ -86,23 +89,21 @@ export class FleetPage {
     this.rows.delete(id);
   }
 
-  /** The last five minutes of CPU, so that the small lines do not start empty. */
+  /** The last five minutes of CPU and network, so that the small lines do not start empty. */
   private async history(): Promise<void> {
     if (this.hosts.size > SPARK_HOSTS_MAX) return;
     const to = Math.floor((this.nowMs || Date.now()) / SPARK_STEP_MS) * SPARK_STEP_MS;
     const from = to - (SPARK_POINTS - 1) * SPARK_STEP_MS;
-    const query = 'sum by (instance) (rate(node_cpu_seconds_total{mode!~"idle|iowait"}[15s])) / count by (instance) (rate(node_cpu_seconds_total{mode="idle"}[15s]))';
+    const ask = (query: string) => range({ query, from, to, step: SPARK_STEP_MS });
     try {
-      const series = await range({ query, from, to, step: SPARK_STEP_MS });
+      const [cpu, rx, tx] = await Promise.all([ask(SPARK_CPU), ask(SPARK_NET("receive")), ask(SPARK_NET("transmit"))]);
       if (this.stopped) return;
-      const found = new Map(series.map((s) => [s.labels["instance"], s.points]));
       for (const [id, row] of this.rows) {
-        const values = new Array<number | null>(SPARK_POINTS).fill(null);
-        for (const [at, value] of found.get(this.hosts.get(id)?.instance) ?? []) {
-          const index = Math.round((at * 1000 - from) / SPARK_STEP_MS);
-          if (index in values && Number.isFinite(value)) values[index] = value;
-        }
-        row.cpu.set(values);
+        const name = this.hosts.get(id)?.instance;
+        const line = (series: Series[]) => points(series.find((s) => s.labels["instance"] === name), from);
+        const [into, out] = [line(rx!), line(tx!)];
+        row.cpu.set(line(cpu!));
+        row.net.set(into.map((value, i) => (value === null ? null : value + (out[i] ?? 0))));
       }
     } catch {
       // The lines then grow from live values; the numbers beside them are complete without.
@@ -153,8 +154,8 @@ export class FleetPage {
       ["Hosts", all.length === 0 ? "–" : String(all.length), ""],
       ["Late", String(of("late")), of("late") > 0 ? "warn" : ""],
       ["Lost", String(of("lost")), of("lost") > 0 ? "alarm" : ""],
-      ["Mean CPU", percent(mean((host) => host.cpu)), ""],
-      ["Mean memory", percent(mean((host) => host.mem)), ""],
+      ["Avg CPU", percent(mean((host) => host.cpu)), ""],
+      ["Avg memory", percent(mean((host) => host.mem)), ""],
       ["Network in", format(total((host) => host.rx), "bytes/s"), ""],
     ];
     if (this.figures.children.length === 0) this.figures.append(...figures.map(([name]) => h("div", {}, h("dt", {}, name), h("dd"))));
@@ -185,7 +186,7 @@ export class FleetPage {
 class Row {
   readonly root: HTMLElement;
   readonly cpu = new Spark(1, SPARK_POINTS);
-  private readonly net = new Spark(null, SPARK_POINTS);
+  readonly net = new Spark(null, SPARK_POINTS);
   private readonly name: HTMLElement;
   private readonly why = h("span", { class: "why" });
   private readonly state = h("span", { class: "badge" });
@@ -224,7 +225,7 @@ class Row {
     const parts: [string, number | null | undefined][] = [["cpu", pressure.cpu], ["mem", pressure.memory], ["i/o", pressure.io]];
     const top = parts.reduce((a, b) => ((b[1] ?? -1) > (a[1] ?? -1) ? b : a));
     const words = [
-      percent(show(host.cpu)), percent(show(host.mem)), `${percent(show(host.disk_busy))} busy`, `${percent(show(host.fs))} full`,
+      percent(show(host.cpu)), percent(show(host.mem)), `${whole(show(host.disk_busy))} busy`, `${whole(show(host.fs))} full`,
       `↓ ${format(show(host.rx), "bytes/s")}`, `↑ ${format(show(host.tx), "bytes/s")}`,
       (top[1] ?? 0) >= 0.0005 && !lost ? `${percent(top[1])} ${top[0]}` : percent(show(top[1])),
     ];
@@ -241,4 +242,14 @@ class Row {
 
 function subtitle(host: HostState): string {
   return host.cores ? `${host.cores} ${host.cores === 1 ? "core" : "cores"}, load ${format(host.load1, "number")}` : host.kernel ?? "";
+}
+
+/** A series on the grid of the small lines; nulls where it says nothing. */
+function points(series: Series | undefined, from: number): (number | null)[] {
+  const values = new Array<number | null>(SPARK_POINTS).fill(null);
+  for (const [at, value] of series?.points ?? []) {
+    const index = Math.round((at * 1000 - from) / SPARK_STEP_MS);
+    if (index in values && Number.isFinite(value)) values[index] = value;
+  }
+  return values;
 }

@@ -83,6 +83,16 @@ function scaled(value: number, base: number, names: string[]): string {
 
 function digits(value: number): string {
   const size = Math.abs(value);
-  if (size >= 100 || Number.isInteger(value)) return value.toFixed(0);
-  return value.toFixed(size >= 10 ? 1 : 2);
+  if (size >= 99.95 || Number.isInteger(value)) return value.toFixed(0);
+  return value.toFixed(size >= 9.995 ? 1 : 2);
+}
+
+/** For an axis: no digits behind the point that say nothing. */
+export function tick(value: number, unit: Unit): string {
+  return format(Math.abs(value), unit).replace(/\.0+(?=\D|$)/, "");
+}
+
+/** Whole per cent, where the eye compares rows and tenths only flicker. */
+export function whole(share: number | null | undefined): string {
+  return share === null || share === undefined || !Number.isFinite(share) ? DASH : `${Math.round(share * 100)} %`;
 }

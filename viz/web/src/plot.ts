@@ -3,7 +3,7 @@
 
 import uPlot from "uplot";
 import { h, text } from "./dom";
-import { clock, format, span } from "./format";
+import { clock, format, span, tick } from "./format";
 import { moment as moments } from "./format";
 import type { ChartSpec } from "./charts";
 import type { Grid } from "./terms";
@@ -50,6 +50,7 @@ export class Card {
     const id = `chart-${spec.id}`;
     this.summary = h("p", { class: "sr", id: `${id}-summary` });
     this.figure = h("div", { class: "plot", role: "img", "aria-label": `${spec.title}: chart`, "aria-describedby": `${id}-summary` });
+    this.legend.dataset["rows"] = String(spec.legendRows);
     this.root = h("article", { class: "card", id, "aria-labelledby": `${id}-title` },
       h("h3", { id: `${id}-title` }, spec.title),
       h("p", { class: "explain" }, spec.explain),
@@ -137,10 +138,13 @@ export class Card {
       all = all.filter(([name]) => keep.has(name));
     }
     const palette = colors();
+    const free = getComputedStyle(document.documentElement).getPropertyValue("--edge-strong").trim();
     const lines = all.map(([name, values], i) => {
       const place = this.spec.mirrored ? i >> 1 : i;
       const dash = this.spec.mirrored && i % 2 === 1 ? [4, 3] : place >= palette.length ? [6, 3] : [];
-      return { name, values, color: palette[place % palette.length]!, dash };
+      // What is free is ground, not matter: it gets no colour of its own.
+      const color = name === "Free" ? free : palette[place % palette.length]!;
+      return { name, values, color, dash };
     });
     return { lines, left };
   }
@@ -177,7 +181,7 @@ export class Card {
     return {
       width: Math.max(120, this.figure.clientWidth),
       height: HEIGHT,
-      padding: [8, 8, 0, 0],
+      padding: [8, 26, 0, 0],
       legend: { show: false },
       cursor: {
         y: false,
@@ -190,13 +194,13 @@ export class Card {
       axes: [
         { ...axis, size: 28, space: 76, values: (u, splits) => splits.map((s) => clock(s, (u.scales["x"]!.max ?? 0) - (u.scales["x"]!.min ?? 0))) },
         {
-          ...axis, size: 72, space: 34, values: (_, splits) => splits.map((v) => format(Math.abs(v), unit)),
+          ...axis, size: 72, space: 28, values: (_, splits) => splits.map((v) => tick(v, unit)),
           ...(unit.startsWith("bytes") ? { incrs: Array.from({ length: 56 }, (_, i) => 2 ** i) } : {}),
         },
       ],
       series: [{}, ...this.lines.map((line) => ({
         label: line.name, stroke: line.color, width: stacked ? 1 : 1.5, dash: line.dash, show: !this.hidden.has(line.name), points: { show: false },
-        ...(stacked ? { fill: fade(line.color, 0.55) } : this.lines.length <= 2 && !this.spec.mirrored ? { fill: fade(line.color, 0.12) } : {}),
+        ...(stacked ? { fill: fade(line.color, line.name === "Free" ? 0.1 : 0.55) } : this.lines.length <= 2 && !this.spec.mirrored ? { fill: fade(line.color, 0.12) } : {}),
       }))],
       bands: stacked ? bands(this.lines, this.hidden) : [],
       hooks: {

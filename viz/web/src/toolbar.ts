@@ -26,8 +26,8 @@ export class Toolbar {
   private window: Window = { from: 0, to: 0 };
 
   constructor(private readonly verbs: Verbs) {
-    this.ranges = RANGES.map((name) => button(name, `Last ${words(name)}`, () => verbs.range(name)));
-    const custom = button("Custom…", "Choose a window of time", () => this.open());
+    this.ranges = RANGES.map((name) => button(name, `${name}: the last ${words(name)}`, () => verbs.range(name)));
+    const custom = button("Custom…", "Custom… window of time", () => this.open());
     this.dialog = this.form();
     this.pause.addEventListener("click", () => verbs.pause());
     this.root = h("section", { class: "toolbar", "aria-label": "Time" },

@@ -120,7 +120,7 @@ function query(params) {
   for (let t = from; t <= to + 1e-6; t += step) times.push(t);
   const series = (labels, at) => ({ metric: labels, values: times.filter((t) => t >= EPOCH + 90_000).map((t) => [t, String(at(t))]) });
   if (expr.startsWith("sum by (instance)")) {
-    return HOSTS.filter((host) => host.state !== "lost").map((host) => series({ instance: host.name }, (t) => summary(host, t).cpu));
+    return HOSTS.filter((host) => host.state !== "lost").map((host) => series({ instance: host.name }, (t) => summary(host, t)[expr.includes("_receive_") ? "rx" : expr.includes("_transmit_") ? "tx" : "cpu"]));
   }
   const match = /^(sum|avg|max)(?: by \((\w+)\))? \((irate|rate|avg_over_time)\((\w+)\{(.*)\}\[(\d+)ms\]\)\)$/.exec(expr);
   if (!match) throw new Error(`the test server cannot evaluate ${expr}`);
