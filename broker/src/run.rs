@@ -196,7 +196,11 @@ impl Broker {
 
     /// Answers a request; blocks while it is computed.
     #[must_use]
-    pub fn api(&self, request: &ApiRequest) -> ApiResponse {
+    pub fn api(&self, request: ApiRequest) -> ApiResponse {
+        self.respond(&request)
+    }
+
+    fn respond(&self, request: &ApiRequest) -> ApiResponse {
         let shared = &self.shared;
         match request.path.as_str() {
             "/-/healthy" => own::text(200, "Strobe is healthy."),
@@ -269,7 +273,7 @@ impl Broker {
     /// What only the owner of the state directory may ask, and everything else.
     fn operate(&self, request: &ApiRequest) -> ApiResponse {
         if request.path != "/api/strobe/v1/tokens" {
-            return self.api(request);
+            return self.respond(request);
         }
         let lifetime = request.query.strip_prefix("lifetime_ms=").and_then(|ms| ms.parse().ok());
         let Some(lifetime_ms) = lifetime else {
@@ -315,7 +319,7 @@ impl Broker {
                     loop {
                         let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok((place, request)) = next else { return };
-                        if answers.send((place, broker.api(&request))).is_err() {
+                        if answers.send((place, broker.api(request))).is_err() {
                             return;
                         }
                         wake(&broker.shared.waker);
