@@ -127,7 +127,7 @@ mod tests {
         let metric = json!({"__name__": "up", "job": "node"});
         check(
             json!({"resultType": "vector", "result": [{"metric": metric, "value": [1.0, "1"]}]}),
-            "SERIES            VALUE\nup{job=\"node\"}  1",
+            "SERIES          VALUE\nup{job=\"node\"}  1",
         );
         let values = json!([[1, "0"], [2, "5"], [3, "10.5"]]);
         check(

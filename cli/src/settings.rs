@@ -1,6 +1,7 @@
 //! One table of all parts' keys: one file and one environment configure everything.
 
 use std::path::{Path, PathBuf};
+use strobe_agent::config as agent;
 use strobe_broker::config as broker;
 use strobe_wire::settings::{Key, Settings, Source};
 
@@ -33,9 +34,16 @@ impl Loaded {
         broker::Config::of(&self.settings, home().as_deref(), root).map_err(|why| why.to_string())
     }
 
+    /// The agent's part.
+    pub(crate) fn agent(&self) -> Result<agent::Config, String> {
+        let env = |name: &str| std::env::var(name).ok();
+        agent::Config::new(&self.settings, &env).map_err(|why| why.to_string())
+    }
+
     /// Every value of every part.
     pub(crate) fn check(&self) -> Result<(), String> {
         self.broker()?;
+        self.agent()?;
         Ok(())
     }
 }
@@ -90,13 +98,16 @@ fn home() -> Option<PathBuf> {
 
 /// All keys; their flags are their names here.
 fn keys() -> Vec<Key> {
-    let all = broker::KEYS.iter();
-    all.map(|key| Key { flag: key.name, ..*key }).collect()
+    all().map(|key| Key { flag: key.name, ..*key }).collect()
 }
 
 /// The flag of the part's own program.
 fn flag_of(name: &str) -> &'static str {
-    broker::KEYS.iter().find(|key| key.name == name).map_or("", |key| key.flag)
+    all().find(|key| key.name == name).map_or("", |key| key.flag)
+}
+
+fn all() -> impl Iterator<Item = &'static Key> {
+    broker::KEYS.iter().chain(agent::KEYS)
 }
 
 #[cfg(test)]

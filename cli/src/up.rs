@@ -3,8 +3,10 @@
 use crate::output;
 use crate::settings::Loaded;
 use nix::sys::signal::{SigSet, Signal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use strobe_agent::run::Agent;
 use strobe_broker::Broker;
 
 /// What to start, and where.
@@ -46,10 +48,40 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     signals.add(Signal::SIGTERM);
     signals.thread_block().map_err(|why| format!("cannot block signals: {why}"))?;
     let broker = Broker::start(loaded.broker()?).map_err(|why| why.to_string())?;
-    output::print(&format!("Strobe's broker is ready at {}", broker.quic_addr()));
-    let waited = signals.wait();
+    let outcome = serve(args, &loaded, &broker, &signals);
     broker.stop();
-    waited.map(|_| ()).map_err(|why| format!("cannot wait for signals: {why}"))
+    outcome
+}
+
+fn serve(args: &Args, loaded: &Loaded, broker: &Broker, signals: &SigSet) -> Result<(), String> {
+    let agent = if args.no_agent { None } else { Some(start_agent(loaded, broker)?) };
+    output::print(&format!("Strobe's broker is ready at {}", broker.quic_addr()));
+    let waited = signals.wait().map_err(|why| format!("cannot wait for signals: {why}"));
+    if let Some(agent) = agent {
+        agent.stop().map_err(|why| why.to_string())?;
+    }
+    waited.map(|_| ())
+}
+
+/// This host's agent: enrolled here by a token that is used at once or expires.
+fn start_agent(loaded: &Loaded, broker: &Broker) -> Result<Agent, String> {
+    let mut config = loaded.agent()?;
+    let token = broker.enrolment_token(TOKEN_LIFETIME).map_err(|why| why.to_string())?;
+    config.dir = broker.config().dir.join("agent");
+    config.broker = Some(reachable(broker.quic_addr()).to_string());
+    config.token = Some(token.to_string());
+    config.listen = None;
+    Agent::start(&config).map_err(|why| why.to_string())
+}
+
+/// An address of this machine that reaches a socket bound to `bound`.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
 
 fn overrides(args: &Args) -> Vec<String> {
@@ -70,3 +102,5 @@ pub(crate) fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
