@@ -165,10 +165,28 @@ fn combine(aggregation: Aggregation, so_far: f64, value: f64) -> f64 {
     let first = is_absent(so_far);
     match aggregation {
         Aggregation::Group => 1.0,
-        Aggregation::Count => if first { 1.0 } else { so_far + 1.0 },
+        Aggregation::Count => {
+            if first {
+                1.0
+            } else {
+                so_far + 1.0
+            }
+        }
         _ if first => value,
-        Aggregation::Min => if value < so_far || so_far.is_nan() { value } else { so_far },
-        Aggregation::Max => if so_far < value || so_far.is_nan() { value } else { so_far },
+        Aggregation::Min => {
+            if value < so_far || so_far.is_nan() {
+                value
+            } else {
+                so_far
+            }
+        }
+        Aggregation::Max => {
+            if so_far < value || so_far.is_nan() {
+                value
+            } else {
+                so_far
+            }
+        }
         _ => so_far + value,
     }
 }

@@ -202,7 +202,11 @@ pub fn vectors(
                 }
             }
             let labels = matching.result(&series.labels, &other.labels);
-            results.add(labels, values, "multiple matches for labels: grouping labels must ensure unique matches")?;
+            results.add(
+                labels,
+                values,
+                "multiple matches for labels: grouping labels must ensure unique matches",
+            )?;
         }
     }
     Ok(results.vector)

@@ -371,7 +371,7 @@ impl Evaluation<'_> {
     }
 
     fn timestamp(&self, of: &Expr, steps: Steps) -> Result<Vector, QueryError> {
-        let mut vector = if let Expr::VectorSelector(selector) = of {
+        let mut vector = if let Expr::VectorSelector(selector) = unwrapped(of) {
             self.newest(selector, steps, Reduce::NewestTime)?
         } else {
             let mut vector = self.vector(of, steps)?;
@@ -592,7 +592,7 @@ fn reduce_all(leaf: &Leaf<'_>, series: Vec<Raw>) -> Vector {
 
 /// What `absent` knows of the series that is not there: the labels its selector fixes.
 fn absent_labels(of: &Expr) -> Result<Labels, QueryError> {
-    let selector = match of {
+    let selector = match unwrapped(of) {
         Expr::VectorSelector(selector) => selector,
         Expr::MatrixSelector(matrix) => &matrix.vs,
         _ => return Ok(Labels::default()),

@@ -36,7 +36,15 @@ pub fn maths(name: &str) -> Option<Maths> {
         "atanh" => |v, _, _| v.atanh(),
         "rad" => |v, _, _| v * std::f64::consts::PI / 180.0,
         "deg" => |v, _, _| v * 180.0 / std::f64::consts::PI,
-        "sgn" => |v, _, _| if v < 0.0 { -1.0 } else if 0.0 < v { 1.0 } else { v },
+        "sgn" => |v, _, _| {
+            if v < 0.0 {
+                -1.0
+            } else if 0.0 < v {
+                1.0
+            } else {
+                v
+            }
+        },
         // Halves go up; the inverse is taken first, so that 0.1 and its like round cleanly.
         "round" => |v, to, _| (v * (1.0 / to) + 0.5).floor() / (1.0 / to),
         "clamp_min" => |v, least, _| greater(v, least),
@@ -61,8 +69,14 @@ pub fn maths(name: &str) -> Option<Maths> {
 pub fn of_time(name: &str) -> bool {
     matches!(
         name,
-        "minute" | "hour" | "day_of_week" | "day_of_month" | "day_of_year" | "days_in_month"
-            | "month" | "year"
+        "minute"
+            | "hour"
+            | "day_of_week"
+            | "day_of_month"
+            | "day_of_year"
+            | "days_in_month"
+            | "month"
+            | "year"
     )
 }
 
@@ -137,7 +151,10 @@ pub enum Order {
 ///
 /// # Errors
 /// A pattern or label name that is none.
-pub fn label_replace(mut vector: Vector, [to, template, from, pattern]: [&str; 4]) -> Result<Vector, QueryError> {
+pub fn label_replace(
+    mut vector: Vector,
+    [to, template, from, pattern]: [&str; 4],
+) -> Result<Vector, QueryError> {
     let regex = Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
         QueryError::Execution(format!("invalid regular expression in label_replace(): {error}"))
     })?;

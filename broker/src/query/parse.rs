@@ -22,7 +22,8 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
         )));
     }
     check_brackets(text)?;
-    promql_parser::parser::parse(text).map_err(|why| QueryError::Parse(format!("parse error: {why}")))
+    promql_parser::parser::parse(text)
+        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))
 }
 
 /// The conditions of a series selector such as `match[]` takes.
@@ -143,7 +144,7 @@ mod tests {
         };
         check("sum(up", "1:4: parse error: '(' is never closed");
         check("up)\n", "1:3: parse error: unexpected ')'");
-        check("1 +\n up{a=\"b}", "2:6: parse error: the string is never closed");
+        check("1 +\n up{a=\"b}", "2:7: parse error: the string is never closed");
         check("sum(nope(up))", "unknown function");
         check("", "no expression");
         check(&"(".repeat(70_000), "bytes");

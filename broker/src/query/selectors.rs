@@ -117,16 +117,17 @@ impl Evaluation<'_> {
     /// Evaluates a leaf over all matching series, sorted by labels.
     pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
         let windowed = matches!(leaf.reduce, Reduce::Window { .. });
-        let mut found: Vector = self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
-            let clean;
-            let (times, values) = if windowed && values.iter().copied().any(is_absent) {
-                clean = without_stale(times, values);
-                (&clean.0[..], &clean.1[..])
-            } else {
-                (times, values)
-            };
-            leaf.reduce(times, values).map(|values| Series { labels: labels(), values })
-        })?;
+        let mut found: Vector =
+            self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
+                let clean;
+                let (times, values) = if windowed && values.iter().copied().any(is_absent) {
+                    clean = without_stale(times, values);
+                    (&clean.0[..], &clean.1[..])
+                } else {
+                    (times, values)
+                };
+                leaf.reduce(times, values).map(|values| Series { labels: labels(), values })
+            })?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
             return self.scan_merged(parts, leaf);
@@ -135,7 +136,11 @@ impl Evaluation<'_> {
     }
 
     /// Raw samples of all matching series, sorted by labels, stale markers left out.
-    pub(super) fn scan_raw(&self, parts: &[Part], range: TimeRange) -> Result<Vec<Raw>, QueryError> {
+    pub(super) fn scan_raw(
+        &self,
+        parts: &[Part],
+        range: TimeRange,
+    ) -> Result<Vec<Raw>, QueryError> {
         let mut all = self.merged(parts, range)?;
         for raw in &mut all {
             (raw.times, raw.values) = without_stale(&raw.times, &raw.values);
@@ -267,7 +272,7 @@ mod tests {
         let (one, two) = (Some(1.0), Some(2.0));
         // Exactly five minutes old still counts.
         assert_eq!(got(&[100_000], &[1.0]), Some(vec![one, one, one, one, None]));
-        assert_eq!(got(&[100_001], &[1.0]), Some(vec![None, one, one, one, one]));
+        assert_eq!(got(&[100_001], &[1.0]), Some(vec![None, one, one, one, None]));
         let (times, values) = ([100_000, 150_000, 350_000], [1.0, ABSENT, 2.0]);
         assert_eq!(got(&times, &values), Some(vec![one, None, None, two, two]));
     }

@@ -117,8 +117,7 @@ impl Labels {
     /// All but the named ones and the metric name.
     #[must_use]
     pub fn without(&self, names: &[String]) -> Self {
-        let pairs =
-            self.pairs.iter().filter(|(name, _)| name != NAME && !names.contains(name));
+        let pairs = self.pairs.iter().filter(|(name, _)| name != NAME && !names.contains(name));
         Self { pairs: pairs.cloned().collect() }
     }
 
