@@ -3,12 +3,15 @@
 use crate::query::engine::QueryError;
 use crate::store::{MatchOp, Matcher};
 use promql_parser::label::MatchOp as ParsedOp;
-use promql_parser::parser::{Expr, VectorSelector};
+use promql_parser::parser::value::ValueType;
+use promql_parser::parser::{Expr, Function, VectorSelector, register_extra_functions};
+use std::sync::Once;
 
 /// Bytes of a query.
 const QUERY_BYTES_MAX: usize = 64 << 10;
 /// Brackets and operators of a query: each may nest the tree by one.
 const OPERATORS_MAX: usize = 1000;
+static HOLT_WINTERS: Once = Once::new();
 
 /// Parses a query.
 ///
@@ -22,6 +25,13 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
         )));
     }
     check_brackets(text)?;
+    // What Prometheus 3 calls double_exponential_smoothing; the parser knows only that name.
+    HOLT_WINTERS.call_once(|| {
+        let args = vec![ValueType::Matrix, ValueType::Scalar, ValueType::Scalar];
+        let function = Function::new("holt_winters", args, 0, ValueType::Vector, false);
+        // Refused only if the parser learns the name itself, and then it is known.
+        let _ = register_extra_functions(vec![function]);
+    });
     promql_parser::parser::parse(text)
         .map_err(|why| QueryError::Parse(format!("parse error: {why}")))
 }
