@@ -256,7 +256,7 @@ impl Evaluation<'_> {
             let (Value::Vector(left), Value::Vector(right)) = (left, right) else {
                 return Err(QueryError::Parse("set operators take instant vectors".to_owned()));
             };
-            return binary::sets(token, left, right, modifier).map(Value::Vector);
+            return binary::sets(token, left, &right, modifier).map(Value::Vector);
         }
         let Some(operator) = Operator::named(token) else {
             return Err(QueryError::Unsupported(format!("the operator {}", expr.op)));
@@ -482,7 +482,7 @@ impl Evaluation<'_> {
         }
         let at_ms = self.at(subquery.at.as_ref())?;
         let first = at_ms.unwrap_or(outer.start_ms).saturating_sub(offset_ms);
-        let last = at_ms.unwrap_or(outer.end_ms()).saturating_sub(offset_ms);
+        let last = at_ms.unwrap_or_else(|| outer.end_ms()).saturating_sub(offset_ms);
         let first = first.saturating_sub(range_ms);
         let start_ms = first.saturating_add((-first).rem_euclid(step_ms));
         let count = if last < start_ms { 0 } else { (last - start_ms) / step_ms + 1 };

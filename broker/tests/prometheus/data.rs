@@ -63,24 +63,21 @@ fn one(
 
 fn times(host: usize, random: &mut Random) -> Vec<i64> {
     let mut times = Vec::new();
-    let mut at = START_MS + i64::try_from(host).unwrap() * 1000;
+    let mut at = START_MS + i64::try_from(host).expect("four hosts") * 1000;
     while at < END_MS {
         let minute = (at - START_MS) / 60_000;
         let gap =
             host == 2 && (12..19).contains(&minute) || host == 3 && (31..40).contains(&minute);
         if !gap {
             // Host 0 is exact to the millisecond, so that samples lie on windows' ends.
-            times.push(if host == 0 { at } else { at + random.below(900) as i64 });
+            times.push(if host == 0 { at } else { at + i64::from(random.whole(900)) });
         }
         at += if host == 1 { 30_000 } else { 15_000 };
     }
     times
 }
 
-fn histogram(
-    push: &mut dyn FnMut(&str, &[(&str, &str)], &mut dyn FnMut(usize) -> f64),
-    random: &mut Random,
-) {
+fn histogram(push: &mut Push<'_>, random: &mut Random) {
     let seed = random.0;
     for (rank, le) in ["0.1", "0.5", "1", "5", "+Inf"].into_iter().enumerate() {
         let mut shared = Random(seed);
@@ -111,22 +108,28 @@ fn odd(all: &mut Vec<RemoteSeries>, random: &mut Random) {
     ];
     for (kind, values) in kinds {
         let times: Vec<i64> =
-            (0..220).map(|at| START_MS + at * 15_000 + random.below(5) as i64).collect();
+            (0..220).map(|at| START_MS + at * 15_000 + i64::from(random.whole(5))).collect();
         all.push(one(&[("__name__", "odd"), ("kind", kind)], &times, "", &mut |at| {
             values[at % values.len()]
         }));
     }
 }
 
+type Push<'a> = dyn FnMut(&str, &[(&str, &str)], &mut dyn FnMut(usize) -> f64) + 'a;
+
 struct Random(u64);
 
 impl Random {
     /// A whole number in `0..n`.
     fn below(&mut self, n: u32) -> f64 {
+        f64::from(self.whole(n))
+    }
+
+    fn whole(&mut self, n: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let high = u32::try_from(self.0 >> 33).unwrap();
-        f64::from(high % n)
+        let high = u32::try_from(self.0 >> 33).expect("31 bits");
+        high % n
     }
 }
 

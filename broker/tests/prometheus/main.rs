@@ -100,7 +100,7 @@ fn compare(theirs: &(u16, Value), ours: &(u16, Value), request: &ApiRequest) -> 
     }
     if theirs.0 != 200 {
         let same = theirs.1["errorType"] == ours.1["errorType"];
-        return same.then_some(()).ok_or(format!("{} / {}", theirs.1, ours.1));
+        return same.then_some(()).ok_or_else(|| format!("{} / {}", theirs.1, ours.1));
     }
     let (theirs, ours) = (&theirs.1["data"], &ours.1["data"]);
     if theirs["resultType"] != ours["resultType"] {
@@ -142,7 +142,8 @@ fn same(theirs: &Value, ours: &Value, place: &str) -> Result<(), String> {
                 (Ok(x), Ok(y)) => (x, y),
                 _ => return Err(format!("{place}: {a} and ours {b}")),
             };
-            let close = (x - y).abs() <= RELATIVE * x.abs().max(y.abs()) && x != y;
+            let close =
+                (x - y).abs() <= RELATIVE * x.abs().max(y.abs()) && x.to_bits() != y.to_bits();
             if close { Ok(()) } else { Err(format!("{place}: {a} and ours {b}")) }
         }
         (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => Ok(()),

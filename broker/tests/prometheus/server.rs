@@ -15,9 +15,10 @@ pub(crate) struct Prometheus {
 
 impl Prometheus {
     pub(crate) fn start(dir: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let port = port.expect("a free loopback port").port();
         let address = format!("127.0.0.1:{port}");
-        std::fs::write(dir.join("prometheus.yml"), "global: {}\n").unwrap();
+        std::fs::write(dir.join("prometheus.yml"), "global: {}\n").expect("a temporary file");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("theirs").display()))
@@ -47,7 +48,7 @@ impl Prometheus {
     pub(crate) fn ask(&self, path: &str, query: &str) -> (u16, Value) {
         let request = format!("GET {path}?{query} HTTP/1.0\r\n\r\n");
         let (status, body) = self.exchange(request.as_bytes()).expect("Prometheus runs");
-        let body = serde_json::from_str(&body).unwrap_or_else(|_| Value::String(body));
+        let body = serde_json::from_str(&body).unwrap_or(Value::String(body));
         (status, body)
     }
 
