@@ -1,0 +1,302 @@
+//! The leaves of an expression: samples streamed from the store straight into step results.
+//!
+//! A series is scanned once, column by column; what is kept of it is one value a step. An instant
+//! selector looks back at most five minutes and stops at a stale marker; a window function sees
+//! a slice of the scanned column. Sources are spread over two threads when there are many.
+//!
+//! The same labels may come from two sources (a host that also remote-writes itself). Then both
+//! columns are merged by time first, the earlier source winning where both have a sample.
+
+use crate::query::engine::{Evaluation, QueryError};
+use crate::query::value::{ABSENT, Labels, Series, Steps, Vector, is_absent, seconds};
+use crate::query::window::{Window, WindowFunction};
+use crate::store::{Part, Scratch, StoreError, TimeRange};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What is made of a column of samples.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf<'a> {
+    /// The steps of the expression around it.
+    pub steps: Steps,
+    /// `@`: one reference time for all steps.
+    pub at_ms: Option<i64>,
+    /// `offset`, ms; positive looks back.
+    pub offset_ms: i64,
+    /// How.
+    pub reduce: Reduce<'a>,
+}
+
+/// How a column of samples becomes one value a step.
+#[derive(Clone, Debug)]
+pub(crate) enum Reduce<'a> {
+    /// The newest sample of the last `LOOKBACK_MS`.
+    Newest,
+    /// Its time, in seconds.
+    NewestTime,
+    /// A function over the window of `range_ms` that ends at the step.
+    Window {
+        /// Which.
+        function: WindowFunction,
+        /// Length of the window.
+        range_ms: i64,
+        /// Parameters by step; empty where the function has none.
+        parameters: [&'a [f64]; 2],
+    },
+}
+
+/// How far an instant selector looks back.
+pub(crate) const LOOKBACK_MS: i64 = 5 * 60 * 1000;
+/// From this many sources on a scan uses two threads.
+const PARTS_FOR_THREADS: usize = 8;
+
+/// Raw samples of one series.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Raw {
+    /// Its labels.
+    pub labels: Labels,
+    /// Times, ms, ascending.
+    pub times: Vec<i64>,
+    /// Values, as many.
+    pub values: Vec<f64>,
+}
+
+impl Leaf<'_> {
+    /// The time range of samples that matter.
+    #[must_use]
+    pub(crate) fn time_range(&self) -> TimeRange {
+        let back = match self.reduce {
+            Reduce::Newest | Reduce::NewestTime => LOOKBACK_MS,
+            Reduce::Window { range_ms, .. } => range_ms,
+        };
+        let first = self.reference(0);
+        let last = self.reference(self.steps.count.saturating_sub(1));
+        TimeRange { start_ms: first.saturating_sub(back), end_ms: last }
+    }
+
+    /// One value a step, or `None` if no step has one. Times ascend.
+    #[must_use]
+    pub(crate) fn reduce(&self, times: &[i64], values: &[f64]) -> Option<Vec<f64>> {
+        let (mut start, mut end, mut any) = (0, 0, false);
+        let mut out = Vec::with_capacity(self.steps.count);
+        for step in 0..self.steps.count {
+            let reference = self.reference(step);
+            end += advance(times.get(end..).unwrap_or(&[]), |time| time <= reference);
+            let value = match &self.reduce {
+                Reduce::Newest => newest(times, values, end, reference).map(|(_, value)| value),
+                Reduce::NewestTime => {
+                    newest(times, values, end, reference).map(|(time, _)| seconds(time))
+                }
+                Reduce::Window { function, range_ms, parameters } => {
+                    let start_ms = reference.saturating_sub(*range_ms);
+                    start += advance(times.get(start..).unwrap_or(&[]), |time| time < start_ms);
+                    let span = start.min(end)..end;
+                    let parameter = |of: &[f64]| of.get(step).copied().unwrap_or(0.0);
+                    function.apply(&Window {
+                        times: times.get(span.clone()).unwrap_or(&[]),
+                        values: values.get(span).unwrap_or(&[]),
+                        start_ms,
+                        end_ms: reference,
+                        step_ms: self.steps.at(step),
+                        parameters: parameters.map(parameter),
+                    })
+                }
+            };
+            any |= value.is_some();
+            out.push(value.unwrap_or(ABSENT));
+        }
+        any.then_some(out)
+    }
+
+    fn reference(&self, step: usize) -> i64 {
+        self.at_ms.unwrap_or_else(|| self.steps.at(step)).saturating_sub(self.offset_ms)
+    }
+}
+
+impl Evaluation<'_> {
+    /// Evaluates a leaf over all matching series, sorted by labels.
+    pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
+        let windowed = matches!(leaf.reduce, Reduce::Window { .. });
+        let mut found: Vector =
+            self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
+                let clean;
+                let (times, values) = if windowed && values.iter().copied().any(is_absent) {
+                    clean = without_stale(times, values);
+                    (&clean.0[..], &clean.1[..])
+                } else {
+                    (times, values)
+                };
+                leaf.reduce(times, values).map(|values| Series { labels: labels(), values })
+            })?;
+        found.sort_by(|a, b| a.labels.cmp(&b.labels));
+        if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
+            return self.scan_merged(parts, leaf);
+        }
+        Ok(found)
+    }
+
+    /// Raw samples of all matching series, sorted by labels, stale markers left out.
+    pub(super) fn scan_raw(
+        &self,
+        parts: &[Part],
+        range: TimeRange,
+    ) -> Result<Vec<Raw>, QueryError> {
+        let mut all = self.merged(parts, range)?;
+        for raw in &mut all {
+            (raw.times, raw.values) = without_stale(&raw.times, &raw.values);
+        }
+        all.retain(|raw| !raw.times.is_empty());
+        Ok(all)
+    }
+
+    fn scan_merged(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
+        let windowed = matches!(leaf.reduce, Reduce::Window { .. });
+        let mut found = Vec::new();
+        for mut raw in self.merged(parts, leaf.time_range())? {
+            if windowed {
+                (raw.times, raw.values) = without_stale(&raw.times, &raw.values);
+            }
+            if let Some(values) = leaf.reduce(&raw.times, &raw.values) {
+                found.push(Series { labels: raw.labels, values });
+            }
+        }
+        Ok(found)
+    }
+
+    fn merged(&self, parts: &[Part], range: TimeRange) -> Result<Vec<Raw>, QueryError> {
+        let scanned = self.scan_parts(parts, range, |labels, times, values| {
+            Some(Raw { labels: labels(), times: times.to_vec(), values: values.to_vec() })
+        })?;
+        let mut places: HashMap<Labels, usize> = HashMap::with_capacity(scanned.len());
+        let mut all: Vec<Raw> = Vec::with_capacity(scanned.len());
+        for raw in scanned {
+            let place = *places.entry(raw.labels.clone()).or_insert(all.len());
+            match all.get_mut(place) {
+                Some(first) => merge(first, &raw),
+                None => all.push(raw),
+            }
+        }
+        all.sort_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(all)
+    }
+
+    /// Calls `visit` for every series of every part; results stand in the order of the parts.
+    fn scan_parts<T: Send>(
+        &self,
+        parts: &[Part],
+        range: TimeRange,
+        visit: impl Fn(&dyn Fn() -> Labels, &[i64], &[f64]) -> Option<T> + Sync,
+    ) -> Result<Vec<T>, QueryError> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, T)>, QueryError> {
+            let mut scratch = Scratch::new(&self.limits.store());
+            let mut found = Vec::new();
+            // Relaxed: the counter only hands out indices, it publishes nothing.
+            while let index = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(part) = parts.get(index)
+            {
+                let before = scratch.samples();
+                self.store.scan(part, range, &mut scratch, &mut |labels, times, values| {
+                    let labels = || Labels::from_pairs(labels.0.iter().cloned());
+                    found.extend(visit(&labels, times, values).map(|item| (index, item)));
+                    Ok::<(), StoreError>(())
+                })?;
+                self.count_samples(scratch.samples() - before)?;
+            }
+            Ok(found)
+        };
+        let mut found = if parts.len() < PARTS_FOR_THREADS {
+            work()?
+        } else {
+            let (mine, other) = std::thread::scope(|scope| {
+                let other = scope.spawn(work);
+                (work(), other.join())
+            });
+            let mut found = mine?;
+            found.extend(other.map_err(|_| QueryError::Internal("a scan thread panicked"))??);
+            found
+        };
+        found.sort_by_key(|(index, _)| *index);
+        Ok(found.into_iter().map(|(_, item)| item).collect())
+    }
+}
+
+/// How many of the first times satisfy `holds`; near ones are found without a search.
+fn advance(times: &[i64], holds: impl Fn(i64) -> bool) -> usize {
+    let mut bound = 1;
+    while times.get(bound - 1).is_some_and(|&time| holds(time)) {
+        bound *= 2;
+    }
+    let known = bound / 2;
+    let rest = times.get(known..times.len().min(bound)).unwrap_or(&[]);
+    known + rest.partition_point(|&time| holds(time))
+}
+
+fn newest(times: &[i64], values: &[f64], end: usize, reference: i64) -> Option<(i64, f64)> {
+    let last = end.checked_sub(1)?;
+    let (time, value) = (*times.get(last)?, *values.get(last)?);
+    let fresh = reference.saturating_sub(LOOKBACK_MS) <= time;
+    (fresh && !is_absent(value)).then_some((time, value))
+}
+
+fn without_stale(times: &[i64], values: &[f64]) -> (Vec<i64>, Vec<f64>) {
+    times.iter().zip(values).filter(|(_, value)| !is_absent(**value)).map(|(t, v)| (*t, *v)).unzip()
+}
+
+fn merge(first: &mut Raw, second: &Raw) {
+    let mut pairs: Vec<(i64, f64)> =
+        first.times.iter().copied().zip(first.values.iter().copied()).collect();
+    pairs.extend(second.times.iter().copied().zip(second.values.iter().copied()));
+    // Stable: at equal times the first source's sample stays in front and is kept.
+    pairs.sort_by_key(|pair| pair.0);
+    pairs.dedup_by_key(|pair| pair.0);
+    (first.times, first.values) = pairs.into_iter().unzip();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(reduce: Reduce<'_>) -> Leaf<'_> {
+        let steps = Steps { start_ms: 100_000, step_ms: 100_000, count: 5 };
+        Leaf { steps, at_ms: None, offset_ms: 0, reduce }
+    }
+
+    #[test]
+    fn newest_looks_back_five_minutes_and_stops_at_stale_markers() {
+        let got = |times: &[i64], values: &[f64]| {
+            let values = leaf(Reduce::Newest).reduce(times, values)?;
+            Some(values.into_iter().map(|v| (!is_absent(v)).then_some(v)).collect::<Vec<_>>())
+        };
+        assert_eq!(got(&[], &[]), None);
+        let (one, two) = (Some(1.0), Some(2.0));
+        // Exactly five minutes old still counts.
+        assert_eq!(got(&[100_000], &[1.0]), Some(vec![one, one, one, one, None]));
+        assert_eq!(got(&[100_001], &[1.0]), Some(vec![None, one, one, one, None]));
+        let (times, values) = ([100_000, 150_000, 350_000], [1.0, ABSENT, 2.0]);
+        assert_eq!(got(&times, &values), Some(vec![one, None, None, two, two]));
+    }
+
+    #[test]
+    fn windows_are_closed_at_both_ends() {
+        let reduce = Reduce::Window {
+            function: WindowFunction::Count,
+            range_ms: 100_000,
+            parameters: [&[], &[]],
+        };
+        let times = [0, 50_000, 100_000, 200_000];
+        let got = leaf(reduce).reduce(&times, &[1.0; 4]);
+        let [a, b, c, d, e] = got.unwrap()[..] else { panic!("five steps") };
+        assert_eq!([a, b, c].map(f64::to_bits), [3.0, 2.0, 1.0].map(f64::to_bits));
+        assert!(is_absent(d) && is_absent(e));
+    }
+
+    #[test]
+    fn advance_equals_partition_point() {
+        let times: Vec<i64> = (0..37).collect();
+        for bound in -1..40 {
+            let wanted = times.partition_point(|&time| time <= bound);
+            assert_eq!(advance(&times, |time| time <= bound), wanted, "{bound}");
+        }
+    }
+}
