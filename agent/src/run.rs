@@ -282,7 +282,7 @@ struct Network {
 /// What the loop is about.
 enum Work {
     /// Getting an identity: the conversation, or when to begin the next.
-    Enrol { token: Token, asking: Option<Enrol>, next: Instant, wait: Duration },
+    Enrol { token: Token, asking: Option<Box<Enrol>>, next: Instant, wait: Duration },
     /// Sending frames.
     Send(Box<Uplink>),
 }
@@ -419,7 +419,7 @@ impl Network {
                             Enrol::begin(now, &mut self.link, remote, *token, subject)
                         })
                         .map(|enrol| {
-                            *asking = Some(enrol);
+                            *asking = Some(Box::new(enrol));
                             None
                         }),
                 };
