@@ -1,0 +1,221 @@
+//! The broker's settings: one table of keys, and the typed values they become.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use strobe_wire::settings::{Key, Settings, SettingsError, duration_ms, size_bytes};
+
+/// What the broker is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The state directory.
+    pub dir: PathBuf,
+    /// Where agents and dashboards connect (QUIC, UDP).
+    pub listen: SocketAddr,
+    /// Where samples go.
+    pub store: StoreChoice,
+    /// How long raw samples are kept.
+    pub raw_retention_ms: i64,
+    /// How long 1 min rollups are kept.
+    pub minute_retention_ms: i64,
+    /// How long 1 h rollups are kept.
+    pub hour_retention_ms: i64,
+    /// Hard cap of stored bytes.
+    pub bytes_max: u64,
+    /// Free space under which nothing more is acknowledged.
+    pub free_bytes_min: u64,
+    /// Memory for rows that are not sealed yet.
+    pub head_bytes_max: usize,
+    /// Longest wait for company before a commit.
+    pub commit_ms: u64,
+}
+
+/// Which store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreChoice {
+    /// Files in the state directory.
+    Local,
+    /// Files in the state directory, and every sealed block in this Redis.
+    Redis(String),
+}
+
+/// Every key of the broker.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "broker.dir",
+        flag: "dir",
+        env: "STROBE_DIR",
+        default: "auto",
+        help: "State directory. auto: /var/lib/strobe for root, else ~/.local/share/strobe.",
+    },
+    Key {
+        name: "broker.listen",
+        flag: "broker-listen",
+        env: "STROBE_BROKER_LISTEN",
+        default: "127.0.0.1:7801",
+        help: "UDP address where agents and dashboards connect; port 0 takes a free one.",
+    },
+    Key {
+        name: "broker.store",
+        flag: "store",
+        env: "STROBE_STORE",
+        default: "local",
+        help: "local: files in the state directory. redis://HOST:PORT: sealed blocks there as well.",
+    },
+    Key {
+        name: "broker.retention",
+        flag: "retention",
+        env: "STROBE_RETENTION",
+        default: "7d",
+        help: "How long raw samples are kept (1h or more).",
+    },
+    Key {
+        name: "broker.minute_retention",
+        flag: "minute-retention",
+        env: "STROBE_MINUTE_RETENTION",
+        default: "90d",
+        help: "How long 1 min rollups are kept.",
+    },
+    Key {
+        name: "broker.hour_retention",
+        flag: "hour-retention",
+        env: "STROBE_HOUR_RETENTION",
+        default: "730d",
+        help: "How long 1 h rollups are kept.",
+    },
+    Key {
+        name: "broker.size_max",
+        flag: "size-max",
+        env: "STROBE_SIZE_MAX",
+        default: "20GiB",
+        help: "Hard cap of stored bytes; the oldest go first (16MiB or more).",
+    },
+    Key {
+        name: "broker.free_min",
+        flag: "free-min",
+        env: "STROBE_FREE_MIN",
+        default: "256MiB",
+        help: "Free disk space under which nothing more is acknowledged; agents keep their data.",
+    },
+    Key {
+        name: "broker.head_max",
+        flag: "head-max",
+        env: "STROBE_HEAD_MAX",
+        default: "64MiB",
+        help: "Memory for rows that are not sealed yet; more seals early (1MiB or more).",
+    },
+    Key {
+        name: "broker.commit_interval",
+        flag: "commit-interval",
+        env: "STROBE_COMMIT_INTERVAL",
+        default: "20ms",
+        help: "Longest wait of a frame for company before its fdatasync (1ms to 50ms).",
+    },
+];
+
+impl Config {
+    /// Typed values. `home` and `root` decide where `auto` is.
+    ///
+    /// # Errors
+    /// The first value that is wrong, who set it, and what is wanted.
+    pub fn of(settings: &Settings, home: Option<&Path>, root: bool) -> Result<Self, SettingsError> {
+        let age = |name| settings.parse(name, |text| retention_ms(text, 3_600_000));
+        Ok(Self {
+            dir: settings.parse("broker.dir", |text| state_dir(text, home, root))?,
+            listen: settings.parse("broker.listen", address)?,
+            store: settings.parse("broker.store", store)?,
+            raw_retention_ms: age("broker.retention")?,
+            minute_retention_ms: age("broker.minute_retention")?,
+            hour_retention_ms: age("broker.hour_retention")?,
+            bytes_max: settings.parse("broker.size_max", |text| at_least(text, 16 << 20))?,
+            free_bytes_min: settings.parse("broker.free_min", size_bytes)?,
+            head_bytes_max: settings.parse("broker.head_max", |text| {
+                usize::try_from(at_least(text, 1 << 20)?).map_err(|e| e.to_string())
+            })?,
+            commit_ms: settings.parse("broker.commit_interval", |text| {
+                let ms = duration_ms(text)?;
+                if (1..=50).contains(&ms) { Ok(ms) } else { Err("1ms to 50ms is wanted".into()) }
+            })?,
+        })
+    }
+}
+
+/// The state directory that `text` means.
+///
+/// # Errors
+/// `auto` without a home.
+pub fn state_dir(text: &str, home: Option<&Path>, root: bool) -> Result<PathBuf, String> {
+    match (text, home) {
+        ("", _) => Err("a path is wanted".to_owned()),
+        ("auto", _) if root => Ok(PathBuf::from("/var/lib/strobe")),
+        ("auto", Some(home)) => Ok(home.join(".local/share/strobe")),
+        ("auto", None) => Err("HOME is not set; name a directory".to_owned()),
+        (path, _) => Ok(PathBuf::from(path)),
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let wanted = "ADDRESS:PORT is wanted, as in 127.0.0.1:7801";
+    text.to_socket_addrs()
+        .map_err(|why| format!("{why}; {wanted}"))?
+        .next()
+        .ok_or_else(|| wanted.to_owned())
+}
+
+fn store(text: &str) -> Result<StoreChoice, String> {
+    match text {
+        "local" => Ok(StoreChoice::Local),
+        url if url.starts_with("redis://") || url.starts_with("unix://") => {
+            Ok(StoreChoice::Redis(url.to_owned()))
+        }
+        _ => Err("local or redis://HOST:PORT is wanted".to_owned()),
+    }
+}
+
+fn retention_ms(text: &str, least_ms: u64) -> Result<i64, String> {
+    let ms = duration_ms(text)?;
+    if ms < least_ms {
+        return Err("1h or more is wanted".to_owned());
+    }
+    i64::try_from(ms).map_err(|_| "that is too long".to_owned())
+}
+
+fn at_least(text: &str, least: u64) -> Result<u64, String> {
+    let bytes = size_bytes(text)?;
+    if bytes < least { Err(format!("{}MiB or more is wanted", least >> 20)) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, SettingsError> {
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        let settings = Settings::load(KEYS, None, &|_| None, &args)?;
+        Config::of(&settings, Some(Path::new("/home/a")), false)
+    }
+
+    #[test]
+    fn defaults_are_valid_and_as_documented() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.dir, Path::new("/home/a/.local/share/strobe"));
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7801");
+        assert_eq!((config.raw_retention_ms, config.commit_ms), (604_800_000, 20));
+    }
+
+    #[test]
+    fn wrong_values_say_what_is_wanted() {
+        let check = |args: &[&str], wanted: &str| {
+            let said = config(args).unwrap_err().to_string();
+            assert!(said.contains(wanted), "{said}");
+        };
+        check(
+            &["--commit-interval", "1s"],
+            "--commit-interval: `broker.commit_interval` is \"1s\"",
+        );
+        check(&["--store", "mysql://x"], "redis://HOST:PORT");
+        check(&["--retention", "1m"], "1h or more");
+        check(&["--size-max", "1MiB"], "16MiB or more");
+        check(&["--broker-listen", "7801"], "ADDRESS:PORT");
+        check(&["--broker-listn", "x"], "did you mean `broker-listen`?");
+    }
+}

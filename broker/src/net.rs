@@ -1,0 +1,607 @@
+//! Everyone who is connected: agents' sessions, dashboards' requests and subscriptions, enrolments.
+//!
+//! A state machine around [`Link`] and [`Ingest`]: the loop in `run.rs` feeds it events, reports of
+//! the writer and answers of the query pool, and takes a [`Batch`] at the end of each turn.
+//!
+//! ```text
+//! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack
+//! viz stream ──ApiRequest──▶ query pool ──answer──▶ same stream, finished
+//! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
+//! enrol stream ──Enrol──▶ registry (token), authority ──▶ Enrolled
+//! ```
+//!
+//! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
+//! stops them and they keep their frames. Dashboards are answered all the same.
+
+use crate::hub::{Hub, Subscription, Update};
+use crate::ingest::{Counts, Ingest, SessionId, Verdict};
+use crate::registry::{BootRecord, Registry};
+use crate::writer::{Batch, Item, Report};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use strobe_wire::ids::{BootId, HostId, Seq};
+use strobe_wire::link::{Alpn, ConnId, Event, Link, Received, StreamId};
+use strobe_wire::message::{
+    ApiRequest, ApiResponse, Hello, Incoming, Message, Reader, encode, frame_prefix,
+};
+use strobe_wire::pki::{Authority, Role, Subject};
+
+/// The network side of the broker.
+pub(crate) struct Net {
+    pub(crate) link: Link,
+    ingest: Ingest,
+    registry: Registry,
+    hub: Hub,
+    authority: Arc<Authority>,
+    conns: HashMap<ConnId, Conn>,
+    sessions: BTreeMap<SessionId, Place>,
+    streams: HashMap<Place, Stream>,
+    subscribers: BTreeSet<Place>,
+    readable: VecDeque<Place>,
+    parked: Vec<Place>,
+    items: Vec<Item>,
+    touched: BTreeMap<(HostId, BootId), SessionId>,
+    turns: VecDeque<Turn>,
+    turn: u64,
+    failures: u64,
+    frames_in_flight: usize,
+    storing: Storing,
+    changed: BTreeSet<HostId>,
+    session_next: u64,
+    enrolled: u64,
+    enrolments_refused: u64,
+    acks: u64,
+}
+
+/// What an event asks of the loop.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// Answer this request with [`Net::answer`].
+    Api(Place, ApiRequest),
+}
+
+/// A stream of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Place {
+    conn: ConnId,
+    stream: StreamId,
+}
+
+/// Numbers for `/metrics`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NetCounts {
+    pub(crate) ingest: Counts,
+    pub(crate) sessions: usize,
+    pub(crate) connections: usize,
+    pub(crate) subscribers: usize,
+    pub(crate) frames_in_flight: usize,
+    pub(crate) acks: u64,
+    pub(crate) enrolled: u64,
+    pub(crate) enrolments_refused: u64,
+    pub(crate) handshakes_failed: u64,
+    pub(crate) connections_refused: u64,
+    pub(crate) storing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Storing {
+    Yes,
+    No,
+}
+
+#[derive(Debug)]
+struct Conn {
+    alpn: Alpn,
+    subject: Option<Subject>,
+    streams: Vec<StreamId>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    role: StreamRole,
+    reader: Reader,
+    out: VecDeque<Bytes>,
+    end: End,
+}
+
+#[derive(Debug)]
+enum StreamRole {
+    /// Nothing was said yet.
+    New,
+    Agent(SessionId),
+    /// A request is being answered.
+    Asking,
+    Subscriber(Subscription),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Open,
+    /// Finish the stream when everything is sent.
+    AfterOut,
+}
+
+/// What one turn handed to the writer.
+#[derive(Debug)]
+struct Turn {
+    number: u64,
+    frames: usize,
+    reached: Vec<(HostId, BootId, SessionId, u64)>,
+}
+
+/// The parts a [`Net`] is made of.
+pub(crate) struct Parts {
+    pub(crate) link: Link,
+    pub(crate) ingest: Ingest,
+    pub(crate) registry: Registry,
+    pub(crate) hub: Hub,
+    pub(crate) authority: Arc<Authority>,
+}
+
+impl Net {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { link, ingest, registry, hub, authority } = parts;
+        Self {
+            link,
+            ingest,
+            registry,
+            hub,
+            authority,
+            conns: HashMap::new(),
+            sessions: BTreeMap::new(),
+            streams: HashMap::new(),
+            subscribers: BTreeSet::new(),
+            readable: VecDeque::new(),
+            parked: Vec::new(),
+            items: Vec::new(),
+            touched: BTreeMap::new(),
+            turns: VecDeque::new(),
+            turn: 0,
+            failures: 0,
+            frames_in_flight: 0,
+            storing: Storing::Yes,
+            changed: BTreeSet::new(),
+            session_next: 1,
+            enrolled: 0,
+            enrolments_refused: 0,
+            acks: 0,
+        }
+    }
+
+    /// Takes every event of the link and reads what is readable; `ask` gets requests.
+    pub(crate) fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
+        while let Some(event) = self.link.poll() {
+            self.on_event(event);
+        }
+        for _ in 0..self.readable.len() {
+            let Some(place) = self.readable.pop_front() else { break };
+            self.read(place, now, now_ms, ask);
+        }
+    }
+
+    /// Whether streams wait to be read without any new event.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// The end of a turn: what goes to the writer, if anything.
+    pub(crate) fn end_turn(&mut self, now_ms: i64) -> Option<Batch> {
+        let nothing = self.items.is_empty() && self.touched.is_empty();
+        if nothing || TURNS_MAX <= self.turns.len() {
+            return None;
+        }
+        self.turn += 1;
+        let touched = std::mem::take(&mut self.touched);
+        let mut reached = Vec::with_capacity(touched.len());
+        for ((host, boot), session) in touched {
+            self.registry.seen(host, now_ms);
+            self.changed.insert(host);
+            reached.push((host, boot, session, self.ingest.through(host, boot)));
+        }
+        let items = std::mem::take(&mut self.items);
+        let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
+        self.frames_in_flight += frames;
+        self.turns.push_back(Turn { number: self.turn, frames, reached });
+        Some(Batch { turn: self.turn, failures: self.failures, items })
+    }
+
+    /// The windows of every host that changed since the last call.
+    pub(crate) fn windows(&mut self) -> (u64, Vec<(HostId, Vec<BootRecord>)>) {
+        let changed = std::mem::take(&mut self.changed);
+        let mut windows: BTreeMap<HostId, Vec<BootRecord>> = BTreeMap::new();
+        for (host, boot, window) in self.ingest.windows() {
+            if changed.contains(&host) {
+                windows.entry(host).or_default().push(BootRecord::of(boot, window));
+            }
+        }
+        (self.failures, windows.into_iter().collect())
+    }
+
+    /// The writer says what became of a turn.
+    pub(crate) fn on_report(&mut self, report: Report, now: Instant) {
+        match report {
+            Report::Stored { turn } => self.on_stored(turn),
+            Report::Failed { turn, failures, frames, why } => {
+                self.failures = failures;
+                self.on_failed(turn, &frames, &why, now);
+            }
+            Report::Resumed => self.storing = Storing::Yes,
+        }
+        if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
+            self.readable.extend(self.parked.drain(..));
+        }
+    }
+
+    /// A request's answer, from the query pool.
+    pub(crate) fn answer(&mut self, place: Place, response: ApiResponse) {
+        if let Some(stream) = self.streams.get_mut(&place) {
+            stream.out.push_back(encode(&Message::ApiResponse(response)));
+            stream.end = End::AfterOut;
+            self.flush(place);
+        }
+    }
+
+    /// Moves subscribers' updates into their streams, as far as these take them.
+    pub(crate) fn pump(&mut self) {
+        let places: Vec<Place> = self.subscribers.iter().copied().collect();
+        for place in places {
+            loop {
+                let Some(stream) = self.streams.get_mut(&place) else { break };
+                let StreamRole::Subscriber(subscription) = &stream.role else { break };
+                if !stream.out.is_empty() {
+                    break;
+                }
+                let updates = std::iter::from_fn(|| subscription.try_recv());
+                for update in updates.take(PUMP_UPDATES) {
+                    push_update(&mut stream.out, update);
+                }
+                if stream.out.is_empty() {
+                    break;
+                }
+                self.flush(place);
+            }
+        }
+    }
+
+    /// Numbers for `/metrics`.
+    pub(crate) fn counts(&self) -> NetCounts {
+        let link = self.link.counters();
+        NetCounts {
+            ingest: self.ingest.counts().clone(),
+            sessions: self.ingest.sessions(),
+            connections: self.conns.len(),
+            subscribers: self.subscribers.len(),
+            frames_in_flight: self.frames_in_flight,
+            acks: self.acks,
+            enrolled: self.enrolled,
+            enrolments_refused: self.enrolments_refused,
+            handshakes_failed: link.handshakes_failed,
+            connections_refused: link.refused_full + link.refused_role,
+            storing: self.storing == Storing::Yes,
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected { conn, alpn, subject, .. } => {
+                self.conns.insert(conn, Conn { alpn, subject, streams: Vec::new() });
+            }
+            Event::Opened { conn, stream } => {
+                let place = Place { conn, stream };
+                if let Some(known) = self.conns.get_mut(&conn) {
+                    known.streams.push(stream);
+                    self.streams.insert(
+                        place,
+                        Stream {
+                            role: StreamRole::New,
+                            reader: Reader::default(),
+                            out: VecDeque::new(),
+                            end: End::Open,
+                        },
+                    );
+                }
+            }
+            Event::Readable { conn, stream } => self.readable.push_back(Place { conn, stream }),
+            Event::Writable { conn, stream } => self.flush(Place { conn, stream }),
+            Event::Room { .. } => {}
+            Event::Closed { conn, .. } => self.forget_conn(conn),
+        }
+    }
+
+    fn read(&mut self, place: Place, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
+        let full = self.storing == Storing::No
+            || FRAMES_IN_FLIGHT_MAX <= self.frames_in_flight + self.items.len();
+        let Some(conn) = self.conns.get(&place.conn) else { return };
+        if full && conn.alpn == Alpn::Agent {
+            self.parked.push(place);
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        let received = self.link.recv(place.conn, place.stream, &mut stream.reader);
+        let outcome = loop {
+            let Some(stream) = self.streams.get_mut(&place) else { return };
+            match stream.reader.next() {
+                Ok(Some(incoming)) => {
+                    if let Err(why) = self.on_message(place, incoming, now_ms, ask) {
+                        break Err(why);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(why) => break Err(why.to_string()),
+            }
+        };
+        if let Err(why) = outcome {
+            log::warn!("connection from {:?} closed: {why}", self.link.remote(place.conn));
+            self.refuse(place.conn, &why, now);
+            return;
+        }
+        match received {
+            Ok(Received::More) => self.readable.push_back(place),
+            Ok(Received::Blocked) => {}
+            Ok(Received::Finished) => self.on_finished(place),
+            Err(_) => self.forget_stream(place),
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        place: Place,
+        incoming: Incoming,
+        now_ms: i64,
+        ask: &mut dyn FnMut(Ask),
+    ) -> Result<(), String> {
+        let alpn = self.conns.get(&place.conn).map(|conn| conn.alpn);
+        let message = match incoming {
+            Incoming::Frame(bytes) => return self.on_frame(place, bytes, now_ms),
+            Incoming::Control(message) => *message,
+        };
+        match (alpn, message) {
+            (Some(Alpn::Agent), Message::Hello(hello)) => self.on_hello(place, hello, now_ms),
+            (Some(Alpn::Agent), Message::Schema(schema)) => {
+                let session = self.session(place)?;
+                self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
+                self.items.push(Item::Schema(Arc::new(schema)));
+                Ok(())
+            }
+            (Some(Alpn::Viz), Message::ApiRequest(request)) => {
+                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+                if !matches!(stream.role, StreamRole::New) {
+                    return Err("a second request on one stream".to_owned());
+                }
+                stream.role = StreamRole::Asking;
+                ask(Ask::Api(place, request));
+                Ok(())
+            }
+            (Some(Alpn::Viz), Message::Subscribe) => {
+                let subscription = self.hub.subscribe(self.registry.hosts(), None);
+                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+                stream.role = StreamRole::Subscriber(subscription);
+                self.subscribers.insert(place);
+                Ok(())
+            }
+            (Some(Alpn::Enrol), Message::Enrol { secret, host, role, csr }) => {
+                let ask = Enrolment { secret, host: HostId(host), role, csr };
+                self.on_enrol(place, &ask, now_ms)
+            }
+            _ => Err("this message is not for this kind of connection".to_owned()),
+        }
+    }
+
+    fn on_hello(&mut self, place: Place, hello: Hello, now_ms: i64) -> Result<(), String> {
+        let subject = self.conns.get(&place.conn).and_then(|conn| conn.subject);
+        let certified = subject.ok_or("no certificate")?.host;
+        let session = SessionId(self.session_next);
+        let welcomed = self
+            .ingest
+            .hello(session, certified, &hello, now_ms)
+            .map_err(|refusal| refusal.to_string())?;
+        self.session_next += 1;
+        if let Some(replaced) = welcomed.replaced {
+            self.sessions.remove(&replaced);
+        }
+        let info = self.registry.hello(&hello, now_ms);
+        self.hub.publish(&[Update::Host(info)]);
+        self.changed.insert(certified);
+        self.items.push(Item::Host(Box::new(hello)));
+        self.sessions.insert(session, place);
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        stream.role = StreamRole::Agent(session);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let welcome = Message::Welcome { stored_seq: welcomed.stored.0, version };
+        stream.out.push_back(encode(&welcome));
+        self.flush(place);
+        Ok(())
+    }
+
+    fn on_frame(&mut self, place: Place, bytes: Bytes, now_ms: i64) -> Result<(), String> {
+        let session = self.session(place)?;
+        let verdict =
+            self.ingest.frame(session, &bytes, now_ms).map_err(|refusal| refusal.to_string())?;
+        if let Some((host, boot)) = self.ingest.whose(session) {
+            self.touched.insert((host, boot), session);
+        }
+        if verdict == Verdict::Store {
+            self.items.push(Item::Frame(bytes));
+        }
+        Ok(())
+    }
+
+    fn on_enrol(&mut self, place: Place, ask: &Enrolment, now_ms: i64) -> Result<(), String> {
+        let outcome = enrol(&self.registry, &self.authority, ask, now_ms);
+        let (certificate, count) = match outcome {
+            Ok(certificate) => (Ok(certificate), &mut self.enrolled),
+            Err(why) => (Err(why), &mut self.enrolments_refused),
+        };
+        *count += 1;
+        let reply = match certificate {
+            Ok(certificate) => {
+                log::info!("enrolled {} {}", ask.role, ask.host);
+                let ca = self.authority.certificate_der().to_vec();
+                Message::Enrolled { certificate, ca }
+            }
+            Err(why) => {
+                log::warn!("enrolment from {:?} refused: {why}", self.link.remote(place.conn));
+                Message::Refused { why }
+            }
+        };
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        stream.out.push_back(encode(&reply));
+        stream.end = End::AfterOut;
+        self.flush(place);
+        Ok(())
+    }
+
+    fn on_stored(&mut self, turn: u64) {
+        let mut acks: BTreeMap<(HostId, BootId), (SessionId, u64)> = BTreeMap::new();
+        while let Some(done) = self.turns.front().filter(|t| t.number <= turn) {
+            self.frames_in_flight -= done.frames;
+            for (host, boot, session, through) in &done.reached {
+                acks.insert((*host, *boot), (*session, *through));
+            }
+            self.turns.pop_front();
+        }
+        for ((host, boot), (session, seq)) in acks {
+            self.ingest.stored(host, boot, seq);
+            let Some(place) = self.sessions.get(&session).copied() else { continue };
+            let Some(stream) = self.streams.get_mut(&place) else { continue };
+            // A peer that does not read its acknowledgements gets only the newest.
+            if ACKS_WAITING_MAX <= stream.out.len() {
+                stream.out.pop_back();
+            }
+            stream.out.push_back(encode(&Message::Ack { boot: boot.0, seq }));
+            self.acks += 1;
+            self.flush(place);
+        }
+    }
+
+    fn on_failed(&mut self, turn: u64, frames: &[(HostId, BootId, Seq)], why: &str, now: Instant) {
+        self.storing = Storing::No;
+        for (host, boot, seq) in frames {
+            self.ingest.forget(*host, *boot, *seq);
+        }
+        let Some(at) = self.turns.iter().position(|t| t.number == turn) else { return };
+        let Some(failed) = self.turns.remove(at) else { return };
+        self.frames_in_flight -= failed.frames;
+        // They resend from what is stored when they come back.
+        for (_, _, session, _) in failed.reached {
+            if let Some(place) = self.sessions.get(&session).copied() {
+                self.refuse(place.conn, why, now);
+            }
+        }
+    }
+
+    fn on_finished(&mut self, place: Place) {
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        match stream.role {
+            // A request is one message; its answer is still to come.
+            StreamRole::Asking => {}
+            StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
+            StreamRole::New => stream.end = End::AfterOut,
+            StreamRole::Agent(_) | StreamRole::Subscriber(_) => {
+                self.link.finish(place.conn, place.stream);
+                self.forget_stream(place);
+            }
+        }
+    }
+
+    fn session(&self, place: Place) -> Result<SessionId, String> {
+        match self.streams.get(&place).map(|stream| &stream.role) {
+            Some(StreamRole::Agent(session)) => Ok(*session),
+            _ => Err("an agent says hello first".to_owned()),
+        }
+    }
+
+    fn flush(&mut self, place: Place) {
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        let sent = self.link.send(place.conn, place.stream, stream.out.make_contiguous());
+        stream.out.retain(|chunk| !chunk.is_empty());
+        if sent.is_err() {
+            self.forget_stream(place);
+        } else if stream.out.is_empty() && stream.end == End::AfterOut {
+            self.link.finish(place.conn, place.stream);
+            self.forget_stream(place);
+        }
+    }
+
+    fn refuse(&mut self, conn: ConnId, why: &str, now: Instant) {
+        self.link.close(now, conn, why);
+        self.forget_conn(conn);
+    }
+
+    fn forget_conn(&mut self, conn: ConnId) {
+        let Some(gone) = self.conns.remove(&conn) else { return };
+        for stream in gone.streams {
+            self.forget_stream(Place { conn, stream });
+        }
+    }
+
+    fn forget_stream(&mut self, place: Place) {
+        if let Some(conn) = self.conns.get_mut(&place.conn) {
+            conn.streams.retain(|stream| *stream != place.stream);
+        }
+        self.subscribers.remove(&place);
+        let Some(stream) = self.streams.remove(&place) else { return };
+        let StreamRole::Agent(session) = stream.role else { return };
+        let whose = self.ingest.whose(session);
+        self.ingest.close(session);
+        self.sessions.remove(&session);
+        if let Some((host, _)) = whose
+            && let Some(info) = self.registry.gone(host)
+        {
+            self.hub.publish(&[Update::Host(info)]);
+        }
+    }
+}
+
+struct Enrolment {
+    secret: Vec<u8>,
+    host: HostId,
+    role: String,
+    csr: Vec<u8>,
+}
+
+/// The certificate, if the token is good. The token is used up on disk before anything is signed.
+fn enrol(
+    registry: &Registry,
+    authority: &Authority,
+    ask: &Enrolment,
+    now_ms: i64,
+) -> Result<Vec<u8>, String> {
+    let role = match ask.role.as_str() {
+        "agent" if ask.host.0 != 0 => Role::Agent,
+        "agent" => return Err("an agent enrols with its host id".to_owned()),
+        "viz" => Role::Viz,
+        _ => return Err("only agents and dashboards enrol".to_owned()),
+    };
+    registry.redeem_token(&ask.secret, now_ms).map_err(|why| why.to_string())?;
+    let now_s = u64::try_from(now_ms / 1000).map_err(|_| "the broker's clock is wrong")?;
+    authority
+        .sign(&ask.csr, &Subject { role, host: ask.host }, now_s, CERTIFICATE_S)
+        .map_err(|why| why.to_string())
+}
+
+fn push_update(out: &mut VecDeque<Bytes>, update: Update) {
+    match update {
+        Update::Host(info) => out.push_back(encode(&Message::Host(info))),
+        Update::Schema(schema) => out.push_back(encode(&Message::Schema((*schema).clone()))),
+        Update::Frame(bytes) => {
+            out.push_back(Bytes::copy_from_slice(&frame_prefix(bytes.len())));
+            out.push_back(bytes);
+        }
+        // The frames' own sequence numbers show the gap to the other side.
+        Update::Lagged(_) => {}
+    }
+}
+
+/// Turns with the writer; over it they are gathered into one.
+pub(crate) const TURNS_MAX: usize = 1024;
+/// Frames with the writer and not on disk: 64 MiB at 1 KiB. Over it agents are not read.
+const FRAMES_IN_FLIGHT_MAX: usize = 65_536;
+/// Updates moved to one subscriber at once.
+const PUMP_UPDATES: usize = 512;
+/// Acknowledgements waiting in one stream.
+const ACKS_WAITING_MAX: usize = 16;
+/// Lifetime of a certificate: a year.
+const CERTIFICATE_S: u64 = 365 * 24 * 3600;

@@ -1,0 +1,371 @@
+//! Who is known: hosts with what they said and when they were seen, the windows of what is stored of
+//! them, and enrolment tokens. All of it in memory; on disk in one redb file.
+//!
+//! A token is on disk before it is given out and before it is honoured. Hosts and windows are
+//! written together, now and then and before the log lets go of what they tell, so that a restart
+//! knows every stored (host, boot, seq) from the two.
+
+use crate::tokens::{Entry, TokenError, TokenHash, Tokens};
+use crate::window::Window;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use rkyv::rancor::Failure;
+use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::message::{Hello, HostInfo};
+
+/// The registry; clones share it.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// How fresh a host's data is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// Within three intervals (and a second).
+    Fresh,
+    /// Later than that, not yet lost.
+    Late,
+    /// Silent for a minute and for ten intervals.
+    Lost,
+}
+
+/// What the registry could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// redb refused.
+    #[error("cannot {doing} {}: {why}", path.display())]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// redb's words.
+        why: String,
+    },
+    /// A token is not good.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// The windows of one boot, as kept.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct BootRecord {
+    boot: u128,
+    through: u64,
+    beyond: Vec<(u64, u64)>,
+    missing: Vec<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    database: Database,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    hosts: BTreeMap<HostId, HostInfo>,
+    tokens: Tokens,
+    /// Hosts whose record on disk is behind.
+    dirty: BTreeMap<HostId, ()>,
+}
+
+impl Registry {
+    /// Opens or makes `registry.redb` in `dir`, and gives the windows kept there.
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    pub fn open(dir: &Path) -> Result<(Self, Vec<(HostId, BootId, Window)>), RegistryError> {
+        let path = dir.join("registry.redb");
+        let fail = |doing, why: String| RegistryError::Database { doing, path: path.clone(), why };
+        let database = Database::create(&path).map_err(|e| fail("open", e.to_string()))?;
+        let mut memory = Memory::default();
+        let windows = load(&database, &mut memory).map_err(|e| fail("read", e.to_string()))?;
+        let shared = Arc::new(Shared { path, database, memory: Mutex::new(memory) });
+        Ok((Self { shared }, windows))
+    }
+
+    /// A host said hello.
+    pub fn hello(&self, hello: &Hello, now_ms: i64) -> HostInfo {
+        let id = HostId(hello.host);
+        let mut memory = self.lock();
+        memory.dirty.insert(id, ());
+        let info = memory.hosts.entry(id).or_insert_with(|| HostInfo {
+            first_seen_ms: now_ms,
+            last_seen_ms: now_ms,
+            ..HostInfo::default()
+        });
+        info.hello = hello.clone();
+        info.connected = true;
+        info.clone()
+    }
+
+    /// A frame of the host came.
+    pub fn seen(&self, host: HostId, now_ms: i64) {
+        let mut memory = self.lock();
+        if let Some(info) = memory.hosts.get_mut(&host) {
+            info.last_seen_ms = info.last_seen_ms.max(now_ms);
+            memory.dirty.insert(host, ());
+        }
+    }
+
+    /// The host's session is gone.
+    pub fn gone(&self, host: HostId) -> Option<HostInfo> {
+        let mut memory = self.lock();
+        let info = memory.hosts.get_mut(&host)?;
+        info.connected = false;
+        Some(info.clone())
+    }
+
+    /// One host.
+    #[must_use]
+    pub fn host(&self, host: HostId) -> Option<HostInfo> {
+        self.lock().hosts.get(&host).cloned()
+    }
+
+    /// Every host, by id.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<HostInfo> {
+        self.lock().hosts.values().cloned().collect()
+    }
+
+    /// Writes the hosts that changed and these windows, in one transaction.
+    ///
+    /// # Errors
+    /// Nothing of it was written.
+    pub fn save(&self, windows: &[(HostId, Vec<BootRecord>)]) -> Result<(), RegistryError> {
+        let mut memory = self.lock();
+        let dirty = std::mem::take(&mut memory.dirty);
+        let hosts: Vec<(HostId, HostInfo)> = dirty
+            .keys()
+            .filter_map(|id| memory.hosts.get(id).map(|info| (*id, info.clone())))
+            .collect();
+        drop(memory);
+        let written = self.write(|hosts_table, windows_table, _| {
+            for (id, info) in &hosts {
+                hosts_table.insert(id.0, bytes_of(info).as_slice())?;
+            }
+            for (id, boots) in windows {
+                let bytes = rkyv::to_bytes::<Failure>(boots).unwrap_or_default();
+                windows_table.insert(id.0, bytes.as_slice())?;
+            }
+            Ok(())
+        });
+        if written.is_err() {
+            self.lock().dirty.extend(dirty);
+        }
+        written
+    }
+
+    /// Keeps a token's hash until it expires.
+    ///
+    /// # Errors
+    /// The list is full, the lifetime out of bounds, or it cannot be written.
+    pub fn issue_token(
+        &self,
+        secret: &[u8],
+        lifetime_ms: u64,
+        now_ms: i64,
+    ) -> Result<(), RegistryError> {
+        let hash = TokenHash::of(secret);
+        let mut memory = self.lock();
+        let gone = memory.tokens.expire(now_ms);
+        let entry = memory.tokens.issue(hash, lifetime_ms, now_ms)?;
+        drop(memory);
+        self.write(|_, _, tokens| {
+            for old in &gone {
+                tokens.remove(old.0)?;
+            }
+            tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
+            Ok(())
+        })
+    }
+
+    /// Uses a token up; that is on disk when this returns.
+    ///
+    /// # Errors
+    /// Why it is not good, or it could not be written (it is used up all the same).
+    pub fn redeem_token(&self, secret: &[u8], now_ms: i64) -> Result<(), RegistryError> {
+        let hash = TokenHash::of(secret);
+        let entry = self.lock().tokens.redeem(hash, now_ms)?;
+        self.write(|_, _, tokens| {
+            tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
+            Ok(())
+        })
+    }
+
+    fn write(
+        &self,
+        change: impl FnOnce(
+            &mut redb::Table<'_, u128, &[u8]>,
+            &mut redb::Table<'_, u128, &[u8]>,
+            &mut redb::Table<'_, [u8; 32], (i64, i64)>,
+        ) -> Result<(), redb::StorageError>,
+    ) -> Result<(), RegistryError> {
+        let run = || -> Result<(), redb::Error> {
+            let transaction = self.shared.database.begin_write()?;
+            {
+                let mut hosts = transaction.open_table(HOSTS)?;
+                let mut windows = transaction.open_table(WINDOWS)?;
+                let mut tokens = transaction.open_table(TOKENS)?;
+                change(&mut hosts, &mut windows, &mut tokens)?;
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        run().map_err(|why| RegistryError::Database {
+            doing: "write",
+            path: self.shared.path.clone(),
+            why: why.to_string(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    /// Of a host at `now_ms`.
+    #[must_use]
+    pub fn of(info: &HostInfo, now_ms: i64) -> Self {
+        let interval_ms = i64::try_from(info.hello.interval_ms).unwrap_or(i64::MAX / 16);
+        let age_ms = now_ms.saturating_sub(info.last_seen_ms);
+        if age_ms <= 3 * interval_ms + 1_000 {
+            Self::Fresh
+        } else if age_ms <= (10 * interval_ms).max(60_000) {
+            Self::Late
+        } else {
+            Self::Lost
+        }
+    }
+
+    /// As it stands in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Late => "late",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl BootRecord {
+    /// Of a window.
+    #[must_use]
+    pub fn of(boot: BootId, window: &Window) -> Self {
+        let (through, beyond, missing) = window.to_parts();
+        Self { boot: boot.0, through, beyond, missing }
+    }
+}
+
+fn load(
+    database: &Database,
+    memory: &mut Memory,
+) -> Result<Vec<(HostId, BootId, Window)>, redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(HOSTS)?;
+    transaction.open_table(WINDOWS)?;
+    transaction.open_table(TOKENS)?;
+    transaction.commit()?;
+    let transaction = database.begin_read()?;
+    for entry in transaction.open_table(HOSTS)?.iter()? {
+        let (id, bytes) = entry?;
+        if let Ok(info) = rkyv::from_bytes::<HostInfo, Failure>(bytes.value()) {
+            memory.hosts.insert(HostId(id.value()), HostInfo { connected: false, ..info });
+        }
+    }
+    for entry in transaction.open_table(TOKENS)?.iter()? {
+        let (hash, entry) = entry?;
+        let (expires_ms, used_ms) = entry.value();
+        memory.tokens.load(TokenHash(hash.value()), Entry { expires_ms, used_ms });
+    }
+    let mut windows = Vec::new();
+    for entry in transaction.open_table(WINDOWS)?.iter()? {
+        let (id, bytes) = entry?;
+        let boots = rkyv::from_bytes::<Vec<BootRecord>, Failure>(bytes.value());
+        for record in boots.unwrap_or_default() {
+            let window = Window::from_parts(record.through, &record.beyond, &record.missing);
+            windows.push((HostId(id.value()), BootId(record.boot), window));
+        }
+    }
+    Ok(windows)
+}
+
+fn bytes_of(info: &HostInfo) -> Vec<u8> {
+    rkyv::to_bytes::<Failure>(info).map(|b| b.to_vec()).unwrap_or_default()
+}
+
+const HOSTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("hosts");
+const WINDOWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("windows");
+const TOKENS: TableDefinition<'_, [u8; 32], (i64, i64)> = TableDefinition::new("tokens");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("strobe-reg-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_replayed_token_is_refused_after_a_restart_too() {
+        let dir = dir("token");
+        let (registry, _) = Registry::open(&dir).unwrap();
+        registry.issue_token(b"one", 60_000, 1_000).unwrap();
+        registry.issue_token(b"two", 60_000, 1_000).unwrap();
+        registry.redeem_token(b"one", 2_000).unwrap();
+        drop(registry);
+        let (registry, _) = Registry::open(&dir).unwrap();
+        let said = |secret: &[u8], now_ms| registry.redeem_token(secret, now_ms).unwrap_err();
+        assert!(matches!(said(b"one", 3_000), RegistryError::Token(TokenError::Used)));
+        assert!(matches!(said(b"two", 61_000), RegistryError::Token(TokenError::Expired)));
+        assert!(matches!(said(b"three", 3_000), RegistryError::Token(TokenError::Unknown)));
+        assert!(registry.redeem_token(b"two", 3_000).is_ok());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn hosts_and_windows_come_back() {
+        let dir = dir("hosts");
+        let (registry, _) = Registry::open(&dir).unwrap();
+        let hello = Hello { host: 7, instance: "a".into(), interval_ms: 1000, ..Hello::default() };
+        registry.hello(&hello, 5_000);
+        registry.seen(HostId(7), 9_000);
+        let mut window = Window::default();
+        window.admit(1);
+        window.admit(3);
+        registry.save(&[(HostId(7), vec![BootRecord::of(BootId(2), &window)])]).unwrap();
+        drop(registry);
+        let (registry, windows) = Registry::open(&dir).unwrap();
+        assert_eq!(windows, [(HostId(7), BootId(2), window)]);
+        let info = registry.host(HostId(7)).unwrap();
+        assert_eq!((info.first_seen_ms, info.last_seen_ms, info.connected), (5_000, 9_000, false));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn health_follows_the_interval() {
+        let mut info = HostInfo { last_seen_ms: 0, ..HostInfo::default() };
+        for (interval_ms, age_ms, wanted) in [
+            (1_000, 4_000, Health::Fresh),
+            (1_000, 4_001, Health::Late),
+            (1_000, 60_001, Health::Lost),
+            (60_000, 181_000, Health::Fresh),
+            (60_000, 600_000, Health::Late),
+            (60_000, 600_001, Health::Lost),
+        ] {
+            info.hello.interval_ms = interval_ms;
+            assert_eq!(Health::of(&info, age_ms), wanted, "{interval_ms} {age_ms}");
+        }
+    }
+}

@@ -1,0 +1,706 @@
+//! HB1: the samples of one source and one schema, columns in groups of 16.
+//!
+//! ```text
+//!  0 magic "HB1\1"   4     40 rows             4     (the longest column's samples)
+//!  4 flags           4     44 columns          4     1: every column has its own times
+//!  8 source         16     48 first time, ms   8
+//! 24 schema          8     56 last time, ms    8
+//! 32 step, ms        4     64 directory: a region each: offset u32, length u32, raw length u32,
+//! 36 regions         4        CRC32C u32, codec u32 (0 plain, 1 zstd)
+//!    then the CRC32C of all before, then the regions:
+//!    0 times (delta of delta), 1 validity, 2 statistics (min, max, sum, first, last, count), 3.. groups
+//! ```
+//!
+//! A column is a varint stream of zigzag deltas, or of deltas of deltas where that is shorter.
+//! A float column that is a decimal of at most nine digits behind the point in every sample, to
+//! the bit, is stored as such an integer column; else as XOR with the sample before, its bytes
+//! in eight planes. Same rows, same bytes: nothing else goes in.
+
+use super::head::{RemoteColumn, Rows};
+use std::borrow::Cow;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use strobe_wire::schema::Kind;
+
+/// What a block is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Meta {
+    pub(super) source: u128,
+    pub(super) schema: u64,
+    /// 0: raw samples.
+    pub(super) step_ms: u32,
+}
+
+/// Samples to encode.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a> {
+    /// Sorted by time, no time twice.
+    Rows(&'a Rows),
+    /// A time column each, sorted, no time twice.
+    Own(&'a [RemoteColumn]),
+}
+
+/// Where a block's bytes are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Data<'a> {
+    Memory(&'a [u8]),
+    /// The file and the block's place in it.
+    File(&'a File, u64, u32),
+}
+
+/// A block whose header and directory checked.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    data: Data<'a>,
+    pub(super) meta: Meta,
+    pub(super) columns: usize,
+    pub(super) first_ms: i64,
+    pub(super) last_ms: i64,
+    rows: usize,
+    own: bool,
+    regions: Vec<Region>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    offset: u32,
+    length: u32,
+    raw: u32,
+    crc: u32,
+    codec: u32,
+}
+
+/// A decompressed group.
+#[derive(Debug)]
+pub(super) struct Group {
+    bytes: Vec<u8>,
+    first: usize,
+    starts: Vec<(usize, usize)>,
+}
+
+/// Encodes; `kinds` are the schema's, `level` is zstd's.
+pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i32) -> Vec<u8> {
+    let mut plain = vec![times(content), validity(content), statistics(content, kinds)];
+    for first in (0..kinds.len()).step_by(GROUP) {
+        plain.push(group(content, kinds, first));
+    }
+    let flags = u32::from(matches!(content, Content::Own(_)));
+    let (first_ms, last_ms, rows) = span(content);
+    let mut out = MAGIC.to_vec();
+    out.extend(flags.to_le_bytes());
+    out.extend(meta.source.to_le_bytes());
+    out.extend(meta.schema.to_le_bytes());
+    out.extend(meta.step_ms.to_le_bytes());
+    for count in [plain.len(), rows, kinds.len()] {
+        out.extend(small(count).to_le_bytes());
+    }
+    out.extend(first_ms.to_le_bytes());
+    out.extend(last_ms.to_le_bytes());
+    let mut body = Vec::new();
+    let start = HEADER + plain.len() * REGION + 4;
+    for raw in &plain {
+        let packed = zstd::bulk::compress(raw, level).ok().filter(|p| p.len() < raw.len());
+        let (codec, bytes) = packed.as_ref().map_or((0_u32, raw), |packed| (1, packed));
+        for field in [
+            small(start + body.len()),
+            small(bytes.len()),
+            small(raw.len()),
+            crc32c::crc32c(bytes),
+            codec,
+        ] {
+            out.extend(field.to_le_bytes());
+        }
+        body.extend_from_slice(bytes);
+    }
+    out.extend(crc32c::crc32c(&out).to_le_bytes());
+    out.extend(body);
+    out
+}
+
+impl Data<'_> {
+    fn length(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::File(_, _, length) => *length as usize,
+        }
+    }
+
+    fn bytes(&self, offset: usize, length: usize) -> Result<Cow<'_, [u8]>, String> {
+        let end = offset.saturating_add(length);
+        if self.length() < end {
+            return Err("a part reaches behind the block's end".to_owned());
+        }
+        match self {
+            Self::Memory(bytes) => {
+                bytes.get(offset..end).map(Cow::Borrowed).ok_or_else(|| "cut off".to_owned())
+            }
+            Self::File(file, base, _) => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, base + offset as u64).map_err(|e| e.to_string())?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Checks the header and the directory.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn open(data: Data<'a>) -> Result<Self, String> {
+        let front = data.bytes(0, HEADER)?;
+        let mut take = Take(&front);
+        if take.array::<4>()? != MAGIC {
+            return Err("no HB1 block".to_owned());
+        }
+        let own = take.u32()? & 1 == 1;
+        let meta = Meta { source: take.u128()?, schema: take.u64()?, step_ms: take.u32()? };
+        let (count, rows) = (take.u32()? as usize, take.u32()? as usize);
+        let columns = take.u32()? as usize;
+        let (first_ms, last_ms) = (take.u64()?.cast_signed(), take.u64()?.cast_signed());
+        if COLUMNS_MAX < columns || count != 3 + columns.div_ceil(GROUP) || ROWS_MAX < rows {
+            return Err("its header's counts are impossible".to_owned());
+        }
+        let length = HEADER + count * REGION;
+        let head = data.bytes(0, length + 4)?;
+        let (head, sum) = head.split_at(length);
+        if sum != crc32c::crc32c(head).to_le_bytes() {
+            return Err("its header's CRC32C differs".to_owned());
+        }
+        let mut take = Take(head.get(HEADER..).unwrap_or(&[]));
+        let mut regions = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (offset, length, raw) = (take.u32()?, take.u32()?, take.u32()?);
+            regions.push(Region { offset, length, raw, crc: take.u32()?, codec: take.u32()? });
+        }
+        Ok(Self { data, meta, columns, first_ms, last_ms, rows, own, regions })
+    }
+
+    /// Whether every byte checks.
+    ///
+    /// # Errors
+    /// The first part that does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        for index in 0..self.regions.len() {
+            self.region(index)?;
+        }
+        let (times, valid) = (self.times()?, self.validity()?);
+        for first in 0..self.columns.div_ceil(GROUP) {
+            let group = self.group(first)?;
+            for column in first * GROUP..self.columns.min((first + 1) * GROUP) {
+                self.column(&group, column, &times, &valid, &mut |_, _| ())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The times of all rows; empty if every column has its own.
+    pub(super) fn times(&self) -> Result<Vec<i64>, String> {
+        if self.own {
+            return Ok(Vec::new());
+        }
+        let bytes = self.region(0)?;
+        take_times(&mut Take(&bytes), self.rows)
+    }
+
+    /// Per column: one byte (0 all rows, 1 a bitmap) and the bitmap.
+    pub(super) fn validity(&self) -> Result<Vec<Option<Vec<u8>>>, String> {
+        if self.own {
+            return Ok(Vec::new());
+        }
+        let bytes = self.region(1)?;
+        let mut take = Take(&bytes);
+        let stride = self.rows.div_ceil(8);
+        let mut columns = Vec::with_capacity(self.columns);
+        for _ in 0..self.columns {
+            let [flag] = take.array::<1>()?;
+            columns.push(if flag == 0 { None } else { Some(take.slice(stride)?.to_vec()) });
+        }
+        Ok(columns)
+    }
+
+    /// Decompresses the 16 columns from `index * 16` on.
+    pub(super) fn group(&self, index: usize) -> Result<Group, String> {
+        let bytes = self.region(3 + index)?;
+        let first = index * GROUP;
+        let count = self.columns.saturating_sub(first).min(GROUP);
+        let mut take = Take(&bytes);
+        let mut lengths = Vec::with_capacity(count);
+        for _ in 0..count {
+            lengths.push(usize::try_from(take.varint()?).map_err(|e| e.to_string())?);
+        }
+        let mut at = bytes.len() - take.0.len();
+        let mut starts = Vec::with_capacity(count);
+        for length in lengths {
+            let end = at.checked_add(length).filter(|end| *end <= bytes.len());
+            let end = end.ok_or("a column reaches behind its group's end")?;
+            starts.push((at, end));
+            at = end;
+        }
+        Ok(Group { bytes, first, starts })
+    }
+
+    /// Calls `each` with the (time, raw bits) of `column`, which is in `group`.
+    pub(super) fn column(
+        &self,
+        group: &Group,
+        column: usize,
+        times: &[i64],
+        valid: &[Option<Vec<u8>>],
+        each: &mut dyn FnMut(i64, u64),
+    ) -> Result<(), String> {
+        let place = column.checked_sub(group.first).and_then(|place| group.starts.get(place));
+        let &(start, end) = place.ok_or("the column is not in this group")?;
+        let mut take = Take(group.bytes.get(start..end).ok_or("cut off")?);
+        if self.own {
+            let count = usize::try_from(take.varint()?).map_err(|e| e.to_string())?;
+            if self.rows < count {
+                return Err("a column has more samples than the block".to_owned());
+            }
+            let times = take_times(&mut take, count)?;
+            let mut at = times.iter();
+            return take_values(&mut take, count, &mut |raw| {
+                if let Some(&time) = at.next() {
+                    each(time, raw);
+                }
+            });
+        }
+        let bitmap = valid.get(column).ok_or("the validity ends early")?.as_deref();
+        let Some(bitmap) = bitmap else {
+            let mut at = times.iter();
+            return take_values(&mut take, times.len(), &mut |raw| {
+                if let Some(&time) = at.next() {
+                    each(time, raw);
+                }
+            });
+        };
+        let set = |row: &usize| bitmap.get(row / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1);
+        let count = (0..times.len()).filter(set).count();
+        let mut at = times.iter().enumerate().filter(|(row, _)| set(row));
+        take_values(&mut take, count, &mut |raw| {
+            if let Some((_, &time)) = at.next() {
+                each(time, raw);
+            }
+        })
+    }
+
+    fn region(&self, index: usize) -> Result<Vec<u8>, String> {
+        let region = self.regions.get(index).ok_or("no such part")?;
+        let bytes = self.data.bytes(region.offset as usize, region.length as usize)?;
+        if crc32c::crc32c(&bytes) != region.crc {
+            return Err(format!("part {index}: its CRC32C differs"));
+        }
+        match region.codec {
+            0 => Ok(bytes.into_owned()),
+            1 if (region.raw as usize) <= REGION_BYTES_MAX => {
+                zstd::bulk::decompress(&bytes, region.raw as usize).map_err(|e| e.to_string())
+            }
+            _ => Err(format!("part {index}: its codec or size is impossible")),
+        }
+    }
+}
+
+/// Reads integers off the front of bytes.
+struct Take<'a>(&'a [u8]);
+
+impl<'a> Take<'a> {
+    fn slice(&mut self, length: usize) -> Result<&'a [u8], String> {
+        let (front, rest) = self.0.split_at_checked(length).ok_or("cut off")?;
+        self.0 = rest;
+        Ok(front)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (front, rest) = self.0.split_first_chunk::<N>().ok_or("cut off")?;
+        self.0 = rest;
+        Ok(*front)
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, String> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn u128(&mut self) -> Result<u128, String> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        // One byte is by far the most frequent.
+        if let Some((&byte, rest)) = self.0.split_first()
+            && byte < 0x80
+        {
+            self.0 = rest;
+            return Ok(u64::from(byte));
+        }
+        let (mut value, mut shift) = (0_u64, 0);
+        loop {
+            let [byte] = self.array::<1>()?;
+            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+            if byte < 0x80 {
+                return Ok(value);
+            }
+            shift += 7;
+            if 63 < shift {
+                return Err("a number is longer than 64 bits".to_owned());
+            }
+        }
+    }
+}
+
+fn span(content: Content<'_>) -> (i64, i64, usize) {
+    match content {
+        Content::Rows(rows) => {
+            let first = rows.times.first().copied().unwrap_or(0);
+            (first, rows.times.last().copied().unwrap_or(first), rows.len())
+        }
+        Content::Own(columns) => {
+            let first = columns.iter().filter_map(|c| c.times.first()).min().copied().unwrap_or(0);
+            let last = columns.iter().filter_map(|c| c.times.last()).max().copied();
+            let rows = columns.iter().map(|c| c.times.len()).max().unwrap_or(0);
+            (first, last.unwrap_or(first), rows)
+        }
+    }
+}
+
+fn times(content: Content<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Content::Rows(rows) = content {
+        put_times(&mut out, &rows.times);
+    }
+    out
+}
+
+fn validity(content: Content<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let Content::Rows(rows) = content else { return out };
+    for column in 0..rows.columns {
+        let mut bitmap = vec![0_u8; rows.len().div_ceil(8)];
+        let mut all = true;
+        for (row, _) in rows.times.iter().enumerate() {
+            if rows.value(row, column).is_some() {
+                bitmap[row / 8] |= 1 << (row % 8);
+            } else {
+                all = false;
+            }
+        }
+        out.push(u8::from(!all));
+        if !all {
+            out.extend(bitmap);
+        }
+    }
+    out
+}
+
+/// The raw values of a column.
+fn raws(content: Content<'_>, column: usize) -> Vec<u64> {
+    match content {
+        Content::Rows(rows) => {
+            rows.times.iter().enumerate().filter_map(|(row, _)| rows.value(row, column)).collect()
+        }
+        Content::Own(columns) => columns.get(column).map_or_else(Vec::new, |c| c.values.clone()),
+    }
+}
+
+fn statistics(content: Content<'_>, kinds: &[Kind]) -> Vec<u8> {
+    let mut planes: [Vec<u8>; 6] = [const { Vec::new() }; 6];
+    for (column, kind) in kinds.iter().enumerate() {
+        let values: Vec<f64> =
+            raws(content, column).into_iter().map(|raw| kind.value(raw)).collect();
+        let fold = |f: fn(f64, f64) -> f64| values.iter().copied().reduce(f).unwrap_or(f64::NAN);
+        for (plane, number) in planes.iter_mut().zip([
+            fold(f64::min),
+            fold(f64::max),
+            fold(|a, b| a + b),
+            values.first().copied().unwrap_or(f64::NAN),
+            values.last().copied().unwrap_or(f64::NAN),
+        ]) {
+            plane.extend(number.to_le_bytes());
+        }
+        planes[5].extend(small(values.len()).to_le_bytes());
+    }
+    planes.concat()
+}
+
+fn group(content: Content<'_>, kinds: &[Kind], first: usize) -> Vec<u8> {
+    let (mut lengths, mut body) = (Vec::new(), Vec::new());
+    for (index, kind) in kinds.iter().enumerate().skip(first).take(GROUP) {
+        let start = body.len();
+        if let Content::Own(columns) = content {
+            let times = columns.get(index).map_or(&[][..], |c| &c.times);
+            put_varint(&mut body, times.len() as u64);
+            put_times(&mut body, times);
+        }
+        put_values(&mut body, &raws(content, index), *kind);
+        put_varint(&mut lengths, (body.len() - start) as u64);
+    }
+    lengths.extend(body);
+    lengths
+}
+
+fn put_times(out: &mut Vec<u8>, times: &[i64]) {
+    let raw: Vec<u64> = times.iter().map(|time| time.cast_unsigned()).collect();
+    put_deltas(out, &raw, true);
+}
+
+fn take_times(take: &mut Take<'_>, count: usize) -> Result<Vec<i64>, String> {
+    // `count` is checked by what is there: each takes a byte at least.
+    let mut times = Vec::with_capacity(count.min(take.0.len()));
+    take_deltas(take, count, true, &mut |raw| times.push(raw.cast_signed()))?;
+    Ok(times)
+}
+
+fn put_values(out: &mut Vec<u8>, raws: &[u64], kind: Kind) {
+    let (ints, scale) = match kind {
+        Kind::Counter { .. } | Kind::Gauge { .. } => (Some(Cow::Borrowed(raws)), PLAIN),
+        Kind::Float => decimals(raws).map_or((None, PLAIN), |(i, s)| (Some(Cow::Owned(i)), s)),
+    };
+    let Some(ints) = ints else {
+        out.extend([XOR, PLAIN]);
+        let mut last = 0;
+        let mut bits = Vec::with_capacity(raws.len());
+        for &raw in raws {
+            bits.push((raw ^ last).to_le_bytes());
+            last = raw;
+        }
+        for plane in (0..8).rev() {
+            out.extend(bits.iter().map(|bytes| bytes[plane]));
+        }
+        return;
+    };
+    let twice = deltas_bytes(&ints, true) < deltas_bytes(&ints, false);
+    out.extend([if twice { DELTA_OF_DELTA } else { DELTA }, scale]);
+    put_deltas(out, &ints, twice);
+}
+
+fn take_values(take: &mut Take<'_>, count: usize, each: &mut dyn FnMut(u64)) -> Result<(), String> {
+    let [codec, scale] = take.array::<2>()?;
+    match (codec, scale) {
+        (DELTA | DELTA_OF_DELTA, PLAIN) => take_deltas(take, count, codec == DELTA_OF_DELTA, each),
+        (DELTA | DELTA_OF_DELTA, 0..=9) => {
+            let kind = Kind::Gauge { scale };
+            take_deltas(take, count, codec == DELTA_OF_DELTA, &mut |raw| {
+                each(kind.value(raw).to_bits());
+            })
+        }
+        (XOR, PLAIN) => {
+            let planes = take.slice(count.checked_mul(8).ok_or("too many samples")?)?;
+            let mut last = 0;
+            for index in 0..count {
+                let plane = |n: usize| planes.get(n * count + index).copied().unwrap_or(0);
+                let bytes = [0, 1, 2, 3, 4, 5, 6, 7].map(plane);
+                last ^= u64::from_be_bytes(bytes);
+                each(last);
+            }
+            Ok(())
+        }
+        _ => Err(format!("column codec {codec}.{scale} is not known to this version")),
+    }
+}
+
+/// The samples as decimals of the fewest digits that give every one back to the bit.
+fn decimals(raws: &[u64]) -> Option<(Vec<u64>, u8)> {
+    let mut scale = 0_u8;
+    for &raw in raws {
+        while decimal(raw, scale).is_none() {
+            scale += 1;
+            if 9 < scale {
+                return None;
+            }
+        }
+    }
+    let ints = raws.iter().map(|&raw| decimal(raw, scale)).collect::<Option<Vec<_>>>()?;
+    Some((ints, scale))
+}
+
+fn decimal(raw: u64, scale: u8) -> Option<u64> {
+    let value = f64::from_bits(raw);
+    let scaled = (value * 10_f64.powi(i32::from(scale))).round();
+    if !(scaled.abs() < EXACT_MAX) {
+        return None;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53, checked above")]
+    let int = (scaled as i64).cast_unsigned();
+    (Kind::Gauge { scale }.value(int).to_bits() == raw).then_some(int)
+}
+
+fn put_deltas(out: &mut Vec<u8>, values: &[u64], twice: bool) {
+    each_delta(values, twice, |delta| put_varint(out, delta));
+}
+
+fn deltas_bytes(values: &[u64], twice: bool) -> usize {
+    let mut bytes = 0;
+    each_delta(values, twice, |delta| {
+        bytes += (64 - (delta | 1).leading_zeros() as usize).div_ceil(7);
+    });
+    bytes
+}
+
+fn each_delta(values: &[u64], twice: bool, mut each: impl FnMut(u64)) {
+    let (mut last, mut before) = (0_u64, 0_u64);
+    for (index, &value) in values.iter().enumerate() {
+        let delta = value.wrapping_sub(last);
+        let coded = if twice { delta.wrapping_sub(before) } else { delta };
+        each((coded << 1) ^ (coded.cast_signed() >> 63).cast_unsigned());
+        // The first value is no slope.
+        before = if index == 0 { 0 } else { delta };
+        last = value;
+    }
+}
+
+fn take_deltas(
+    take: &mut Take<'_>,
+    count: usize,
+    twice: bool,
+    each: &mut dyn FnMut(u64),
+) -> Result<(), String> {
+    let (mut last, mut before) = (0_u64, 0_u64);
+    for index in 0..count {
+        let coded = take.varint()?;
+        let coded = (coded >> 1) ^ (coded & 1).wrapping_neg();
+        let delta = if twice { coded.wrapping_add(before) } else { coded };
+        before = if index == 0 { 0 } else { delta };
+        last = last.wrapping_add(delta);
+        each(last);
+    }
+    Ok(())
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while 0x80 <= value {
+        out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).unwrap_or(0));
+}
+
+/// A count or offset within a block, which is far below 4 GiB.
+fn small(count: usize) -> u32 {
+    u32::try_from(count).expect("a block is bounded by its rows and columns")
+}
+
+/// Columns compressed together: what one read of a series has to decompress.
+pub(super) const GROUP: usize = 16;
+/// zstd's level for what is written to disk.
+pub(super) const LEVEL_SEALED: i32 = 3;
+/// zstd's level for young blocks, which live minutes.
+pub(super) const LEVEL_YOUNG: i32 = 1;
+const MAGIC: [u8; 4] = *b"HB1\x01";
+const HEADER: usize = 64;
+const REGION: usize = 20;
+const COLUMNS_MAX: usize = 65_536;
+/// Rows of one block: 10 min at 100 Hz, and room for late ones.
+pub(super) const ROWS_MAX: usize = 1 << 18;
+const REGION_BYTES_MAX: usize = 256 << 20;
+const DELTA: u8 = 0;
+const DELTA_OF_DELTA: u8 = 1;
+const XOR: u8 = 2;
+const PLAIN: u8 = 255;
+/// 2^53: up to here every integer is an f64.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const META: Meta = Meta { source: 7, schema: 9, step_ms: 0 };
+
+    fn decode(bytes: &[u8]) -> Result<Vec<Vec<(i64, u64)>>, String> {
+        let block = Block::open(Data::Memory(bytes))?;
+        let (times, valid) = (block.times()?, block.validity()?);
+        let mut out = Vec::new();
+        for column in 0..block.columns {
+            let group = block.group(column / GROUP)?;
+            let mut samples = Vec::new();
+            block.column(&group, column, &times, &valid, &mut |t, v| samples.push((t, v)))?;
+            out.push(samples);
+        }
+        Ok(out)
+    }
+
+    fn rows(table: &[(i64, Vec<Option<u64>>)], columns: usize) -> Rows {
+        let mut rows = Rows::new(columns);
+        for (time, values) in table {
+            rows.times.push(*time);
+            let mut valid = vec![0_u8; columns.div_ceil(8)];
+            for (index, value) in values.iter().enumerate() {
+                rows.values.push(value.unwrap_or(0));
+                valid[index / 8] |= u8::from(value.is_some()) << (index % 8);
+            }
+            rows.valid.extend(valid);
+        }
+        rows
+    }
+
+    fn table() -> impl Strategy<Value = Vec<(i64, Vec<Option<u64>>)>> {
+        let value = prop_oneof![
+            any::<u64>(),
+            0..1000_u64,
+            any::<f64>().prop_map(f64::to_bits),
+            (0..10_000_i32).prop_map(|n| (f64::from(n) / 100.0).to_bits()),
+        ];
+        let row = prop::collection::vec(prop::option::weighted(0.9, value), 19);
+        prop::collection::btree_map(any::<i64>(), row, 1..40).prop_map(|m| m.into_iter().collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn what_is_encoded_is_decoded_to_the_bit(table in table()) {
+            let kind = |n| match n % 3 {
+                0 => Kind::Float,
+                1 => Kind::Counter { scale: 2 },
+                _ => Kind::Gauge { scale: 0 },
+            };
+            let kinds: Vec<Kind> = (0..19).map(kind).collect();
+            let rows = rows(&table, 19);
+            let bytes = encode(&META, Content::Rows(&rows), &kinds, LEVEL_SEALED);
+            prop_assert_eq!(&bytes, &encode(&META, Content::Rows(&rows), &kinds, LEVEL_SEALED));
+            let back = decode(&bytes).unwrap();
+            for column in 0..19 {
+                let wanted: Vec<(i64, u64)> = table
+                    .iter()
+                    .filter_map(|(time, row)| row[column].map(|value| (*time, value)))
+                    .collect();
+                prop_assert_eq!(&back[column], &wanted);
+            }
+            let own: Vec<RemoteColumn> = back
+                .iter()
+                .map(|samples| RemoteColumn {
+                    times: samples.iter().map(|s| s.0).collect(),
+                    values: samples.iter().map(|s| s.1).collect(),
+                })
+                .collect();
+            let bytes = encode(&META, Content::Own(&own), &[Kind::Float; 19], LEVEL_SEALED);
+            prop_assert_eq!(decode(&bytes).unwrap(), back);
+        }
+
+        #[test]
+        fn every_flip_and_cut_is_an_error_and_never_a_panic(
+            table in table(), at in any::<prop::sample::Index>(), bit in 0..8_u8,
+        ) {
+            let rows = rows(&table, 19);
+            let kinds = [Kind::Float; 19];
+            let bytes = encode(&META, Content::Rows(&rows), &kinds, LEVEL_SEALED);
+            let at = at.index(bytes.len());
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << bit;
+            let check = |b: &[u8]| Block::open(Data::Memory(b)).and_then(|b| b.check());
+            prop_assert!(check(&bad).is_err());
+            prop_assert!(check(&bytes[..at]).is_err());
+            prop_assert_eq!(check(&bytes), Ok(()));
+        }
+
+        #[test]
+        fn rubbish_behind_right_checksums_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut take = Take(&bytes);
+            let _ = take_values(&mut take, 30, &mut |_| ());
+            let _ = take_times(&mut Take(&bytes), 1 << 40);
+        }
+    }
+}

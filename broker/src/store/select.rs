@@ -1,0 +1,334 @@
+//! Finding series by matchers, and giving out their samples.
+//!
+//! Matchers on `job` and `instance` are decided once a source, the others once a schema as long
+//! as no label of the source has the same name: a thousand hosts with one schema cost one look.
+
+use super::head::{NAME, RemoteColumn, SeriesName, Source, full_labels, pinned};
+use super::local::Store;
+use super::{Limits, MatchOp, Matcher, StoreError, TimeRange};
+use regex::{Regex, RegexBuilder};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use strobe_wire::schema::{Kind, Labels, Schema};
+
+/// The matching series of one source.
+#[derive(Clone, Debug)]
+pub struct Part {
+    source: Arc<Source>,
+    labels: Vec<Labels>,
+    places: Vec<Places>,
+}
+
+/// Where one series lies: the same labels may stand in several schemas as sets change.
+#[derive(Clone, Debug)]
+struct Places {
+    name: SeriesName,
+    sections: Vec<(u64, usize)>,
+}
+
+/// Memory of a scan, used again for the next, and what is left of its sample limit.
+#[derive(Debug)]
+pub struct Scratch {
+    limits: Limits,
+    samples: u64,
+    times: Vec<i64>,
+    values: Vec<f64>,
+    pairs: Vec<(i64, f64)>,
+}
+
+/// A compiled [`Matcher`].
+#[derive(Debug)]
+struct Test {
+    name: String,
+    is: Is,
+}
+
+#[derive(Debug)]
+enum Is {
+    Equal(String),
+    NotEqual(String),
+    Regex(Regex),
+    NotRegex(Regex),
+}
+
+impl Part {
+    /// The full labels of each series.
+    #[must_use]
+    pub fn series(&self) -> &[Labels] {
+        &self.labels
+    }
+}
+
+impl Scratch {
+    /// For scans that together touch at most `limits.samples_max` samples.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            limits: *limits,
+            samples: 0,
+            times: Vec::new(),
+            values: Vec::new(),
+            pairs: Vec::new(),
+        }
+    }
+
+    /// Samples scanned so far.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    fn take(&mut self, samples: usize) -> Result<(), StoreError> {
+        self.samples = self.samples.saturating_add(u64::try_from(samples).unwrap_or(u64::MAX));
+        if self.limits.samples_max < self.samples {
+            return Err(StoreError::SamplesMax { max: self.limits.samples_max });
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The series that satisfy all matchers and may have samples in `range`.
+    ///
+    /// # Errors
+    /// A pattern that is no regular expression, or more series than `limits` allow.
+    pub fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limits: &Limits,
+    ) -> Result<Vec<Part>, StoreError> {
+        let tests = matchers.iter().map(Test::new).collect::<Result<Vec<_>, _>>()?;
+        let mut found = 0;
+        let mut parts = Vec::new();
+        let mut known = HashMap::new();
+        for source in self.sources() {
+            let part = select_source(&source, &tests, range, &mut known);
+            if part.labels.is_empty() {
+                continue;
+            }
+            found += part.labels.len();
+            if limits.series_max < found {
+                return Err(StoreError::SeriesMax { max: limits.series_max });
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
+    /// Calls `visit` with each series of `part` that has samples in `range`: its labels, times
+    /// ascending without repeats, and values.
+    ///
+    /// # Errors
+    /// What `visit` returned, a limit, or bytes that could not be read.
+    pub fn scan(
+        &self,
+        part: &Part,
+        range: TimeRange,
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(&Labels, &[i64], &[f64]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        for (labels, places) in part.labels.iter().zip(&part.places) {
+            scratch.pairs.clear();
+            self.gather(&part.source, places, range, scratch)?;
+            scratch.take(scratch.pairs.len())?;
+            // Stable: of two samples of one time the first in storage order is kept.
+            if !scratch.pairs.is_sorted_by(|a, b| a.0 < b.0) {
+                scratch.pairs.sort_by_key(|pair| pair.0);
+                scratch.pairs.dedup_by_key(|pair| pair.0);
+            }
+            if scratch.pairs.is_empty() {
+                continue;
+            }
+            scratch.times.clear();
+            scratch.values.clear();
+            scratch.times.extend(scratch.pairs.iter().map(|pair| pair.0));
+            scratch.values.extend(scratch.pairs.iter().map(|pair| pair.1));
+            visit(labels, &scratch.times, &scratch.values)?;
+        }
+        Ok(())
+    }
+
+    /// Label names of the series that satisfy all matchers, sorted.
+    ///
+    /// # Errors
+    /// As [`Store::select`].
+    pub fn label_names(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limits: &Limits,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut names = BTreeSet::new();
+        for part in self.select(matchers, range, limits)? {
+            for (name, _) in part.labels.iter().flat_map(|labels| &labels.0) {
+                if !names.contains(name) {
+                    names.insert(name.clone());
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Values of one label among the series that satisfy all matchers, sorted.
+    ///
+    /// # Errors
+    /// As [`Store::select`].
+    pub fn label_values(
+        &self,
+        name: &str,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limits: &Limits,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut values = BTreeSet::new();
+        for part in self.select(matchers, range, limits)? {
+            for value in part.labels.iter().filter_map(|labels| labels.value(name)) {
+                if !values.contains(value) {
+                    values.insert(value.to_owned());
+                }
+            }
+        }
+        Ok(values.into_iter().collect())
+    }
+
+    /// Labels of the series that satisfy all matchers.
+    ///
+    /// # Errors
+    /// As [`Store::select`].
+    pub fn series(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limits: &Limits,
+    ) -> Result<Vec<Labels>, StoreError> {
+        Ok(self.select(matchers, range, limits)?.into_iter().flat_map(|part| part.labels).collect())
+    }
+
+    fn gather(
+        &self,
+        source: &Source,
+        places: &Places,
+        range: TimeRange,
+        scratch: &mut Scratch,
+    ) -> Result<(), StoreError> {
+        let state = source.read();
+        let bounds = (range.start_ms, range.end_ms);
+        for &(schema, column) in &places.sections {
+            let Some(section) = state.sections.get(&schema) else { continue };
+            let kind = places_kind(&section.schema, column);
+            let rows = section.rows.column(column, bounds);
+            scratch.pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
+        }
+        if let Some(remote) = state.remote.get(&places.name) {
+            push_remote(remote, range, &mut scratch.pairs);
+        }
+        Ok(())
+    }
+}
+
+impl Test {
+    fn new(matcher: &Matcher) -> Result<Self, StoreError> {
+        let regex = || {
+            RegexBuilder::new(&format!("^(?s:{})$", matcher.value))
+                .size_limit(PATTERN_BYTES_MAX)
+                .build()
+                .map_err(|error| StoreError::Pattern {
+                    name: matcher.name.clone(),
+                    value: matcher.value.clone(),
+                    why: error.to_string(),
+                })
+        };
+        let is = match matcher.op {
+            MatchOp::Equal => Is::Equal(matcher.value.clone()),
+            MatchOp::NotEqual => Is::NotEqual(matcher.value.clone()),
+            MatchOp::Regex => Is::Regex(regex()?),
+            MatchOp::NotRegex => Is::NotRegex(regex()?),
+        };
+        Ok(Self { name: matcher.name.clone(), is })
+    }
+
+    fn holds(&self, value: &str) -> bool {
+        match &self.is {
+            Is::Equal(wanted) => wanted == value,
+            Is::NotEqual(wanted) => wanted != value,
+            Is::Regex(pattern) => pattern.is_match(value),
+            Is::NotRegex(pattern) => !pattern.is_match(value),
+        }
+    }
+
+    /// A series' value of the label: the source's where it is pinned, else the column's, else the
+    /// source's.
+    fn holds_for(&self, name: &str, labels: &Labels, source: &Labels) -> bool {
+        let value = if self.name == NAME {
+            name
+        } else if pinned(&self.name, source) {
+            source.value(&self.name).unwrap_or("")
+        } else {
+            labels.value(&self.name).or_else(|| source.value(&self.name)).unwrap_or("")
+        };
+        self.holds(value)
+    }
+}
+
+fn select_source(
+    source: &Arc<Source>,
+    tests: &[Test],
+    range: TimeRange,
+    known: &mut HashMap<u64, Arc<[usize]>>,
+) -> Part {
+    let _ = range;
+    let mut part = Part { source: Arc::clone(source), labels: Vec::new(), places: Vec::new() };
+    let state = source.read();
+    let labels = Arc::clone(&state.labels);
+    let refused = |test: &Test| {
+        pinned(&test.name, &labels) && !test.holds(labels.value(&test.name).unwrap_or(""))
+    };
+    if tests.iter().any(refused) {
+        return part;
+    }
+    let rest: Vec<&Test> = tests.iter().filter(|test| !pinned(&test.name, &labels)).collect();
+    // The source's pinned tests passed, so what is left depends on the schema alone, unless the
+    // source has a label of a tested name or lacks job or instance.
+    let alone = rest.iter().all(|test| labels.value(&test.name).is_none())
+        && labels.value("job").is_some()
+        && labels.value("instance").is_some();
+    let mut places: BTreeMap<(&str, &Labels), Vec<(u64, usize)>> = BTreeMap::new();
+    for (&id, section) in &state.sections {
+        let columns = section.schema.columns.iter().enumerate();
+        let hit = |name: &str, own| rest.iter().all(|test| test.holds_for(name, own, &labels));
+        let look = || columns.filter(|(_, c)| hit(&c.name, &c.labels)).map(|(i, _)| i).collect();
+        let hits: Arc<[usize]> =
+            if alone { Arc::clone(known.entry(id).or_insert_with(look)) } else { look() };
+        for &index in hits.iter() {
+            if let Some(column) = section.schema.columns.get(index) {
+                places.entry((&column.name, &column.labels)).or_default().push((id, index));
+            }
+        }
+    }
+    for column in state.remote.keys() {
+        if rest.iter().all(|test| test.holds_for(&column.name, &column.labels, &labels)) {
+            places.entry((&column.name, &column.labels)).or_default();
+        }
+    }
+    for ((name, own), sections) in places {
+        let name = SeriesName { name: name.to_owned(), labels: own.clone() };
+        part.labels.push(full_labels(&name, &labels));
+        part.places.push(Places { name, sections });
+    }
+    drop(state);
+    part
+}
+
+fn push_remote(remote: &RemoteColumn, range: TimeRange, pairs: &mut Vec<(i64, f64)>) {
+    let samples = remote.times.iter().zip(&remote.values);
+    let within = samples.filter(|(time, _)| (range.start_ms..=range.end_ms).contains(time));
+    pairs.extend(within.map(|(&time, &raw)| (time, f64::from_bits(raw))));
+}
+
+fn places_kind(schema: &Schema, column: usize) -> Kind {
+    schema.columns.get(column).map_or(Kind::Float, |column| column.kind)
+}
+
+/// A pattern's compiled program; Prometheus' RE2 has a bound of the same order.
+const PATTERN_BYTES_MAX: usize = 1 << 20;

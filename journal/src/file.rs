@@ -1,0 +1,383 @@
+//! The journal's directory: its lock, its version, its files, and the one that is written.
+
+use crate::scan::{HEADER, MAGIC, crc, scan};
+use crate::{JournalError, RECORD_BYTES_MAX};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// A directory of record files, open for appending.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    /// Held for as long as the journal is open.
+    _lock: Flock<File>,
+    /// Files of earlier turns, oldest first; not the active one.
+    closed: Vec<u64>,
+    active: u64,
+    file: File,
+    /// Synced bytes of the active file.
+    synced: u64,
+    /// Appended and not yet written.
+    pending: Vec<u8>,
+}
+
+/// A place that recovery could not read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// The first byte that is not part of a valid record.
+    pub offset: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Journal {
+    /// Opens or makes the journal in `dir`, calls `visit` with (file number, record) of every
+    /// valid record, oldest first, and begins a new file.
+    ///
+    /// # Errors
+    /// The directory is locked, of another version, or the operating system refused.
+    pub fn open(
+        dir: &Path,
+        visit: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<(Self, Vec<Damage>), JournalError> {
+        fs::create_dir_all(dir).map_err(io("make the directory", dir))?;
+        let lock = lock(dir)?;
+        version(dir)?;
+        let mut closed = numbers(dir)?;
+        let mut damage = Vec::new();
+        for &number in &closed {
+            let path = file_path(dir, number);
+            let file = File::open(&path).map_err(io("open", &path))?;
+            scan(&file, &path, &mut damage, &mut |record| visit(number, record))?;
+        }
+        let active = closed.last().map_or(1, |last| last.saturating_add(1));
+        closed.dedup();
+        let file = create(dir, active)?;
+        let synced = MAGIC.len() as u64;
+        let dir = dir.to_owned();
+        let pending = Vec::new();
+        Ok((Self { dir, _lock: lock, closed, active, file, synced, pending }, damage))
+    }
+
+    /// Reads every record of `dir` and changes nothing; for checking.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn check(dir: &Path) -> Result<(u64, Vec<Damage>), JournalError> {
+        let (mut records, mut damage) = (0, Vec::new());
+        for number in numbers(dir)? {
+            let path = file_path(dir, number);
+            let file = File::open(&path).map_err(io("open", &path))?;
+            records += scan(&file, &path, &mut damage, &mut |_| ())?;
+        }
+        Ok((records, damage))
+    }
+
+    /// Appends a record to the next commit.
+    ///
+    /// # Errors
+    /// [`JournalError::Record`] if it is empty or too large.
+    pub fn append(&mut self, parts: &[&[u8]]) -> Result<(), JournalError> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if bytes == 0 || RECORD_BYTES_MAX < bytes {
+            return Err(JournalError::Record { bytes });
+        }
+        let start = self.pending.len();
+        self.pending.extend_from_slice(&length.to_le_bytes());
+        self.pending.extend_from_slice(&[0; 4]);
+        for part in parts {
+            self.pending.extend_from_slice(part);
+        }
+        let sum = crc(length.to_le_bytes(), &self.pending[start + HEADER..]);
+        self.pending[start + 4..start + HEADER].copy_from_slice(&sum.to_le_bytes());
+        Ok(())
+    }
+
+    /// Writes and syncs everything appended: one write, one fdatasync.
+    ///
+    /// # Errors
+    /// What the operating system said; everything appended is kept for the next commit.
+    pub fn commit(&mut self) -> Result<(), JournalError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write_all(&self.pending).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            let path = file_path(&self.dir, self.active);
+            // A half-written tail is cut off; if even that fails, recovery reads past it.
+            let cut = self.file.set_len(self.synced);
+            let back = self.file.seek(SeekFrom::Start(self.synced));
+            if let Err(error) = cut.and_then(|()| back.map(|_| ())) {
+                log::warn!("{}: the torn tail could not be cut off: {error}", path.display());
+            }
+            return Err(match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => JournalError::Full { path },
+                _ => JournalError::Io { doing: "write", path, source: error },
+            });
+        }
+        self.synced += self.pending.len() as u64;
+        self.pending.clear();
+        self.pending.shrink_to(PENDING_BYTES_KEPT);
+        Ok(())
+    }
+
+    /// Forgets what was appended since the last commit.
+    pub fn discard(&mut self) {
+        self.pending.clear();
+    }
+
+    /// Commits and begins a new file; returns the number of the one just closed.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`], or the new file could not be made.
+    pub fn rotate(&mut self) -> Result<u64, JournalError> {
+        self.commit()?;
+        let next = self.active.saturating_add(1);
+        self.file = create(&self.dir, next)?;
+        let old = std::mem::replace(&mut self.active, next);
+        self.closed.push(old);
+        self.synced = MAGIC.len() as u64;
+        Ok(old)
+    }
+
+    /// Removes a closed file.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn remove(&mut self, number: u64) -> Result<(), JournalError> {
+        if !self.closed.contains(&number) {
+            return Ok(());
+        }
+        let path = file_path(&self.dir, number);
+        fs::remove_file(&path).map_err(io("remove", &path))?;
+        self.closed.retain(|closed| *closed != number);
+        Ok(())
+    }
+
+    /// Numbers of the closed files, oldest first.
+    #[must_use]
+    pub fn closed(&self) -> &[u64] {
+        &self.closed
+    }
+
+    /// The number of the file that is written.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        self.active
+    }
+
+    /// Bytes of the file that is written, with what is appended.
+    #[must_use]
+    pub fn active_bytes(&self) -> u64 {
+        self.synced + self.pending.len() as u64
+    }
+}
+
+/// Bytes that an unprivileged process may still write on the file system of `path`.
+///
+/// # Errors
+/// The operating system refused.
+pub fn free_bytes(path: &Path) -> Result<u64, JournalError> {
+    let stat = nix::sys::statvfs::statvfs(path)
+        .map_err(|errno| io("ask for the free space of", path)(errno.into()))?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// Makes what was created or renamed in `dir` durable.
+///
+/// # Errors
+/// The operating system refused.
+fn sync_dir(dir: &Path) -> Result<(), JournalError> {
+    File::open(dir).and_then(|file| file.sync_all()).map_err(io("sync", dir))
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, JournalError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(io("open", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => JournalError::Locked { path: dir.to_owned() },
+        other => io("lock", &path)(other.into()),
+    })
+}
+
+fn version(dir: &Path) -> Result<(), JournalError> {
+    let path = dir.join("version");
+    match fs::read(&path) {
+        Ok(found) if found == VERSION.as_bytes() => Ok(()),
+        // An empty file is a crash between create and write.
+        Ok(found) if !found.is_empty() => Err(JournalError::Version {
+            path,
+            found: String::from_utf8_lossy(&found).trim().chars().take(80).collect(),
+            wanted: VERSION.trim().to_owned(),
+        }),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io("read", &path)(error)),
+        _ => {
+            let mut file = File::create(&path).map_err(io("make", &path))?;
+            file.write_all(VERSION.as_bytes())
+                .and_then(|()| file.sync_all())
+                .map_err(io("write", &path))?;
+            sync_dir(dir)
+        }
+    }
+}
+
+fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io("list", dir))? {
+        let name = entry.map_err(io("list", dir))?.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        numbers.extend(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn create(dir: &Path, number: u64) -> Result<File, JournalError> {
+    let path = file_path(dir, number);
+    let mut file = File::create(&path).map_err(io("make", &path))?;
+    file.write_all(&MAGIC).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
+    sync_dir(dir)?;
+    Ok(file)
+}
+
+fn file_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.log"))
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
+    move |source| match source.kind() {
+        ErrorKind::StorageFull => JournalError::Full { path: path.to_owned() },
+        _ => JournalError::Io { doing, path: path.to_owned(), source },
+    }
+}
+
+const VERSION: &str = "strobe journal 1\n";
+const PENDING_BYTES_KEPT: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A directory of its own, removed at the end.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("journal-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&dir);
+            Self(dir)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn read(dir: &Path) -> (Vec<Vec<u8>>, Vec<Damage>) {
+        let mut records = Vec::new();
+        let (_, damage) =
+            Journal::open(dir, &mut |_, record| records.push(record.to_vec())).unwrap();
+        (records, damage)
+    }
+
+    fn write(dir: &Path, records: &[Vec<u8>]) {
+        let (mut journal, _) = Journal::open(dir, &mut |_, _| ()).unwrap();
+        for record in records {
+            journal.append(&[record]).unwrap();
+        }
+        journal.commit().unwrap();
+    }
+
+    #[test]
+    fn what_is_committed_is_read_back_in_order_across_files() {
+        let place = Place::new("order");
+        let (mut journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        journal.append(&[b"a", b"b"]).unwrap();
+        let first = journal.rotate().unwrap();
+        journal.append(&[b"c"]).unwrap();
+        journal.commit().unwrap();
+        journal.append(&[b"lost"]).unwrap();
+        drop(journal);
+        let (records, damage) = read(&place.0);
+        assert_eq!((records, damage), (vec![b"ab".to_vec(), b"c".to_vec()], vec![]));
+        let (mut journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        journal.remove(first).unwrap();
+        drop(journal);
+        assert_eq!(read(&place.0).0, [b"c".to_vec()]);
+    }
+
+    #[test]
+    fn a_second_process_and_another_version_are_refused() {
+        let place = Place::new("lock");
+        let (journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        let second = Journal::open(&place.0, &mut |_, _| ());
+        assert!(matches!(second, Err(JournalError::Locked { .. })));
+        drop(journal);
+        fs::write(place.0.join("version"), "strobe journal 9\n").unwrap();
+        let other = Journal::open(&place.0, &mut |_, _| ()).unwrap_err();
+        assert!(other.to_string().contains("strobe journal 9"), "{other}");
+    }
+
+    /// A crash leaves the file cut at any byte: every whole record before the cut is kept.
+    #[test]
+    fn cut_at_every_byte_all_whole_records_are_kept() {
+        let place = Place::new("cut");
+        let records: Vec<Vec<u8>> = (1..6_u8).map(|n| vec![n; usize::from(n) * 7]).collect();
+        write(&place.0, &records);
+        let path = file_path(&place.0, 1);
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            let other = Place::new("cut-at");
+            fs::create_dir_all(&other.0).unwrap();
+            fs::write(file_path(&other.0, 1), &whole[..cut]).unwrap();
+            let (found, damage) = read(&other.0);
+            let mut end = MAGIC.len();
+            let expected: Vec<_> = records
+                .iter()
+                .take_while(|record| {
+                    end += HEADER + record.len();
+                    end <= cut
+                })
+                .cloned()
+                .collect();
+            assert_eq!(found, expected, "cut at {cut}");
+            let clean: usize =
+                MAGIC.len() + expected.iter().map(|r| r.len() + HEADER).sum::<usize>();
+            assert_eq!(damage.is_empty(), cut == 0 || cut == clean, "cut at {cut}: {damage:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// One flipped bit costs at most the record it is in; the others are all found.
+        #[test]
+        fn a_flipped_bit_costs_one_record(
+            records in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 1..12),
+            at in any::<prop::sample::Index>(), bit in 0..8_u8,
+        ) {
+            let place = Place::new("flip");
+            write(&place.0, &records);
+            let path = file_path(&place.0, 1);
+            let mut bytes = fs::read(&path).unwrap();
+            let at = at.index(bytes.len() - MAGIC.len()) + MAGIC.len();
+            bytes[at] ^= 1 << bit;
+            fs::write(&path, &bytes).unwrap();
+            let mut end = MAGIC.len();
+            let hit = records.iter().position(|r| { end += HEADER + r.len(); at < end }).unwrap();
+            let mut expected = records;
+            expected.remove(hit);
+            let (found, damage) = read(&place.0);
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(damage.len(), 1);
+        }
+    }
+}
