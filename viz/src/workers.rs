@@ -1,0 +1,236 @@
+//! The synchronous workers: tiny_http on a Unix socket in a directory of our own (mode 0700), so
+//! that nobody but the loop, which bounds and checks every request, reaches it.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::{fs, io, process};
+use strobe_wire::message::{ApiRequest, ApiResponse};
+use tiny_http::{Header, Request, Response, Server};
+
+use crate::assets::{self, Asset};
+use crate::backend::Backend;
+use crate::counters::Counters;
+
+/// The running workers.
+pub(crate) struct Workers {
+    server: Arc<Server>,
+    threads: Vec<JoinHandle<()>>,
+    folder: PathBuf,
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    /// Binds the socket and starts `count` threads.
+    pub(crate) fn start(
+        dir: &Path,
+        count: usize,
+        backend: &Backend,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Self> {
+        let folder = own_folder(dir)?;
+        let server = Server::http_unix(&folder.join(SOCKET)).map_err(io::Error::other)?;
+        let server = Arc::new(server);
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let (server, backend) = (Arc::clone(&server), backend.clone());
+            let counters = Arc::clone(counters);
+            let thread = std::thread::Builder::new()
+                .name(format!("viz-worker-{index}"))
+                .spawn(move || work(&server, &backend, &counters))?;
+            threads.push(thread);
+        }
+        Ok(Self { server, threads, folder })
+    }
+
+    /// Where the loop connects.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join(SOCKET)
+    }
+
+    /// Ends the threads and removes the socket.
+    pub(crate) fn stop(self) {
+        for _ in &self.threads {
+            self.server.unblock();
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                log::error!("a worker panicked");
+            }
+        }
+        drop(self.server);
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            log::warn!("removing {}: {error}", self.folder.display());
+        }
+    }
+}
+
+fn work(server: &Server, backend: &Backend, counters: &Counters) {
+    // `recv` fails when it is unblocked: the end. It also fails if tiny_http can accept no more;
+    // the loop's connections are open since the start and go on being served, so wait on.
+    loop {
+        let mut request = match server.recv() {
+            Ok(request) => request,
+            Err(error) if error.to_string().contains("unblocked") => return,
+            Err(error) => {
+                log::error!("the workers' socket: {error}");
+                continue;
+            }
+        };
+        let response = answer(&mut request, backend, counters);
+        // Never chunked: the loop relays by Content-Length.
+        if let Err(error) = request.respond(response.with_chunked_threshold(usize::MAX)) {
+            log::debug!("answering: {error}");
+        }
+    }
+}
+
+fn answer(
+    request: &mut Request,
+    backend: &Backend,
+    counters: &Counters,
+) -> Response<Cursor<Vec<u8>>> {
+    let url = request.url().to_owned();
+    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    match path {
+        "/-/healthy" => text(200, "Strobe viz is healthy.\n"),
+        "/-/ready" if backend.is_ready() => text(200, "Strobe viz is ready.\n"),
+        "/-/ready" => text(503, "Strobe viz is not connected to a broker.\n"),
+        "/metrics" => metrics(backend, counters),
+        _ if path == "/federate" || path.starts_with("/api/") => {
+            match api_request(request, path, query) {
+                Ok(request) => api_response(backend.api(request)),
+                Err(error) => text(400, &format!("the body could not be read: {error}\n")),
+            }
+        }
+        _ => match assets::find(path) {
+            Some(asset) => file(asset, request),
+            None => text(404, "There is nothing here; the dashboard is at /.\n"),
+        },
+    }
+}
+
+fn api_request(request: &mut Request, path: &str, query: &str) -> io::Result<ApiRequest> {
+    let mut body = Vec::new();
+    request.as_reader().read_to_end(&mut body)?;
+    let method = match request.method() {
+        tiny_http::Method::Head => "GET".to_owned(),
+        other => other.to_string(),
+    };
+    Ok(ApiRequest {
+        method,
+        path: path.to_owned(),
+        query: query.to_owned(),
+        content_type: header(request, "Content-Type"),
+        content_encoding: header(request, "Content-Encoding"),
+        body,
+    })
+}
+
+fn api_response(answer: ApiResponse) -> Response<Cursor<Vec<u8>>> {
+    Response::from_data(answer.body)
+        .with_status_code(answer.status)
+        .with_header(field("Content-Type", &answer.content_type))
+        .with_header(field("Cache-Control", "no-store"))
+}
+
+fn metrics(backend: &Backend, counters: &Counters) -> Response<Cursor<Vec<u8>>> {
+    let mut body = counters.exposition().into_bytes();
+    if backend.is_ready() {
+        let request = ApiRequest {
+            method: "GET".to_owned(),
+            path: "/metrics".to_owned(),
+            ..ApiRequest::default()
+        };
+        let answer = backend.api(request);
+        if answer.status == 200 {
+            body.extend_from_slice(&answer.body);
+        }
+    }
+    Response::from_data(body)
+        .with_header(field("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
+}
+
+fn file(asset: &'static Asset, request: &Request) -> Response<Cursor<Vec<u8>>> {
+    let etag = format!("\"{}\"", asset.etag);
+    let fresh = header(request, "If-None-Match").split(',').any(|known| {
+        let known = known.trim();
+        known == "*" || known.trim_start_matches("W/") == etag
+    });
+    let packed = asset.gzip.filter(|_| accepts_gzip(&header(request, "Accept-Encoding")));
+    let response = match (fresh, packed) {
+        (true, _) => Response::from_data(Vec::new()).with_status_code(304),
+        (false, Some(packed)) => {
+            Response::from_data(packed.to_vec()).with_header(field("Content-Encoding", "gzip"))
+        }
+        (false, None) => Response::from_data(asset.body.to_vec()),
+    };
+    response
+        .with_header(field("Content-Type", assets::content_type(asset.path)))
+        .with_header(field("ETag", &etag))
+        .with_header(field("Vary", "Accept-Encoding"))
+        .with_header(field("Cache-Control", assets::cache_control(asset.path)))
+}
+
+fn accepts_gzip(accepted: &str) -> bool {
+    accepted.split(',').any(|coding| {
+        let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
+        let refused = matches!(quality.trim(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000");
+        name.trim().eq_ignore_ascii_case("gzip") && !refused
+    })
+}
+
+fn text(status: u16, body: &str) -> Response<Cursor<Vec<u8>>> {
+    Response::from_data(body.as_bytes().to_vec())
+        .with_status_code(status)
+        .with_header(field("Content-Type", "text/plain; charset=utf-8"))
+        .with_header(field("Cache-Control", "no-store"))
+}
+
+fn header(request: &Request, name: &'static str) -> String {
+    let found = request.headers().iter().find(|header| header.field.equiv(name));
+    found.map(|header| header.value.as_str().to_owned()).unwrap_or_default()
+}
+
+fn field(name: &str, value: &str) -> Header {
+    Header::from_bytes(name, value).unwrap_or_else(|()| {
+        Header::from_bytes("X-Strobe", "unprintable").expect("these two are ASCII")
+    })
+}
+
+/// A fresh directory that only we may enter, short enough for a socket's address (108 bytes).
+fn own_folder(dir: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let fits = dir.as_os_str().len() + 40 < 108 && fs::create_dir_all(dir).is_ok();
+    let base = if fits { dir.to_path_buf() } else { std::env::temp_dir() };
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    for _ in 0..100 {
+        // Relaxed: only uniqueness within this process counts.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = base.join(format!("viz-{}-{number}", process::id()));
+        // What a killed process of the same id left behind.
+        if fs::remove_file(folder.join(SOCKET)).is_ok() {
+            fs::remove_dir(&folder)?;
+        }
+        match builder.create(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let why = format!("creating {}: {error}", folder.display());
+                return Err(io::Error::new(error.kind(), why));
+            }
+        }
+    }
+    Err(io::Error::other(format!("no free name for a directory in {}", base.display())))
+}
+
+const SOCKET: &str = "http.sock";
