@@ -9,6 +9,7 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+use crate::api::{self, Answer};
 use crate::config::Config;
 use crate::control;
 use crate::dir::{self, DirError, StateDir};
@@ -16,6 +17,7 @@ use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
 use crate::net::{Ask, Net, NetCounts, Parts, Place};
 use crate::own;
+use crate::query::{Engine, Limits};
 use crate::registry::{Registry, RegistryError};
 use crate::store::{RemoteSeries, Store, StoreConfig, StoreError};
 use crate::writer::{Next, Order, Report, Scribe};
@@ -80,6 +82,7 @@ pub enum BrokerError {
 struct Shared {
     config: Config,
     store: Store,
+    engine: Engine,
     registry: Registry,
     hub: Hub,
     fingerprint: [u8; 32],
@@ -162,6 +165,7 @@ impl Broker {
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
         let shared = Arc::new(Shared {
             config,
+            engine: Engine::new(store.clone()),
             store,
             registry,
             hub,
@@ -213,6 +217,13 @@ impl Broker {
                 own::metrics(&net, &shared.store.counts(), &shared.registry.hosts(), wall_ms())
             }
             "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
+            path if path.starts_with("/api/v1/") => {
+                let limits = Limits::usual();
+                match api::handle(&shared.engine, &limits, request, wall_ms()) {
+                    Answer::Response(response) => response,
+                    Answer::Write(series) => api::written(self.write(series)),
+                }
+            }
             path => own::error(404, "not_found", &format!("{path} is not a path of this API")),
         }
     }
@@ -286,7 +297,7 @@ impl Broker {
     }
 
     /// Stores samples; they are on disk when this says `Ok`.
-    pub(crate) fn write(&self, series: Vec<RemoteSeries>) -> Result<(), String> {
+    fn write(&self, series: Vec<RemoteSeries>) -> Result<(), String> {
         let waiting = &self.shared.writes_waiting;
         // Relaxed: the counter guards nothing but itself.
         if WRITES_MAX <= waiting.fetch_add(1, Ordering::Relaxed) {

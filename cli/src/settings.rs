@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use strobe_agent::config as agent;
 use strobe_broker::config as broker;
+use strobe_viz::config as viz;
 use strobe_wire::settings::{Key, Settings, Source};
 
 /// The settings of all parts.
@@ -40,10 +41,16 @@ impl Loaded {
         agent::Config::new(&self.settings, &env).map_err(|why| why.to_string())
     }
 
+    /// The dashboard's part; its state lies in `dir`.
+    pub(crate) fn viz(&self, dir: PathBuf) -> Result<viz::Config, String> {
+        viz::Config::from_settings(&self.settings, dir).map_err(|why| why.to_string())
+    }
+
     /// Every value of every part.
     pub(crate) fn check(&self) -> Result<(), String> {
-        self.broker()?;
+        let dir = self.broker()?.dir;
         self.agent()?;
+        self.viz(dir)?;
         Ok(())
     }
 }
@@ -107,7 +114,7 @@ fn flag_of(name: &str) -> &'static str {
 }
 
 fn all() -> impl Iterator<Item = &'static Key> {
-    broker::KEYS.iter().chain(agent::KEYS)
+    broker::KEYS.iter().chain(agent::KEYS).chain(viz::KEYS)
 }
 
 #[cfg(test)]

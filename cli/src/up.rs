@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use strobe_agent::run::Agent;
 use strobe_broker::Broker;
+use strobe_viz::Viz;
+use strobe_viz::backend::Backend;
 
 /// What to start, and where.
 #[derive(Debug, clap::Args)]
@@ -54,13 +56,18 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 }
 
 fn serve(args: &Args, loaded: &Loaded, broker: &Broker, signals: &SigSet) -> Result<(), String> {
+    let viz = if args.no_viz { None } else { Some(start_viz(loaded, broker)?) };
     let agent = if args.no_agent { None } else { Some(start_agent(loaded, broker)?) };
-    output::print(&format!("Strobe's broker is ready at {}", broker.quic_addr()));
+    output::print(&match &viz {
+        Some((viz, scheme)) => format!("Strobe is ready: {scheme}://{}", viz.addr()),
+        None => format!("Strobe is ready: QUIC on {}", broker.quic_addr()),
+    });
     let waited = signals.wait().map_err(|why| format!("cannot wait for signals: {why}"));
-    if let Some(agent) = agent {
-        agent.stop().map_err(|why| why.to_string())?;
+    let agent = agent.map_or(Ok(()), Agent::stop).map_err(|why| why.to_string());
+    if let Some((viz, _)) = viz {
+        viz.stop();
     }
-    waited.map(|_| ())
+    waited.and(agent)
 }
 
 /// This host's agent: enrolled here by a token that is used at once or expires.
@@ -72,6 +79,13 @@ fn start_agent(loaded: &Loaded, broker: &Broker) -> Result<Agent, String> {
     config.token = Some(token.to_string());
     config.listen = None;
     Agent::start(&config).map_err(|why| why.to_string())
+}
+
+fn start_viz(loaded: &Loaded, broker: &Broker) -> Result<(Viz, &'static str), String> {
+    let config = loaded.viz(broker.config().dir.clone())?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let viz = Viz::start(config, Backend::Local(broker.clone())).map_err(|why| why.to_string())?;
+    Ok((viz, scheme))
 }
 
 /// An address of this machine that reaches a socket bound to `bound`.
@@ -89,6 +103,7 @@ fn overrides(args: &Args) -> Vec<String> {
     let mut put = |key: &str, value: Option<String>| {
         out.extend(value.map(|value| format!("--{key}={value}")));
     };
+    put("viz.listen", args.listen.clone());
     put("broker.dir", args.dir.as_ref().map(|dir| dir.display().to_string()));
     put("broker.listen", args.broker_listen.clone());
     put("broker.store", args.store.clone());
