@@ -131,5 +131,16 @@ fn store_check(dir: &std::path::Path) -> Result<ExitCode, String> {
     if !store.is_dir() {
         return Err(format!("{} holds no store; name a state directory", dir.display()));
     }
-    Err("not wired".to_owned())
+    let report = strobe_broker::store::check(&store).map_err(|why| why.to_string())?;
+    output::print(&format!(
+        "{} segments, {} blocks, {} log records read; {} damaged places",
+        report.segments,
+        report.blocks,
+        report.wal_records,
+        report.damage.len()
+    ));
+    for damage in &report.damage {
+        output::complain(damage);
+    }
+    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
