@@ -10,7 +10,7 @@
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
 use crate::api::{self, Answer};
-use crate::config::Config;
+use crate::config::{Config, StoreChoice};
 use crate::control;
 use crate::dir::{self, DirError, StateDir};
 use crate::hub::{Hub, Subscription};
@@ -68,6 +68,9 @@ pub enum BrokerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A store that this version does not have.
+    #[error("broker.store is {0:?}, but this version keeps samples in local files only; set local")]
+    StoreUnknown(String),
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -122,6 +125,9 @@ impl Broker {
     /// # Errors
     /// What it cannot have, in a sentence.
     pub fn start(config: Config) -> Result<Self, BrokerError> {
+        if let StoreChoice::Redis(url) = &config.store {
+            return Err(BrokerError::StoreUnknown(url.clone()));
+        }
         let (now_ms, now_s) = (wall_ms(), wall_s());
         let state = StateDir::open(&config.dir)?;
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
