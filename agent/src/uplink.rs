@@ -18,9 +18,9 @@
 //! a full ring refuses the sampler, which counts it.
 
 use crate::ring::{Reader as Ring, Ticket};
+use crate::schemas::Table;
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strobe_wire::frame::{self, FrameKind};
 use strobe_wire::ids::SchemaId;
@@ -91,9 +91,6 @@ enum State {
     Greeting { conn: ConnId, stream: StreamId, since: Instant },
     Streaming { conn: ConnId, stream: StreamId, progress: Instant },
 }
-
-/// Finds a schema by its name.
-pub type SchemaOf<'a> = &'a dyn Fn(SchemaId) -> Option<Arc<Schema>>;
 
 impl Uplink {
     /// An uplink that wants to dial at once.
@@ -195,20 +192,14 @@ impl Uplink {
     }
 
     /// Sends what is in the ring, as far as QUIC takes it.
-    pub fn pump(
-        &mut self,
-        now: Instant,
-        link: &mut Link,
-        ring: &mut Ring,
-        schema_of: SchemaOf<'_>,
-    ) {
+    pub fn pump(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, table: &Table) {
         let State::Streaming { conn, stream, .. } = self.state else {
             // Nothing is lost while nobody listens, but the ring wants its held slots back.
             ring.settle();
             return;
         };
         loop {
-            self.fill(now, ring, schema_of);
+            self.fill(now, ring, table);
             if self.chunks.is_empty() {
                 return;
             }
@@ -353,7 +344,7 @@ impl Uplink {
     }
 
     /// Takes frames from the ring until enough chunks wait.
-    fn fill(&mut self, now: Instant, ring: &mut Ring, schema_of: SchemaOf<'_>) {
+    fn fill(&mut self, now: Instant, ring: &mut Ring, table: &Table) {
         while self.chunks.len() < CHUNKS_MAX {
             let Some(slot) = ring.next() else { return };
             let (ticket, header) = (slot.ticket(), frame::open(&slot).map(|frame| frame.header));
@@ -375,7 +366,7 @@ impl Uplink {
                 continue;
             }
             if header.kind == FrameKind::Row && !self.schemas_sent.contains(&header.schema) {
-                let Some(schema) = schema_of(header.schema) else {
+                let Some(schema) = table.schema(header.schema) else {
                     self.status.unsendable += 1;
                     continue;
                 };

@@ -1,5 +1,6 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
+pub mod api;
 pub mod config;
 pub mod control;
 mod dir;
@@ -7,9 +8,10 @@ pub mod hub;
 pub mod ingest;
 mod net;
 mod own;
-pub mod registry;
-mod run;
 pub mod query;
+pub mod registry;
+pub mod remote_write;
+mod run;
 pub mod store;
 pub mod tokens;
 pub mod window;

@@ -15,7 +15,9 @@ pub const BODY_BYTES_MAX: usize = 32 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteWriteError {
     /// The body decompresses to too much.
-    #[error("remote-write: the body has {found} bytes decompressed; at most {BODY_BYTES_MAX} are allowed")]
+    #[error(
+        "remote-write: the body has {found} bytes decompressed; at most {BODY_BYTES_MAX} are allowed"
+    )]
     Large {
         /// What its header says.
         found: usize,
@@ -48,14 +50,22 @@ pub fn decode(body: &[u8]) -> Result<Vec<RemoteSeries>, RemoteWriteError> {
     let plain = snap::raw::Decoder::new().decompress_vec(body)?;
     let request = WriteRequest::decode(&plain[..])?;
     let series = request.series.into_iter().enumerate();
-    series.map(|(index, one)| checked(one).map_err(|why| RemoteWriteError::Series { index, why })).collect()
+    series
+        .map(|(index, one)| checked(one).map_err(|why| RemoteWriteError::Series { index, why }))
+        .collect()
 }
 
 /// Encodes series as a request's body (for tests and for sending on).
 #[must_use]
 pub fn encode(series: &[RemoteSeries]) -> Vec<u8> {
     let one = |series: &RemoteSeries| TimeSeries {
-        labels: series.labels.0.iter().cloned().map(|(name, value)| Label { name, value }).collect(),
+        labels: series
+            .labels
+            .0
+            .iter()
+            .cloned()
+            .map(|(name, value)| Label { name, value })
+            .collect(),
         samples: series.samples.iter().map(|&(at_ms, value)| Sample { value, at_ms }).collect(),
     };
     let plain = WriteRequest { series: series.iter().map(one).collect() }.encode_to_vec();
@@ -138,7 +148,10 @@ mod tests {
 
     fn series(pairs: &[(&str, &str)]) -> RemoteSeries {
         let pairs = pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
-        RemoteSeries { labels: Labels(pairs.collect()), samples: vec![(5, 1.5), (-7, f64::INFINITY)] }
+        RemoteSeries {
+            labels: Labels(pairs.collect()),
+            samples: vec![(5, 1.5), (-7, f64::INFINITY)],
+        }
     }
 
     #[test]

@@ -9,13 +9,15 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
-use crate::config::Config;
+use crate::api::{self, Answer};
+use crate::config::{Config, StoreChoice};
 use crate::control;
 use crate::dir::{self, DirError, StateDir};
 use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
 use crate::net::{Ask, Net, NetCounts, Parts, Place};
 use crate::own;
+use crate::query::{Engine, Limits};
 use crate::registry::{Registry, RegistryError};
 use crate::store::{RemoteSeries, Store, StoreConfig, StoreError};
 use crate::writer::{Next, Order, Report, Scribe};
@@ -66,6 +68,9 @@ pub enum BrokerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A store that this version does not have.
+    #[error("broker.store is {0:?}, but this version keeps samples in local files only; set local")]
+    StoreUnknown(String),
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -80,6 +85,7 @@ pub enum BrokerError {
 struct Shared {
     config: Config,
     store: Store,
+    engine: Engine,
     registry: Registry,
     hub: Hub,
     fingerprint: [u8; 32],
@@ -119,6 +125,9 @@ impl Broker {
     /// # Errors
     /// What it cannot have, in a sentence.
     pub fn start(config: Config) -> Result<Self, BrokerError> {
+        if let StoreChoice::Redis(url) = &config.store {
+            return Err(BrokerError::StoreUnknown(url.clone()));
+        }
         let (now_ms, now_s) = (wall_ms(), wall_s());
         let state = StateDir::open(&config.dir)?;
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
@@ -162,6 +171,7 @@ impl Broker {
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
         let shared = Arc::new(Shared {
             config,
+            engine: Engine::new(store.clone()),
             store,
             registry,
             hub,
@@ -196,7 +206,11 @@ impl Broker {
 
     /// Answers a request; blocks while it is computed.
     #[must_use]
-    pub fn api(&self, request: &ApiRequest) -> ApiResponse {
+    pub fn api(&self, request: ApiRequest) -> ApiResponse {
+        self.respond(&request)
+    }
+
+    fn respond(&self, request: &ApiRequest) -> ApiResponse {
         let shared = &self.shared;
         match request.path.as_str() {
             "/-/healthy" => own::text(200, "Strobe is healthy."),
@@ -209,6 +223,13 @@ impl Broker {
                 own::metrics(&net, &shared.store.counts(), &shared.registry.hosts(), wall_ms())
             }
             "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
+            path if path.starts_with("/api/v1/") => {
+                let limits = Limits::usual();
+                match api::handle(&shared.engine, &limits, request, wall_ms()) {
+                    Answer::Response(response) => response,
+                    Answer::Write(series) => api::written(self.write(series)),
+                }
+            }
             path => own::error(404, "not_found", &format!("{path} is not a path of this API")),
         }
     }
@@ -269,7 +290,7 @@ impl Broker {
     /// What only the owner of the state directory may ask, and everything else.
     fn operate(&self, request: &ApiRequest) -> ApiResponse {
         if request.path != "/api/strobe/v1/tokens" {
-            return self.api(request);
+            return self.respond(request);
         }
         let lifetime = request.query.strip_prefix("lifetime_ms=").and_then(|ms| ms.parse().ok());
         let Some(lifetime_ms) = lifetime else {
@@ -282,7 +303,7 @@ impl Broker {
     }
 
     /// Stores samples; they are on disk when this says `Ok`.
-    pub(crate) fn write(&self, series: Vec<RemoteSeries>) -> Result<(), String> {
+    fn write(&self, series: Vec<RemoteSeries>) -> Result<(), String> {
         let waiting = &self.shared.writes_waiting;
         // Relaxed: the counter guards nothing but itself.
         if WRITES_MAX <= waiting.fetch_add(1, Ordering::Relaxed) {
@@ -315,7 +336,7 @@ impl Broker {
                     loop {
                         let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok((place, request)) = next else { return };
-                        if answers.send((place, broker.api(&request))).is_err() {
+                        if answers.send((place, broker.api(request))).is_err() {
                             return;
                         }
                         wake(&broker.shared.waker);

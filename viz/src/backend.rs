@@ -1,37 +1,28 @@
 //! Where the answers come from: a broker in this process, or one over QUIC.
 
-use bytes::Bytes;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
-use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo};
-use strobe_wire::schema::Schema;
+use strobe_broker::{Broker, Subscription};
+use strobe_wire::message::{ApiRequest, ApiResponse};
 
 use crate::remote::Remote;
+
+pub use strobe_broker::Update;
 
 /// The one way to a broker.
 #[derive(Clone, Debug)]
 pub enum Backend {
+    /// In this process (`strobe up`).
+    Local(Broker),
     /// Over QUIC (`strobe-viz --broker`).
     Remote(Remote),
-}
-
-/// What a broker tells its viewers.
-#[derive(Clone, Debug)]
-pub enum Update {
-    /// A host is new or what is known of it changed.
-    Host(HostInfo),
-    /// The columns behind frames to come.
-    Schema(Arc<Schema>),
-    /// A stored frame, not opened.
-    Frame(Bytes),
-    /// So many updates were dropped because this viewer was slow.
-    Lagged(u64),
 }
 
 /// The stream of updates.
 #[derive(Debug)]
 pub enum Feed {
+    /// Of a broker in this process.
+    Local(Subscription),
     /// Of a remote broker.
     Remote(Receiver<Update>),
 }
@@ -52,6 +43,7 @@ impl Backend {
     #[must_use]
     pub fn api(&self, request: ApiRequest) -> ApiResponse {
         match self {
+            Self::Local(broker) => broker.api(request),
             Self::Remote(remote) => remote.api(request),
         }
     }
@@ -60,6 +52,7 @@ impl Backend {
     #[must_use]
     pub fn subscribe(&self) -> Option<Feed> {
         match self {
+            Self::Local(broker) => Some(Feed::Local(broker.subscribe())),
             Self::Remote(remote) => remote.updates().map(Feed::Remote),
         }
     }
@@ -68,6 +61,7 @@ impl Backend {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match self {
+            Self::Local(_) => true,
             Self::Remote(remote) => remote.is_connected(),
         }
     }
@@ -78,6 +72,11 @@ impl Feed {
     #[must_use]
     pub fn next(&mut self, wait: Duration) -> Waited {
         match self {
+            Self::Local(subscription) => match subscription.recv_timeout(wait) {
+                Some(update) => Waited::Update(update),
+                None if subscription.is_closed() => Waited::Ended,
+                None => Waited::TimedOut,
+            },
             Self::Remote(updates) => match updates.recv_timeout(wait) {
                 Ok(update) => Waited::Update(update),
                 Err(RecvTimeoutError::Timeout) => Waited::TimedOut,

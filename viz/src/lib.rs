@@ -2,6 +2,7 @@
 
 pub mod assets;
 pub mod backend;
+mod client;
 pub mod config;
 pub mod counters;
 pub mod fleet;
@@ -9,4 +10,10 @@ pub mod front;
 pub mod live;
 pub mod relay;
 pub mod remote;
+mod run;
+mod transport;
+pub mod web_socket;
 mod workers;
+
+pub use config::Config;
+pub use run::{Viz, VizError};

@@ -1,7 +1,7 @@
 //! The synchronous workers: tiny_http on a Unix socket in a directory of our own (mode 0700), so
 //! that nobody but the loop, which bounds and checks every request, reaches it.
 
-use std::io::{Cursor, Read as _};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;

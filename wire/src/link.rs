@@ -32,8 +32,8 @@ use crate::message::{ALPN_AGENT, ALPN_ENROL, ALPN_PEER, ALPN_VIZ, Reader};
 use crate::pki::{Identity, PkiError, Role, Subject};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    ConnectionError, ConnectionHandle, DatagramEvent, Dir, EndpointConfig, Incoming, ReadError,
-    StreamEvent, VarInt, WriteError,
+    ConnectionError, ConnectionHandle, DatagramEvent, Dir, Incoming, ReadError, StreamEvent,
+    VarInt, WriteError,
 };
 use rustls_pki_types::CertificateDer;
 use std::collections::{BTreeSet, VecDeque};
@@ -308,7 +308,7 @@ impl Link {
             Side::Broker => Some(tls.server()?),
             Side::Agent | Side::Viz => None,
         };
-        let mut quic = EndpointConfig::default();
+        let mut quic = tls.endpoint();
         quic.rng_seed(config.seed);
         let endpoint =
             quinn_proto::Endpoint::new(Arc::new(quic), server, config.whole_datagrams, None);

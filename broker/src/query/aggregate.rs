@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 /// What is made of a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Aggregation {
+pub(crate) enum Aggregation {
     /// Sum.
     Sum,
     /// Mean.
@@ -47,7 +47,7 @@ struct Group {
 impl Aggregation {
     /// By token; `count_values` is [`count_values`], the experimental ones are `None`.
     #[must_use]
-    pub fn named(token: TokenId) -> Option<Self> {
+    pub(crate) fn named(token: TokenId) -> Option<Self> {
         Some(match token {
             T_SUM => Self::Sum,
             T_AVG => Self::Avg,
@@ -69,7 +69,7 @@ impl Aggregation {
 ///
 /// # Errors
 /// A `k` that is no whole number of 64 bits.
-pub fn aggregate(
+pub(crate) fn aggregate(
     aggregation: Aggregation,
     vector: Vector,
     modifier: Option<&LabelModifier>,
@@ -91,7 +91,11 @@ pub fn aggregate(
 
 /// `count_values("name", v)`: one series for each value of a group.
 #[must_use]
-pub fn count_values(name: &str, vector: &Vector, modifier: Option<&LabelModifier>) -> Vector {
+pub(crate) fn count_values(
+    name: &str,
+    vector: &Vector,
+    modifier: Option<&LabelModifier>,
+) -> Vector {
     let mut places: HashMap<Labels, usize> = HashMap::new();
     let mut out: Vector = Vec::new();
     for group in groups(vector, modifier) {
@@ -165,10 +169,28 @@ fn combine(aggregation: Aggregation, so_far: f64, value: f64) -> f64 {
     let first = is_absent(so_far);
     match aggregation {
         Aggregation::Group => 1.0,
-        Aggregation::Count => if first { 1.0 } else { so_far + 1.0 },
+        Aggregation::Count => {
+            if first {
+                1.0
+            } else {
+                so_far + 1.0
+            }
+        }
         _ if first => value,
-        Aggregation::Min => if value < so_far || so_far.is_nan() { value } else { so_far },
-        Aggregation::Max => if so_far < value || so_far.is_nan() { value } else { so_far },
+        Aggregation::Min => {
+            if value < so_far || so_far.is_nan() {
+                value
+            } else {
+                so_far
+            }
+        }
+        Aggregation::Max => {
+            if so_far < value || so_far.is_nan() {
+                value
+            } else {
+                so_far
+            }
+        }
         _ => so_far + value,
     }
 }
@@ -280,7 +302,7 @@ fn ranked(
 )]
 fn whole(k: f64) -> Result<usize, QueryError> {
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    if k.is_nan() || k < -LIMIT || LIMIT <= k {
+    if !(-LIMIT..LIMIT).contains(&k) {
         return Err(QueryError::Execution(format!("Scalar value {} overflows int64", number(k))));
     }
     Ok(if k < 1.0 { 0 } else { k as usize })

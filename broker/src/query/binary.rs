@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 /// An operator that yields a number or filters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Operator {
+pub(crate) enum Operator {
     /// `+`
     Add,
     /// `-`
@@ -46,7 +46,7 @@ pub enum Operator {
 
 /// What a comparison does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Compare {
+pub(crate) enum Compare {
     /// Keeps the left value where it holds.
     Filter,
     /// Gives 0 or 1.
@@ -56,7 +56,7 @@ pub enum Compare {
 impl Operator {
     /// By token; `None` for the set operators.
     #[must_use]
-    pub fn named(token: TokenId) -> Option<Self> {
+    pub(crate) fn named(token: TokenId) -> Option<Self> {
         Some(match token {
             T_ADD => Self::Add,
             T_SUB => Self::Sub,
@@ -77,7 +77,7 @@ impl Operator {
 
     /// Whether the result has lost its metric name. Prometheus 2.42 keeps it for `atan2`.
     #[must_use]
-    pub fn drops_name(self) -> bool {
+    pub(crate) fn drops_name(self) -> bool {
         matches!(self, Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Mod | Self::Pow)
     }
 
@@ -114,14 +114,14 @@ impl Operator {
 
 /// Scalar with scalar; comparisons give 0 or 1 (the parser insists on `bool`).
 #[must_use]
-pub fn scalars(operator: Operator, left: &[f64], right: &[f64]) -> Vec<f64> {
+pub(crate) fn scalars(operator: Operator, left: &[f64], right: &[f64]) -> Vec<f64> {
     let pairs = left.iter().zip(right);
     pairs.map(|(&l, &r)| operator.step((l, r), l, Compare::Bool)).collect()
 }
 
 /// Vector with scalar, in either order. A filter lets the vector's value through.
 #[must_use]
-pub fn with_scalar(
+pub(crate) fn with_scalar(
     operator: Operator,
     mut vector: Vector,
     scalar: &[f64],
@@ -148,7 +148,7 @@ pub fn with_scalar(
 
 /// Which operand is the vector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Order {
+pub(crate) enum Order {
     /// `vector op scalar`
     VectorFirst,
     /// `scalar op vector`
@@ -159,7 +159,7 @@ pub enum Order {
 ///
 /// # Errors
 /// Several series of a group where one is needed.
-pub fn vectors(
+pub(crate) fn vectors(
     operator: Operator,
     left: &Vector,
     right: &Vector,
@@ -202,7 +202,11 @@ pub fn vectors(
                 }
             }
             let labels = matching.result(&series.labels, &other.labels);
-            results.add(labels, values, "multiple matches for labels: grouping labels must ensure unique matches")?;
+            results.add(
+                labels,
+                values,
+                "multiple matches for labels: grouping labels must ensure unique matches",
+            )?;
         }
     }
     Ok(results.vector)
@@ -212,15 +216,15 @@ pub fn vectors(
 ///
 /// # Errors
 /// A token that is none of them.
-pub fn sets(
+pub(crate) fn sets(
     token: TokenId,
     left: Vector,
-    right: Vector,
+    right: &Vector,
     modifier: Option<&BinModifier>,
 ) -> Result<Vector, QueryError> {
     let matching = Matching::new(Operator::Equal, modifier);
-    let steps = left.iter().chain(&right).map(|series| series.values.len()).max().unwrap_or(0);
-    let (kept, tested) = if token == T_LOR { (&left, &right) } else { (&right, &left) };
+    let steps = left.iter().chain(right).map(|series| series.values.len()).max().unwrap_or(0);
+    let (kept, tested) = if token == T_LOR { (&left, right) } else { (right, &left) };
     let mut present: HashMap<Labels, Vec<bool>> = HashMap::new();
     for series in kept {
         let seen =
@@ -258,7 +262,7 @@ pub fn sets(
 ///
 /// # Errors
 /// Two samples of one label set at one step.
-pub fn unique(vector: Vector) -> Result<Vector, QueryError> {
+pub(crate) fn unique(vector: Vector) -> Result<Vector, QueryError> {
     let mut results = Results::default();
     for series in vector {
         results.add(series.labels, series.values, DUPLICATE)?;
@@ -268,13 +272,13 @@ pub fn unique(vector: Vector) -> Result<Vector, QueryError> {
 
 /// Without the series that have no sample at all.
 #[must_use]
-pub fn drop_empty(mut vector: Vector) -> Vector {
+pub(crate) fn drop_empty(mut vector: Vector) -> Vector {
     vector.retain(|series| !series.values.iter().copied().all(is_absent));
     vector
 }
 
 /// What Prometheus says too.
-pub const DUPLICATE: &str = "vector cannot contain metrics with the same labelset";
+pub(crate) const DUPLICATE: &str = "vector cannot contain metrics with the same labelset";
 
 #[derive(Default)]
 struct Results {

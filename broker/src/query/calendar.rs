@@ -2,7 +2,7 @@
 
 /// The parts, as numbers that PromQL gives out.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// 0 to 59.
     pub minute: f64,
     /// 0 to 23.
@@ -40,7 +40,7 @@ impl Moment {
         clippy::cast_possible_truncation,
         reason = "the parts are small; seconds saturate far outside any calendar"
     )]
-    pub fn at(seconds: f64) -> Self {
+    pub(crate) fn at(seconds: f64) -> Self {
         const FAR: i64 = 1 << 50;
         let seconds = (seconds as i64).clamp(-FAR, FAR);
         let days = seconds.div_euclid(DAY_S);

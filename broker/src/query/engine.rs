@@ -256,7 +256,7 @@ impl Evaluation<'_> {
             let (Value::Vector(left), Value::Vector(right)) = (left, right) else {
                 return Err(QueryError::Parse("set operators take instant vectors".to_owned()));
             };
-            return binary::sets(token, left, right, modifier).map(Value::Vector);
+            return binary::sets(token, left, &right, modifier).map(Value::Vector);
         }
         let Some(operator) = Operator::named(token) else {
             return Err(QueryError::Unsupported(format!("the operator {}", expr.op)));
@@ -371,7 +371,7 @@ impl Evaluation<'_> {
     }
 
     fn timestamp(&self, of: &Expr, steps: Steps) -> Result<Vector, QueryError> {
-        let mut vector = if let Expr::VectorSelector(selector) = of {
+        let mut vector = if let Expr::VectorSelector(selector) = unwrapped(of) {
             self.newest(selector, steps, Reduce::NewestTime)?
         } else {
             let mut vector = self.vector(of, steps)?;
@@ -482,7 +482,7 @@ impl Evaluation<'_> {
         }
         let at_ms = self.at(subquery.at.as_ref())?;
         let first = at_ms.unwrap_or(outer.start_ms).saturating_sub(offset_ms);
-        let last = at_ms.unwrap_or(outer.end_ms()).saturating_sub(offset_ms);
+        let last = at_ms.unwrap_or_else(|| outer.end_ms()).saturating_sub(offset_ms);
         let first = first.saturating_sub(range_ms);
         let start_ms = first.saturating_add((-first).rem_euclid(step_ms));
         let count = if last < start_ms { 0 } else { (last - start_ms) / step_ms + 1 };
@@ -592,7 +592,7 @@ fn reduce_all(leaf: &Leaf<'_>, series: Vec<Raw>) -> Vector {
 
 /// What `absent` knows of the series that is not there: the labels its selector fixes.
 fn absent_labels(of: &Expr) -> Result<Labels, QueryError> {
-    let selector = match of {
+    let selector = match unwrapped(of) {
         Expr::VectorSelector(selector) => selector,
         Expr::MatrixSelector(matrix) => &matrix.vs,
         _ => return Ok(Labels::default()),

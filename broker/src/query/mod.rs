@@ -23,6 +23,7 @@ mod selectors;
 mod value;
 mod window;
 
+pub use calendar::Date;
 pub use engine::{Engine, Limits, Output, QueryError, Sample};
 pub use parse::{parse, selector};
 pub use selectors::Raw;

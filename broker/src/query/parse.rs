@@ -3,12 +3,15 @@
 use crate::query::engine::QueryError;
 use crate::store::{MatchOp, Matcher};
 use promql_parser::label::MatchOp as ParsedOp;
-use promql_parser::parser::{Expr, VectorSelector};
+use promql_parser::parser::value::ValueType;
+use promql_parser::parser::{Expr, Function, VectorSelector, register_extra_functions};
+use std::sync::Once;
 
 /// Bytes of a query.
 const QUERY_BYTES_MAX: usize = 64 << 10;
 /// Brackets and operators of a query: each may nest the tree by one.
 const OPERATORS_MAX: usize = 1000;
+static HOLT_WINTERS: Once = Once::new();
 
 /// Parses a query.
 ///
@@ -22,7 +25,15 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
         )));
     }
     check_brackets(text)?;
-    promql_parser::parser::parse(text).map_err(|why| QueryError::Parse(format!("parse error: {why}")))
+    // What Prometheus 3 calls double_exponential_smoothing; the parser knows only that name.
+    HOLT_WINTERS.call_once(|| {
+        let args = vec![ValueType::Matrix, ValueType::Scalar, ValueType::Scalar];
+        let function = Function::new("holt_winters", args, 0, ValueType::Vector, false);
+        // Refused only if the parser learns the name itself, and then it is known.
+        let _ = register_extra_functions(vec![function]);
+    });
+    promql_parser::parser::parse(text)
+        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))
 }
 
 /// The conditions of a series selector such as `match[]` takes.
@@ -143,7 +154,7 @@ mod tests {
         };
         check("sum(up", "1:4: parse error: '(' is never closed");
         check("up)\n", "1:3: parse error: unexpected ')'");
-        check("1 +\n up{a=\"b}", "2:6: parse error: the string is never closed");
+        check("1 +\n up{a=\"b}", "2:7: parse error: the string is never closed");
         check("sum(nope(up))", "unknown function");
         check("", "no expression");
         check(&"(".repeat(70_000), "bytes");

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is made of a column of samples.
 #[derive(Clone, Debug)]
-pub struct Leaf<'a> {
+pub(crate) struct Leaf<'a> {
     /// The steps of the expression around it.
     pub steps: Steps,
     /// `@`: one reference time for all steps.
@@ -29,7 +29,7 @@ pub struct Leaf<'a> {
 
 /// How a column of samples becomes one value a step.
 #[derive(Clone, Debug)]
-pub enum Reduce<'a> {
+pub(crate) enum Reduce<'a> {
     /// The newest sample of the last `LOOKBACK_MS`.
     Newest,
     /// Its time, in seconds.
@@ -46,7 +46,7 @@ pub enum Reduce<'a> {
 }
 
 /// How far an instant selector looks back.
-pub const LOOKBACK_MS: i64 = 5 * 60 * 1000;
+pub(crate) const LOOKBACK_MS: i64 = 5 * 60 * 1000;
 /// From this many sources on a scan uses two threads.
 const PARTS_FOR_THREADS: usize = 8;
 
@@ -64,7 +64,7 @@ pub struct Raw {
 impl Leaf<'_> {
     /// The time range of samples that matter.
     #[must_use]
-    pub fn time_range(&self) -> TimeRange {
+    pub(crate) fn time_range(&self) -> TimeRange {
         let back = match self.reduce {
             Reduce::Newest | Reduce::NewestTime => LOOKBACK_MS,
             Reduce::Window { range_ms, .. } => range_ms,
@@ -76,7 +76,7 @@ impl Leaf<'_> {
 
     /// One value a step, or `None` if no step has one. Times ascend.
     #[must_use]
-    pub fn reduce(&self, times: &[i64], values: &[f64]) -> Option<Vec<f64>> {
+    pub(crate) fn reduce(&self, times: &[i64], values: &[f64]) -> Option<Vec<f64>> {
         let (mut start, mut end, mut any) = (0, 0, false);
         let mut out = Vec::with_capacity(self.steps.count);
         for step in 0..self.steps.count {
@@ -117,16 +117,17 @@ impl Evaluation<'_> {
     /// Evaluates a leaf over all matching series, sorted by labels.
     pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
         let windowed = matches!(leaf.reduce, Reduce::Window { .. });
-        let mut found: Vector = self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
-            let clean;
-            let (times, values) = if windowed && values.iter().copied().any(is_absent) {
-                clean = without_stale(times, values);
-                (&clean.0[..], &clean.1[..])
-            } else {
-                (times, values)
-            };
-            leaf.reduce(times, values).map(|values| Series { labels: labels(), values })
-        })?;
+        let mut found: Vector =
+            self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
+                let clean;
+                let (times, values) = if windowed && values.iter().copied().any(is_absent) {
+                    clean = without_stale(times, values);
+                    (&clean.0[..], &clean.1[..])
+                } else {
+                    (times, values)
+                };
+                leaf.reduce(times, values).map(|values| Series { labels: labels(), values })
+            })?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
             return self.scan_merged(parts, leaf);
@@ -135,7 +136,11 @@ impl Evaluation<'_> {
     }
 
     /// Raw samples of all matching series, sorted by labels, stale markers left out.
-    pub(super) fn scan_raw(&self, parts: &[Part], range: TimeRange) -> Result<Vec<Raw>, QueryError> {
+    pub(super) fn scan_raw(
+        &self,
+        parts: &[Part],
+        range: TimeRange,
+    ) -> Result<Vec<Raw>, QueryError> {
         let mut all = self.merged(parts, range)?;
         for raw in &mut all {
             (raw.times, raw.values) = without_stale(&raw.times, &raw.values);
@@ -267,7 +272,7 @@ mod tests {
         let (one, two) = (Some(1.0), Some(2.0));
         // Exactly five minutes old still counts.
         assert_eq!(got(&[100_000], &[1.0]), Some(vec![one, one, one, one, None]));
-        assert_eq!(got(&[100_001], &[1.0]), Some(vec![None, one, one, one, one]));
+        assert_eq!(got(&[100_001], &[1.0]), Some(vec![None, one, one, one, None]));
         let (times, values) = ([100_000, 150_000, 350_000], [1.0, ABSENT, 2.0]);
         assert_eq!(got(&times, &values), Some(vec![one, None, None, two, two]));
     }
@@ -282,7 +287,7 @@ mod tests {
         let times = [0, 50_000, 100_000, 200_000];
         let got = leaf(reduce).reduce(&times, &[1.0; 4]);
         let [a, b, c, d, e] = got.unwrap()[..] else { panic!("five steps") };
-        assert_eq!([a, b, c], [3.0, 2.0, 1.0]);
+        assert_eq!([a, b, c].map(f64::to_bits), [3.0, 2.0, 1.0].map(f64::to_bits));
         assert!(is_absent(d) && is_absent(e));
     }
 

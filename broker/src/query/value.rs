@@ -14,7 +14,7 @@ pub struct Labels {
 
 /// The steps an expression is evaluated at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Steps {
+pub(crate) struct Steps {
     /// The first one, ms since 1970.
     pub start_ms: i64,
     /// From one to the next, ms; at least 1.
@@ -25,7 +25,7 @@ pub struct Steps {
 
 /// One series over all steps.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Series {
+pub(crate) struct Series {
     /// Its labels, `__name__` among them unless it was dropped.
     pub labels: Labels,
     /// One value a step, [`ABSENT`] where there is none.
@@ -33,11 +33,11 @@ pub struct Series {
 }
 
 /// Instant vectors over all steps.
-pub type Vector = Vec<Series>;
+pub(crate) type Vector = Vec<Series>;
 
 /// A value of one of PromQL's types; range vectors exist only as arguments and as final results.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Value {
+pub(crate) enum Value {
     /// One number a step.
     Scalar(Vec<f64>),
     /// Any number of series.
@@ -49,11 +49,11 @@ pub enum Value {
 /// The metric name's label.
 pub const NAME: &str = "__name__";
 /// No sample at this step; Prometheus' stale marker.
-pub const ABSENT: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
+pub(crate) const ABSENT: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
 /// Whether a step holds no sample (or a stored sample is a stale marker).
 #[must_use]
-pub fn is_absent(value: f64) -> bool {
+pub(crate) fn is_absent(value: f64) -> bool {
     value.to_bits() == ABSENT.to_bits()
 }
 
@@ -117,8 +117,7 @@ impl Labels {
     /// All but the named ones and the metric name.
     #[must_use]
     pub fn without(&self, names: &[String]) -> Self {
-        let pairs =
-            self.pairs.iter().filter(|(name, _)| name != NAME && !names.contains(name));
+        let pairs = self.pairs.iter().filter(|(name, _)| name != NAME && !names.contains(name));
         Self { pairs: pairs.cloned().collect() }
     }
 
@@ -150,26 +149,26 @@ impl fmt::Display for Labels {
 impl Steps {
     /// One moment.
     #[must_use]
-    pub fn once(at_ms: i64) -> Self {
+    pub(crate) fn once(at_ms: i64) -> Self {
         Self { start_ms: at_ms, step_ms: 1, count: 1 }
     }
 
     /// The time of a step.
     #[must_use]
-    pub fn at(&self, index: usize) -> i64 {
+    pub(crate) fn at(&self, index: usize) -> i64 {
         let index = i64::try_from(index).unwrap_or(i64::MAX);
         self.start_ms.saturating_add(self.step_ms.saturating_mul(index))
     }
 
     /// The time of the last step.
     #[must_use]
-    pub fn end_ms(&self) -> i64 {
+    pub(crate) fn end_ms(&self) -> i64 {
         self.at(self.count.saturating_sub(1))
     }
 
     /// All times, in seconds.
     #[must_use]
-    pub fn seconds(&self) -> Vec<f64> {
+    pub(crate) fn seconds(&self) -> Vec<f64> {
         (0..self.count).map(|index| seconds(self.at(index))).collect()
     }
 }
@@ -177,14 +176,14 @@ impl Steps {
 /// Milliseconds as seconds. Exact below 2^53 ms, which is the year 287396.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "times are far below 2^53 ms")]
-pub fn seconds(ms: i64) -> f64 {
+pub(crate) fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }
 
 /// A count as a number.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-pub fn count(n: usize) -> f64 {
+pub(crate) fn count(n: usize) -> f64 {
     n as f64
 }
 

@@ -7,7 +7,7 @@ use crate::query::value::{count, is_absent, seconds};
 
 /// What is computed over a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WindowFunction {
+pub(crate) enum WindowFunction {
     /// Per-second increase of a counter, extrapolated to the window's ends.
     Rate,
     /// Increase of a counter, extrapolated to the window's ends.
@@ -52,7 +52,7 @@ pub enum WindowFunction {
 
 /// The samples of one window and where it lies.
 #[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
+pub(crate) struct Window<'a> {
     /// Times, ms, ascending.
     pub times: &'a [i64],
     /// Values, as many.
@@ -70,7 +70,7 @@ pub struct Window<'a> {
 impl WindowFunction {
     /// By PromQL name. `absent_over_time` is built on [`Self::Present`] elsewhere.
     #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Some(match name {
             "rate" => Self::Rate,
             "increase" => Self::Increase,
@@ -98,7 +98,7 @@ impl WindowFunction {
 
     /// Its value over one window, or `None` for no sample.
     #[must_use]
-    pub fn apply(self, window: &Window<'_>) -> Option<f64> {
+    pub(crate) fn apply(self, window: &Window<'_>) -> Option<f64> {
         let values = window.values;
         let last = *values.last()?;
         match self {
@@ -134,7 +134,7 @@ impl WindowFunction {
 
 /// Compensated (Neumaier) sum.
 #[must_use]
-pub fn sum(values: &[f64]) -> f64 {
+pub(crate) fn sum(values: &[f64]) -> f64 {
     let mut total = Compensated::default();
     for &value in values {
         total.add(value);
@@ -144,7 +144,7 @@ pub fn sum(values: &[f64]) -> f64 {
 
 /// Mean; scaled when the sum would overflow.
 #[must_use]
-pub fn mean(values: &[f64]) -> f64 {
+pub(crate) fn mean(values: &[f64]) -> f64 {
     let n = count(values.len());
     let total = sum(values);
     if total.is_finite() { total / n } else { values.iter().map(|value| value / n).sum() }
@@ -152,19 +152,19 @@ pub fn mean(values: &[f64]) -> f64 {
 
 /// Smallest, NaN only if all are.
 #[must_use]
-pub fn smallest(values: &[f64]) -> f64 {
+pub(crate) fn smallest(values: &[f64]) -> f64 {
     values.iter().fold(f64::NAN, |least, &v| if v < least || least.is_nan() { v } else { least })
 }
 
 /// Largest, NaN only if all are.
 #[must_use]
-pub fn largest(values: &[f64]) -> f64 {
+pub(crate) fn largest(values: &[f64]) -> f64 {
     values.iter().fold(f64::NAN, |most, &v| if most < v || most.is_nan() { v } else { most })
 }
 
 /// Population variance by Welford's recurrence with compensated sums.
 #[must_use]
-pub fn variance(values: &[f64]) -> f64 {
+pub(crate) fn variance(values: &[f64]) -> f64 {
     let (mut mean, mut squares) = (Compensated::default(), Compensated::default());
     let mut n = 0.0;
     for &value in values {
@@ -183,7 +183,7 @@ pub fn variance(values: &[f64]) -> f64 {
     clippy::cast_sign_loss,
     reason = "0 ≤ rank ≤ len - 1 once φ is in [0, 1]"
 )]
-pub fn quantile(phi: f64, values: &mut [f64]) -> f64 {
+pub(crate) fn quantile(phi: f64, values: &mut [f64]) -> f64 {
     if values.is_empty() || phi.is_nan() {
         return f64::NAN;
     }
@@ -209,14 +209,14 @@ pub fn quantile(phi: f64, values: &mut [f64]) -> f64 {
 
 /// A sum that keeps what rounding loses.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Compensated {
+pub(crate) struct Compensated {
     sum: f64,
     lost: f64,
 }
 
 impl Compensated {
     /// Adds one number.
-    pub fn add(&mut self, value: f64) {
+    pub(crate) fn add(&mut self, value: f64) {
         let total = self.sum + value;
         if total.is_infinite() {
             self.lost = 0.0;
@@ -230,11 +230,12 @@ impl Compensated {
 
     /// The sum.
     #[must_use]
-    pub fn value(&self) -> f64 {
+    pub(crate) fn value(&self) -> f64 {
         if self.sum.is_infinite() { self.sum } else { self.sum + self.lost }
     }
 }
 
+#[derive(Clone, Copy)]
 enum Slope {
     Counter,
     Gauge,

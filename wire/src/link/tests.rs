@@ -380,6 +380,28 @@ fn the_second_connection_resumes_the_session() {
 }
 
 #[test]
+fn a_restarted_broker_says_so_at_once() {
+    // Before, agents waited for the silence: 15 s without rows after each broker's restart.
+    let ca = authority();
+    let server = server(&ca);
+    let mut pair = Pair::new(&server, &agent(&ca));
+    let conn = pair.connect(&Dial::With(Alpn::Agent));
+    pair.connected_at_server();
+    let end = pair.now + Duration::from_secs(2);
+    pair.until(10, |pair| (end <= pair.now).then_some(()));
+    pair.server = Link::new(&LinkConfig { seed: Some([9; 32]), ..server }).unwrap();
+    let stream = pair.client.open(conn).unwrap();
+    let began = pair.now;
+    pair.client.send(conn, stream, &mut [Bytes::from(vec![1; 1000])]).unwrap();
+    let why = pair.until(20, |pair| match pair.client.poll()? {
+        Event::Closed { why, .. } => Some(why),
+        _ => None,
+    });
+    assert_eq!(why, Why::Reset);
+    assert!(pair.now - began < Duration::from_secs(1), "{:?}", pair.now - began);
+}
+
+#[test]
 fn garbage_changes_nothing() {
     let ca = authority();
     let mut pair = Pair::new(&server(&ca), &agent(&ca));

@@ -3,7 +3,11 @@
 use super::{Alpn, Dial, IDLE_TIMEOUT, KEEP_ALIVE, LinkConfig, LinkError, Side};
 use crate::pki::{Identity, Role, Subject, fingerprint};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn_proto::{ClientConfig, ServerConfig, TransportConfig, VarInt};
+use quinn_proto::{
+    ClientConfig, EndpointConfig, HashedConnectionIdGenerator, ServerConfig, TransportConfig,
+    VarInt,
+};
+use ring::hmac;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -11,6 +15,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -59,6 +64,24 @@ impl Tls {
             transport: Arc::new(transport(config.side)),
             clients: Vec::new(),
         })
+    }
+
+    /// Keys that a restart does not change, so that peers believe what the next life tells them.
+    pub(super) fn endpoint(&self) -> EndpointConfig {
+        let Some(identity) = &self.identity else { return EndpointConfig::default() };
+        let derive = |what: &str| {
+            let mut hash = Sha256::new();
+            hash.update(what.as_bytes());
+            hash.update(&identity.key_der);
+            <[u8; 32]>::from(hash.finalize())
+        };
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &derive("strobe stateless reset"));
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
+        let [a, b, c, d, e, f, g, h, ..] = derive("strobe connection id");
+        let id_key = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+        config.min_reset_interval(RESET_INTERVAL);
+        config
     }
 
     pub(super) fn set_wall_s(&self, wall_s: u64) {
@@ -294,3 +317,5 @@ const INCOMING_BYTES_ALL: u64 = 4 << 20;
 const KEEP_ALIVE_BROKER: Duration = Duration::from_secs(7);
 /// Session tickets kept: a client speaks to a handful of brokers at most.
 const SESSIONS: usize = 8;
+/// A thousand a second, which is the rate of handshakes that follow.
+const RESET_INTERVAL: Duration = Duration::from_millis(1);

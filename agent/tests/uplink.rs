@@ -1,0 +1,306 @@
+//! A whole agent (both threads, real /proc, loopback UDP) against a broker that keeps what it
+//! hears in memory: enrolment, rows, acknowledgements, a broker that dies, a clean stop.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use strobe_agent::config::{Config, KEYS};
+use strobe_agent::run::{Agent, AgentError};
+use strobe_wire::frame::{self, Payload};
+use strobe_wire::ids::{HostId, SchemaId};
+use strobe_wire::link::{
+    ConnId, Event, Link, LinkConfig, Offload, Progress, Received, Side, Socket, SocketConfig,
+    StreamId,
+};
+use strobe_wire::message::{Hello, Incoming, Message, Reader, encode};
+use strobe_wire::pki::{Authority, Identity, Role, Subject, Token};
+use strobe_wire::settings::Settings;
+
+struct Broker {
+    ca: Authority,
+    identity: Identity,
+    token: Token,
+    socket: Socket,
+    link: Link,
+    poll: mio::Poll,
+    conversations: BTreeMap<(ConnId, StreamId), (Reader, HashSet<SchemaId>)>,
+    acknowledges: bool,
+    hellos: Vec<Hello>,
+    /// By sequence number: the event's name, or the row's section.
+    stored: BTreeMap<u64, String>,
+    sections: BTreeMap<SchemaId, String>,
+    repeated: u64,
+}
+
+impl Broker {
+    fn new() -> Self {
+        let ca = Authority::create(wall_s()).unwrap();
+        let subject = Subject { role: Role::Broker, host: HostId(1) };
+        let identity = ca.issue(&subject, wall_s(), 3600).unwrap();
+        let token = Token::create(ca.fingerprint()).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (socket, link, poll) = open(&identity, any);
+        Self {
+            ca,
+            identity,
+            token,
+            socket,
+            link,
+            poll,
+            conversations: BTreeMap::new(),
+            acknowledges: true,
+            hellos: Vec::new(),
+            stored: BTreeMap::new(),
+            sections: BTreeMap::new(),
+            repeated: 0,
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Dies without a word and comes back on the same port.
+    fn restart(&mut self) {
+        let addr = self.addr();
+        let (socket, link, poll) = {
+            // The port is free only once the old socket is closed.
+            let any = "127.0.0.1:0".parse().unwrap();
+            (self.socket, self.link, self.poll) = open(&self.identity, any);
+            open(&self.identity, addr)
+        };
+        (self.socket, self.link, self.poll) = (socket, link, poll);
+        self.conversations.clear();
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a real agent runs on the real clock")]
+    fn serve(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        let mut events = mio::Events::with_capacity(4);
+        while !done(self) {
+            assert!(start.elapsed() < Duration::from_secs(40), "stored: {:?}", self.stored);
+            self.poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
+            let now = Instant::now();
+            while self.socket.receive(now, &mut self.link).unwrap() == Progress::More {}
+            self.link.on_timeout(now);
+            while let Some(event) = self.link.poll() {
+                if let Event::Readable { conn, stream } = event {
+                    self.hear(conn, stream);
+                }
+            }
+            self.socket.transmit(now, &mut self.link);
+        }
+    }
+
+    fn hear(&mut self, conn: ConnId, stream: StreamId) {
+        let (mut reader, mut schemas) =
+            self.conversations.remove(&(conn, stream)).unwrap_or_default();
+        while self.link.recv(conn, stream, &mut reader) == Ok(Received::More) {}
+        let mut answers = Vec::new();
+        while let Some(incoming) = reader.next().unwrap() {
+            match incoming {
+                Incoming::Control(message) => answers.extend(self.control(*message, &mut schemas)),
+                Incoming::Frame(bytes) => self.frame(&bytes, &schemas),
+            }
+        }
+        if self.acknowledges
+            && let Some(hello) = self.hellos.last()
+        {
+            let seq = self.through();
+            answers.push(Message::Ack { boot: hello.boot, seq });
+        }
+        for answer in answers {
+            let bytes = encode(&answer);
+            let length = bytes.len();
+            assert_eq!(self.link.send(conn, stream, &mut [bytes]), Ok(length));
+        }
+        self.conversations.insert((conn, stream), (reader, schemas));
+    }
+
+    fn control(&mut self, message: Message, schemas: &mut HashSet<SchemaId>) -> Option<Message> {
+        match message {
+            Message::Enrol { secret, host, role, csr } => {
+                if secret != self.token.secret {
+                    return Some(Message::Refused { why: "the token has expired".to_owned() });
+                }
+                let subject = Subject { role: role.parse().unwrap(), host: HostId(host) };
+                let certificate = self.ca.sign(&csr, &subject, wall_s(), 3600).unwrap();
+                Some(Message::Enrolled { certificate, ca: self.ca.certificate_der().to_vec() })
+            }
+            Message::Hello(hello) => {
+                self.hellos.push(hello);
+                let stored_seq = if self.acknowledges { self.through() } else { 0 };
+                Some(Message::Welcome { stored_seq, version: "test".to_owned() })
+            }
+            Message::Schema(schema) => {
+                schema.check().unwrap();
+                assert!(schemas.insert(schema.id()), "a schema goes once a connection");
+                self.sections.insert(schema.id(), schema.section);
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn frame(&mut self, bytes: &[u8], schemas: &HashSet<SchemaId>) {
+        let frame = frame::open(bytes).unwrap();
+        let hello = self.hellos.last().unwrap();
+        assert_eq!((frame.header.host.0, frame.header.boot.0), (hello.host, hello.boot));
+        let what = match frame.payload {
+            Payload::Row(_) => {
+                assert!(schemas.contains(&frame.header.schema), "the schema goes first");
+                self.sections[&frame.header.schema].clone()
+            }
+            Payload::Event(event) => event.name.to_string(),
+            Payload::Loss(_) => "loss".to_owned(),
+        };
+        if self.stored.insert(frame.header.seq.0, what).is_some() {
+            self.repeated += 1;
+        }
+    }
+
+    /// The last number without a hole before it.
+    fn through(&self) -> u64 {
+        (1..).zip(self.stored.keys()).take_while(|(wanted, seq)| wanted == *seq).count() as u64
+    }
+}
+
+fn open(identity: &Identity, bind: SocketAddr) -> (Socket, Link, mio::Poll) {
+    let config = SocketConfig { bind, offload: Offload::Auto, batch: 4, kernel_bytes: 0 };
+    let mut socket = Socket::bind(&config).unwrap();
+    let link = Link::new(&LinkConfig {
+        identity: Some(identity.clone()),
+        side: Side::Broker,
+        connections_max: 100,
+        whole_datagrams: socket.keeps_datagrams_whole(),
+        wall_s: wall_s(),
+        seed: None,
+    })
+    .unwrap();
+    let poll = mio::Poll::new().unwrap();
+    poll.registry().register(socket.source(), mio::Token(0), mio::Interest::READABLE).unwrap();
+    (socket, link, poll)
+}
+
+fn wall_s() -> u64 {
+    u64::try_from(strobe_agent::clock::wall_ns() / 1_000_000_000).unwrap()
+}
+
+fn fresh_dir(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("strobe-uplink-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    dir
+}
+
+fn config(dir: &std::path::Path, broker: SocketAddr, token: Option<&Token>) -> Config {
+    let mut args = vec!["--interval=100ms".to_owned(), "--ring-slots=128".to_owned()];
+    args.push(format!("--dir={}", dir.display()));
+    args.push(format!("--broker={broker}"));
+    args.extend(token.map(|token| format!("--token={token}")));
+    let settings = Settings::load(KEYS, None, &|_| None, &args).unwrap();
+    Config::new(&settings, &|_| None).unwrap()
+}
+
+#[test]
+fn a_host_enrols_sends_and_stops_and_the_next_start_needs_no_token() {
+    let dir = fresh_dir("enrols");
+    let mut broker = Broker::new();
+    let unenrolled = Agent::start(&config(&dir, broker.addr(), None));
+    assert!(matches!(unenrolled, Err(AgentError::NoToken)));
+    for life in 1..=2 {
+        broker.stored.clear();
+        let token = (life == 1).then_some(broker.token);
+        let agent = Agent::start(&config(&dir, broker.addr(), token.as_ref())).unwrap();
+        broker.serve(|broker| 20 < broker.through());
+        let status = agent.status();
+        assert!(status.streaming && 0 < status.acknowledged_seq, "{status:?}");
+        assert_eq!(status.unsendable, 0);
+        let stopping = std::thread::spawn(|| agent.stop());
+        broker.serve(|_| stopping.is_finished());
+        stopping.join().unwrap().unwrap();
+        assert_eq!(broker.hellos.len(), life);
+        assert_eq!(broker.stored[&1], "start");
+        let (last, what) = broker.stored.last_key_value().unwrap();
+        assert_eq!(
+            (broker.through(), what.as_str()),
+            (*last, "stop"),
+            "no holes, and the last word"
+        );
+        for section in ["host", "cpu", "net", "cost"] {
+            assert!(broker.stored.values().any(|what| what == section), "{section}");
+        }
+    }
+    assert_eq!(broker.hellos[0].host, broker.hellos[1].host);
+    assert_ne!(broker.hellos[0].boot, broker.hellos[1].boot);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn what_a_dead_broker_did_not_acknowledge_is_sent_again() {
+    let dir = fresh_dir("resend");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    broker.acknowledges = false;
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
+    broker.serve(|broker| 20 < broker.through());
+    // It acknowledged nothing and forgets everything.
+    let before = broker.through();
+    broker.restart();
+    broker.stored.clear();
+    broker.acknowledges = true;
+    broker.serve(|broker| before + 20 < broker.through());
+    assert_eq!(broker.stored[&1], "start", "from the very first frame on");
+    assert_eq!(agent.status().connections, 2);
+    // This time it remembers: nothing that is stored comes again.
+    broker.repeated = 0;
+    let before = broker.through();
+    broker.restart();
+    broker.serve(|broker| before + 20 < broker.through());
+    assert_eq!(broker.repeated, 0);
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_refused_token_ends_the_agent_and_leaves_no_identity() {
+    let dir = fresh_dir("refused");
+    let mut broker = Broker::new();
+    let wrong = Token::create(broker.ca.fingerprint()).unwrap();
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&wrong))).unwrap();
+    broker.serve(|_| agent.is_finished());
+    let why = agent.wait().unwrap_err().to_string();
+    assert!(why.contains("the token has expired"), "{why}");
+    assert!(!dir.join("identity.pem").exists());
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_full_ring_owns_up_to_what_it_lost() {
+    let dir = fresh_dir("loss");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    let mut small = config(&dir, broker.addr(), Some(&token));
+    small.ring_slots = 16;
+    broker.acknowledges = false;
+    let agent = Agent::start(&small).unwrap();
+    broker.serve(|broker| 16 <= broker.stored.len());
+    let start = broker.stored.len();
+    // A second without acknowledgements: the ring stays full and the sampler goes on.
+    let end = strobe_agent::clock::monotonic_ns() + 1_000_000_000;
+    broker.serve(|_| end < strobe_agent::clock::monotonic_ns());
+    assert_eq!(broker.stored.len(), start);
+    broker.acknowledges = true;
+    let last = *broker.stored.keys().last().unwrap();
+    // An acknowledgement goes out with the next word the broker hears; it must speak up itself.
+    let (conn, stream) = *broker.conversations.keys().last().unwrap();
+    let ack = Message::Ack { boot: broker.hellos[0].boot, seq: last };
+    broker.link.send(conn, stream, &mut [encode(&ack)]).unwrap();
+    broker.serve(|broker| broker.stored.values().any(|what| what == "loss"));
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -1,0 +1,133 @@
+//! The API over a small store: statuses, shapes, and both ways to send parameters.
+
+use super::*;
+use crate::store::{Store, StoreConfig, Writer};
+
+fn open(name: &str) -> (Engine, Writer, std::path::PathBuf) {
+    let dir = std::env::temp_dir().join(format!("strobe-api-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (store, mut writer, _) = Store::open(StoreConfig::at(dir.clone()), NOW_MS).unwrap();
+    let labels = |name: &str, instance: &str| {
+        let pairs = [("__name__", name), ("instance", instance), ("job", "node")];
+        strobe_wire::schema::Labels(
+            pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).into_iter().collect(),
+        )
+    };
+    let series = [("a", 1.5), ("b", 0.25)].map(|(instance, value)| RemoteSeries {
+        labels: labels("up", instance),
+        samples: vec![(NOW_MS - 1000, value)],
+    });
+    writer.samples(&series).unwrap();
+    writer.commit(NOW_MS).unwrap();
+    (Engine::new(store), writer, dir)
+}
+
+fn ask(engine: &Engine, method: &str, path: &str, params: &str) -> (u16, String) {
+    let mut request =
+        ApiRequest { method: method.to_owned(), path: path.to_owned(), ..ApiRequest::default() };
+    if method == "POST" {
+        request.content_type = "application/x-www-form-urlencoded; charset=utf-8".to_owned();
+        request.body = params.as_bytes().to_vec();
+    } else {
+        request.query = params.to_owned();
+    }
+    match handle(engine, &Limits::usual(), &request, NOW_MS) {
+        Answer::Response(response) => (response.status, String::from_utf8(response.body).unwrap()),
+        Answer::Write(series) => (0, format!("{} series", series.len())),
+    }
+}
+
+#[test]
+fn answers_have_prometheus_shapes() {
+    let (engine, _writer, dir) = open("shapes");
+    let check = |path: &str, params: &str, wanted: &str| {
+        for method in ["GET", "POST"] {
+            let (status, body) = ask(&engine, method, path, params);
+            assert_eq!((status, body.as_str()), (200, wanted), "{method} {path} {params}");
+        }
+    };
+    check(
+        "/api/v1/query",
+        "query=up%7Binstance%3D%22a%22%7D",
+        r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","instance":"a","job":"node"},"value":[1700000000,"1.5"]}]}}"#,
+    );
+    check(
+        "/api/v1/query",
+        "query=1/0&time=5.5",
+        r#"{"status":"success","data":{"resultType":"scalar","result":[5.500,"+Inf"]}}"#,
+    );
+    check(
+        "/api/v1/query_range",
+        "query=sum(up)&start=1699999999&end=1700000000&step=1s",
+        r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1699999999,"1.75"],[1700000000,"1.75"]]}]}}"#,
+    );
+    check("/api/v1/labels", "", r#"{"status":"success","data":["__name__","instance","job"]}"#);
+    check(
+        "/api/v1/series",
+        "match[]=up{instance=\"b\"}&match[]=nope",
+        r#"{"status":"success","data":[{"__name__":"up","instance":"b","job":"node"}]}"#,
+    );
+    check("/api/v1/format_query", "query=sum( up )", r#"{"status":"success","data":"sum(up)"}"#);
+    let (status, body) = ask(&engine, "GET", "/api/v1/label/instance/values", "match[]=up");
+    assert_eq!((status, body.as_str()), (200, r#"{"status":"success","data":["a","b"]}"#));
+    let (status, body) = ask(&engine, "GET", "/api/v1/metadata", "metric=node_load1");
+    assert_eq!(status, 200);
+    assert!(body.contains(r#"{"node_load1":[{"type":"gauge","help":"#), "{body}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn errors_have_prometheus_statuses() {
+    let (engine, _writer, dir) = open("errors");
+    let check = |path: &str, params: &str, wanted: (u16, &str, &str)| {
+        let (status, body) = ask(&engine, "GET", path, params);
+        let kind = format!(r#"{{"status":"error","errorType":"{}","error":""#, wanted.1);
+        assert_eq!(status, wanted.0, "{path} {params}: {body}");
+        assert!(body.starts_with(&kind) && body.contains(wanted.2), "{body}");
+    };
+    let (query, range) = ("/api/v1/query", "/api/v1/query_range");
+    check(query, "", (400, "bad_data", "query"));
+    check(query, "query=sum(up", (400, "bad_data", "1:4: parse error"));
+    check(query, "query=up&time=x", (400, "bad_data", "time"));
+    check(query, "query=%zz", (400, "bad_data", "percent"));
+    check(query, "query=up+%2B+on(job)+up", (422, "execution", "duplicate series"));
+    check(query, "query=histogram_count(up)", (422, "execution", "not supported"));
+    check(query, "query=up&lookback_delta=1m", (422, "execution", "not supported"));
+    check(range, "query=up&start=2&end=1&step=1", (400, "bad_data", "before start"));
+    check(range, "query=up&start=1&end=2&step=0", (400, "bad_data", "zero or negative"));
+    check(range, "query=up&start=1&end=20000&step=1", (400, "bad_data", "11000 points"));
+    check(range, "query=up[5m]&start=1&end=2&step=1", (400, "bad_data", "expression type"));
+    check("/api/v1/series", "", (400, "bad_data", "match[]"));
+    check("/api/v1/nope", "", (404, "not_found", "/api/v1/nope"));
+    check("/api/v1/label/a-b/values", "", (400, "bad_data", "label name"));
+    let (status, _) = ask(&engine, "DELETE", query, "query=up");
+    assert_eq!(status, 405);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn remote_write_is_handed_on() {
+    let (engine, _writer, dir) = open("write");
+    let body = remote_write::encode(&[RemoteSeries {
+        labels: strobe_wire::schema::Labels(vec![("__name__".to_owned(), "x".to_owned())]),
+        samples: vec![(1, 2.0)],
+    }]);
+    let mut request = ApiRequest {
+        method: "POST".to_owned(),
+        path: "/api/v1/write".to_owned(),
+        content_encoding: "snappy".to_owned(),
+        body,
+        ..ApiRequest::default()
+    };
+    let got = handle(&engine, &Limits::usual(), &request, NOW_MS);
+    assert!(matches!(got, Answer::Write(series) if series.len() == 1));
+    request.body.truncate(3);
+    let Answer::Response(response) = handle(&engine, &Limits::usual(), &request, NOW_MS) else {
+        panic!("a torn body was taken");
+    };
+    assert_eq!(response.status, 400);
+    assert_eq!(written(Ok(())).status, 204);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+const NOW_MS: i64 = 1_700_000_000_000;

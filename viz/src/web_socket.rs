@@ -1,0 +1,177 @@
+//! A WebSocket over in-memory buffers: the loop moves the bytes, tungstenite speaks the protocol.
+
+use std::io::{self, ErrorKind, Read, Write};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
+
+use crate::live::REQUEST_BYTES_MAX;
+
+/// One browser's.
+#[derive(Debug)]
+pub struct Socket {
+    inner: WebSocket<Pipe>,
+    state: State,
+}
+
+/// Whether the two still talk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// They do.
+    Open,
+    /// Send what is left, then close.
+    Closing,
+}
+
+#[derive(Debug, Default)]
+struct Pipe {
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+}
+
+impl Socket {
+    /// After the 101; `rest` came behind the handshake.
+    #[must_use]
+    pub fn new(rest: Vec<u8>) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(REQUEST_BYTES_MAX))
+            .max_frame_size(Some(REQUEST_BYTES_MAX));
+        let pipe = Pipe::default();
+        let inner = WebSocket::from_partially_read(pipe, rest, Role::Server, Some(config));
+        Self { inner, state: State::Open }
+    }
+
+    /// Bytes of the client; its texts are put behind `texts`.
+    pub fn push(&mut self, bytes: &[u8], texts: &mut Vec<Utf8Bytes>) -> State {
+        self.inner.get_mut().inbox.extend_from_slice(bytes);
+        while self.state == State::Open {
+            match self.inner.read() {
+                Ok(Message::Text(text)) => texts.push(text),
+                Ok(Message::Binary(_)) => self.close(),
+                Ok(_) => {}
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    log::debug!("a WebSocket ended: {error}");
+                    self.close();
+                }
+            }
+        }
+        self.flush();
+        self.state
+    }
+
+    /// Sends a text.
+    pub fn text(&mut self, text: Utf8Bytes) {
+        self.send(Message::Text(text));
+    }
+
+    /// Asks whether the client is still there.
+    pub fn ping(&mut self) {
+        self.send(Message::Ping(Bytes::new()));
+    }
+
+    /// Says goodbye.
+    pub fn close(&mut self) {
+        self.state = State::Closing;
+        if let Err(error) = self.inner.close(None) {
+            log::trace!("closing a WebSocket: {error}");
+        }
+        self.flush();
+    }
+
+    /// Moves what is to be sent behind `out`.
+    pub fn take(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.inner.get_mut().outbox);
+    }
+
+    fn send(&mut self, message: Message) {
+        if self.state == State::Open && self.inner.send(message).is_err() {
+            self.state = State::Closing;
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.inner.flush().is_err() {
+            self.state = State::Closing;
+        }
+    }
+}
+
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.inbox.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let taken = self.inbox.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&self.inbox[..taken]);
+        self.inbox.drain(..taken);
+        Ok(taken)
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.outbox.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const READ_BUFFER_BYTES: usize = 4 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame =
+            vec![0x80 | opcode, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    fn fate(bytes: &[u8]) -> (State, usize, Vec<u8>) {
+        let mut socket = Socket::new(Vec::new());
+        let mut texts = Vec::new();
+        let state = socket.push(bytes, &mut texts);
+        let mut out = Vec::new();
+        socket.take(&mut out);
+        (state, texts.len(), out)
+    }
+
+    #[test]
+    fn good_frames_are_read_and_bad_ones_end_it() {
+        assert_eq!(fate(&masked(1, b"hello")), (State::Open, 1, vec![]));
+        assert_eq!(fate(&masked(9, b"p")), (State::Open, 0, vec![0x8a, 1, b'p']));
+        let bad: &[&[u8]] = &[
+            &masked(2, b"binary"),
+            &masked(3, b"reserved opcode"),
+            &masked(8, b""),
+            &masked(1, b"\xff\xfe"),
+            b"\x81\x05hello",                                    // not masked
+            b"\xf1\x80\0\0\0\0",                                 // reserved bits
+            b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", // 2^64 - 1 bytes
+            b"\x81\xff\0\0\0\0\x10\0\0\0\0\0\0\0",               // 256 MiB
+        ];
+        for bytes in bad {
+            let (state, texts, _) = fate(bytes);
+            assert_eq!((state, texts), (State::Closing, 0), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..9)) {
+            let mut socket = Socket::new(Vec::new());
+            for part in &parts {
+                socket.push(part, &mut Vec::new());
+                socket.text("x".into());
+            }
+            prop_assert!(socket.inner.get_ref().inbox.len() <= 80 * 9);
+        }
+    }
+}
