@@ -13,7 +13,13 @@ pub mod schemas;
 
 #[expect(unsafe_code, reason = "slots are handed from thread to thread in place, by ticket")]
 pub mod ring;
-pub mod sample_loop;
+pub mod sealer;
+
+pub mod enrol;
+pub mod state;
+pub mod uplink;
+
+pub mod run;
 
 pub mod clock;
 pub mod exporter;

@@ -2,6 +2,7 @@
 //!
 //! Needs `prometheus-node-exporter` on PATH (`make test` installs it); without it the test says so
 //! and compares nothing.
+#![expect(clippy::unwrap_used, reason = "helpers of a test may panic as it may")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

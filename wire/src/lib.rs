@@ -6,7 +6,9 @@
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod link;
 pub mod message;
+pub mod pki;
 pub mod schema;
 pub mod settings;
 pub mod shard;
