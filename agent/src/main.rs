@@ -1,5 +1,6 @@
 //! `strobe-agent`: watches one host.
 
+use nix::sys::signal::{SigSet, Signal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
 use strobe_agent::config::{Config, KEYS, help};
 use strobe_agent::exporter::Exporter;
 use strobe_agent::exposition::sample;
+use strobe_agent::run::{Stop, run};
 use strobe_agent::sampler::{Sampler, Tick};
 use strobe_agent::schemas::Table;
 use strobe_wire::settings::Settings;
@@ -57,11 +59,54 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
                 .into(),
         );
     }
-    let Some(address) = config.listen else {
-        return Err("sending to a broker is not wired yet".into());
+    log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Info))?;
+    let exporter = match config.listen {
+        None => None,
+        Some(address) => {
+            let sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
+            let exporter = Exporter::bind(address, sampler)?;
+            log::info!("serving http://{}/metrics", exporter.address()?);
+            Some(exporter)
+        }
     };
-    let sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
-    Exporter::bind(address, sampler)?.run()?;
+    match (exporter, &config.broker) {
+        // Without a broker nothing is owed to anybody: a signal just ends the process.
+        (Some(exporter), None) => exporter.run()?,
+        (exporter, _) => {
+            let stop = Stop::new()?;
+            stop_on_signals(&stop)?;
+            if let Some(exporter) = exporter {
+                serve_beside(exporter)?;
+            }
+            run(config, &stop)?;
+        }
+    }
+    Ok(())
+}
+
+fn serve_beside(exporter: Exporter) -> std::io::Result<()> {
+    std::thread::Builder::new().name("strobe-exporter".to_owned()).spawn(move || {
+        if let Err(error) = exporter.run() {
+            log::error!("/metrics is no longer served: {error}");
+        }
+    })?;
+    Ok(())
+}
+
+/// SIGTERM and SIGINT are blocked in every thread and taken by one that stops the agent.
+fn stop_on_signals(stop: &Stop) -> Result<(), Box<dyn std::error::Error>> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    let stop = stop.clone();
+    std::thread::Builder::new().name("strobe-signal".to_owned()).stack_size(64 << 10).spawn(
+        move || {
+            // An error cannot happen (the set is valid); stopping is the safe answer to it.
+            let _ = signals.wait();
+            stop.stop();
+        },
+    )?;
     Ok(())
 }
 
@@ -97,5 +142,22 @@ fn complain(error: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Info
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            complain(&format!("{}: {}", record.level().as_str().to_lowercase(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static LOGGER: Logger = Logger;
 /// How long `--once` waits for file systems: node_exporter's mount time-out.
 const ONCE_WAIT: Duration = Duration::from_secs(5);

@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
 use strobe_agent::ring::Ring;
-use strobe_agent::sample_loop::Sealer;
 use strobe_agent::sampler::{Sampler, Tick, Trees};
 use strobe_agent::schemas::Table;
+use strobe_agent::sealer::Sealer;
 use strobe_wire::ids::{BootId, HostId};
 
 struct Counting;
@@ -57,9 +57,10 @@ fn a_tick_reads_seals_and_allocates_nothing() {
     for _ in 0..1000 {
         let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
         let before = CALLS.with(Cell::get);
+        sealer.begin(now);
         sampler.tick(now, |row| {
             rows += 1;
-            sealer.row(now, row);
+            sealer.row(now, &row);
         });
         sealer.wake();
         calls.push(CALLS.with(Cell::get) - before);

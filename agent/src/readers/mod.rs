@@ -15,6 +15,9 @@ pub(crate) mod host;
 mod memory;
 mod network;
 
+#[cfg(test)]
+mod tests;
+
 use sheet::{Entry, Sheet};
 use strobe_wire::limits::LABEL_VALUE_BYTES_MAX;
 use strobe_wire::schema::{Column, Kind, Labels};

@@ -1,0 +1,204 @@
+//! Side by side with the real node_exporter: the same names, labels and values for our families.
+//!
+//! Needs `prometheus-node-exporter` on PATH (`make test` installs it); without it the test says so
+//! and compares nothing.
+#![expect(clippy::unwrap_used, reason = "helpers of a test may panic as it may")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+/// A series with its labels sorted and empty ones left out, and its value.
+type Series = BTreeMap<String, f64>;
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Upstream's defaults where Debian's build has others, and only our collectors.
+const FLAGS: &[&str] = &[
+    "--collector.disable-defaults",
+    "--collector.cpu",
+    "--collector.diskstats",
+    "--collector.filefd",
+    "--collector.filesystem",
+    "--collector.loadavg",
+    "--collector.meminfo",
+    "--collector.netdev",
+    "--collector.netstat",
+    "--collector.pressure",
+    "--collector.sockstat",
+    "--collector.stat",
+    "--collector.time",
+    "--collector.uname",
+    "--collector.vmstat",
+    r"--collector.diskstats.device-exclude=^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$",
+    "--collector.filesystem.mount-points-exclude=^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)",
+    "--collector.netdev.device-exclude=^$",
+];
+
+/// What newer node_exporters have, or we have beside them.
+const OURS_ONLY: &[&str] = &[
+    "node_netstat_TcpExt_TCPOFOQueue",
+    "node_netstat_TcpExt_TCPRcvQDrop",
+    "node_pressure_irq_stalled_seconds_total",
+    "strobe_",
+];
+/// Clock sources, the time zone, and what only netlink tells.
+const THEIRS_ONLY: &[&str] = &[
+    "node_time_clocksource_",
+    "node_time_zone_offset_seconds",
+    "node_network_receive_nohandler_total",
+];
+/// Whatever differs from one reading to the next by nature.
+const MOVING: &[&str] = &[
+    "node_scrape_collector_duration_seconds",
+    "node_procs_running",
+    "node_procs_blocked",
+    "node_disk_io_now",
+    "node_load",
+    "node_sockstat_",
+    "node_netstat_Tcp_CurrEstab",
+];
+
+#[test]
+fn names_labels_and_values_are_those_of_node_exporter() {
+    let Some((_running, address)) = start() else { return };
+    // Theirs between two of ours: a value lies between the two, or is the same.
+    let first = series(&ours());
+    let theirs = series(&scrape(&address));
+    let second = series(&ours());
+    let is = |list: &[&str], name: &str| list.iter().any(|prefix| name.starts_with(prefix));
+    let mut wrong = Vec::new();
+    let mut same = 0;
+    for (name, value) in &theirs {
+        if !name.starts_with("node_") || name.starts_with("node_exporter_") {
+            continue;
+        }
+        if is(THEIRS_ONLY, name) {
+            continue;
+        }
+        let (Some(before), Some(after)) = (first.get(name), second.get(name)) else {
+            wrong.push(format!("missing: {name} {value}"));
+            continue;
+        };
+        // A gauge may swing outside two readings of it, but not far.
+        let slack = if is(&["node_memory_", "node_filesystem_", "node_filefd_"], name) {
+            0.2 * value.abs().max(1e8)
+        } else {
+            1e-9 * value.abs()
+        };
+        let between = before.min(*after) - slack <= *value && *value <= before.max(*after) + slack;
+        if between || is(MOVING, name) {
+            same += 1;
+        } else {
+            wrong.push(format!("differs: {name} theirs {value}, ours {before} … {after}"));
+        }
+    }
+    for name in second.keys() {
+        if !theirs.contains_key(name) && !is(OURS_ONLY, name) {
+            wrong.push(format!("not theirs: {name}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} series:\n{}", wrong.len(), theirs.len(), wrong.join("\n"));
+    assert!(150 < same, "only {same} series were compared");
+}
+
+fn ours() -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_strobe-agent")).arg("--once").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[expect(clippy::print_stderr, reason = "a test that compares nothing has to say so")]
+fn start() -> Option<(Ended, String)> {
+    for _ in 0..5 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let started = Command::new("prometheus-node-exporter")
+            .args(FLAGS)
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(child) = started else {
+            eprintln!("prometheus-node-exporter is not on PATH: nothing was compared");
+            return None;
+        };
+        let mut running = Ended(child);
+        let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines();
+        if lines.any(|line| line.unwrap_or_default().contains("TLS is disabled")) {
+            // Someone has to read what it says further, or it may block.
+            std::thread::spawn(move || lines.count());
+            return Some((running, address));
+        }
+    }
+    panic!("prometheus-node-exporter did not start on five ports");
+}
+
+fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{head}");
+    body.to_owned()
+}
+
+fn series(text: &str) -> Series {
+    let mut out = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        let value: f64 = value.parse().unwrap();
+        let known = out.insert(sorted(name), value);
+        assert_eq!(known, None, "{name} stands twice");
+    }
+    out
+}
+
+/// No value in our families holds a quote followed by a comma.
+fn sorted(name: &str) -> String {
+    let Some((name, labels)) = name.split_once('{') else { return name.to_owned() };
+    let labels = labels.trim_end_matches('}');
+    let mut pairs: Vec<String> = labels
+        .split("\",")
+        .map(|pair| pair.trim_end_matches('"').to_owned())
+        .filter(|pair| !pair.ends_with("=\"") && !pair.ends_with('='))
+        .collect();
+    pairs.sort();
+    format!("{name}{{{}}}", pairs.join("|"))
+}
+
+/// The exporter's own endpoint gives the same text, refuses what is hostile and goes on serving.
+#[test]
+fn metrics_are_served_and_hostile_peers_are_closed() {
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let child = Command::new(env!("CARGO_BIN_EXE_strobe-agent"))
+        .args(["--listen", &address])
+        .spawn()
+        .unwrap();
+    let _running = Ended(child);
+    while TcpStream::connect(&address).is_err() {
+        std::thread::yield_now();
+    }
+    let hold: Vec<_> = (0..10).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let mut huge = TcpStream::connect(&address).unwrap();
+    huge.write_all(&[b'x'; 9000]).unwrap();
+    let mut refused = String::new();
+    let _ = huge.read_to_string(&mut refused);
+    assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
+    let served = series(&scrape(&address));
+    assert!(served.contains_key("node_load1") && 100 < served.len());
+    drop(hold);
+    assert!(100 < series(&scrape(&address)).len());
+}
