@@ -1,12 +1,13 @@
 //! Numbers a boot's frames and puts them into the ring, in order and without holes.
 //!
-//! A frame that finds the ring full keeps its number and becomes part of the open [`Loss`]; the
-//! loss is sealed as a frame of its own as soon as there is room. So (boot, seq) has no hole
+//! A frame that finds the ring full keeps its number and becomes part of an open [`Loss`]; losses
+//! are sealed as frames of their own as soon as there is room. So (boot, seq) has no hole
 //! without a reason. The first frame of a boot is the event `start`; a step of the wall clock is
 //! an event too.
 
 use crate::ring::Writer;
 use crate::sampler::{SectionRow, Tick};
+use std::collections::VecDeque;
 use strobe_wire::frame::{self, Event, FrameError, FrameKind, Header, Loss, Row};
 use strobe_wire::ids::{BootId, HostId, SchemaId, Seq};
 
@@ -17,8 +18,8 @@ pub struct Sealer {
     boot: BootId,
     writer: Writer,
     seq: Seq,
-    /// Frames lost since the last loss frame.
-    loss: Option<Loss>,
+    /// Losses not told yet, oldest first; at most [`LOSSES_MAX`].
+    losses: VecDeque<Loss>,
     lost: u64,
     /// Wall time minus boot time at the last tick.
     offset_ns: Option<i64>,
@@ -28,7 +29,7 @@ impl Sealer {
     /// Nothing sealed yet.
     #[must_use]
     pub fn new(host: HostId, boot: BootId, writer: Writer) -> Self {
-        Self { host, boot, writer, seq: Seq(0), loss: None, lost: 0, offset_ns: None }
+        Self { host, boot, writer, seq: Seq(0), losses: VecDeque::new(), lost: 0, offset_ns: None }
     }
 
     /// Begins a tick: owns up to losses, and to steps of the wall clock.
@@ -47,7 +48,7 @@ impl Sealer {
     pub fn row(&mut self, now: Tick, row: &SectionRow<'_>) {
         let header = self.header(now, FrameKind::Row, row.id);
         let content = Row { values: row.values, valid: row.valid, scores: &[] };
-        let sealed = match self.writer.claim() {
+        let sealed = match self.room().then(|| self.writer.claim()).flatten() {
             None => Err("ring_full"),
             Some(mut claim) => match frame::seal_row(&mut claim, &header, &content) {
                 Ok(length) => {
@@ -94,22 +95,30 @@ impl Sealer {
         self.lost
     }
 
-    /// Seals the open loss, if there is one and room for it.
+    /// Seals the open losses, as far as there is room for them.
     fn settle(&mut self, now: Tick) {
-        let Some(loss) = self.loss.take() else { return };
-        let header = self.header(now, FrameKind::Loss, SchemaId(0));
-        let put = match frame::seal_loss(&header, &loss) {
-            Ok(bytes) => self.put(&bytes),
-            Err(_) => Err("oversize"),
-        };
-        if put.is_err() {
-            // Its number was not used by anybody: it is given again, and the loss stays open.
-            self.seq = Seq(self.seq.0 - 1);
-            self.loss = Some(loss);
+        while let Some(loss) = self.losses.pop_front() {
+            let header = self.header(now, FrameKind::Loss, SchemaId(0));
+            let sealed = frame::seal_loss(&header, &loss).map_err(|_| "oversize");
+            if sealed.and_then(|bytes| self.claim_and_copy(&bytes)).is_err() {
+                // Its number was not used by anybody: it is given again, and the loss stays.
+                self.seq = Seq(self.seq.0 - 1);
+                self.losses.push_front(loss);
+                return;
+            }
         }
     }
 
+    /// With no room to write down another loss, all that follows belongs to the last one.
+    fn room(&self) -> bool {
+        self.losses.len() < LOSSES_MAX
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        if self.room() { self.claim_and_copy(bytes) } else { Err("ring_full") }
+    }
+
+    fn claim_and_copy(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         let mut claim = self.writer.claim().ok_or("ring_full")?;
         claim.get_mut(..bytes.len()).ok_or("oversize")?.copy_from_slice(bytes);
         claim.publish(bytes.len());
@@ -118,28 +127,18 @@ impl Sealer {
 
     fn lose(&mut self, now: Tick, reason: &str, seq: Seq) {
         self.lost += 1;
-        match &mut self.loss {
-            // Numbers are consecutive while the ring is full; a gap is another loss, and the
-            // former one then stands for both, which claims no frame that was not lost: frames
-            // between them went in, so the ring had room, and `begin` sealed the former.
-            Some(loss) if loss.last + 1 == seq.0 && loss.reason == reason => {
+        let full = !self.room();
+        match self.losses.back_mut() {
+            Some(loss) if loss.last + 1 == seq.0 && (full || loss.reason == reason) => {
                 loss.last = seq.0;
                 loss.to_ns = now.wall_ns;
             }
-            Some(_) => {
-                self.settle(now);
-                if self.loss.is_none() {
-                    self.open(now, reason, seq);
-                }
+            _ => {
+                let reason = reason.to_owned();
+                let (from_ns, to_ns) = (now.wall_ns, now.wall_ns);
+                self.losses.push_back(Loss { reason, first: seq.0, last: seq.0, from_ns, to_ns });
             }
-            None => self.open(now, reason, seq),
         }
-    }
-
-    fn open(&mut self, now: Tick, reason: &str, seq: Seq) {
-        let reason = reason.to_owned();
-        let (from_ns, to_ns) = (now.wall_ns, now.wall_ns);
-        self.loss = Some(Loss { reason, first: seq.0, last: seq.0, from_ns, to_ns });
     }
 
     fn header(&mut self, now: Tick, kind: FrameKind, schema: SchemaId) -> Header {
@@ -158,3 +157,112 @@ impl Sealer {
 
 /// NTP slews at most 0.5 ms a second; half a second at once is somebody setting the clock.
 const STEP_NS: i64 = 500_000_000;
+/// A ring that flutters between full and not makes many short losses; 64 are 6 KiB.
+const LOSSES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{Reader, Ring};
+    use hugepage_config::{Region, Want};
+    use strobe_wire::frame::Payload;
+    use strobe_wire::limits::FRAME_BYTES_MAX;
+
+    const NOW: Tick = Tick { wall_ns: 1_000_000_000_000, boottime_ns: 5_000_000_000 };
+
+    fn sealer(slots: usize) -> (Sealer, Reader) {
+        let ring =
+            Ring::new(slots, Region::map(slots * FRAME_BYTES_MAX, Want::Plain).unwrap()).unwrap();
+        (Sealer::new(HostId(1), BootId(2), ring.writer), ring.reader)
+    }
+
+    fn read(ring: &mut Reader) -> Vec<(u64, String)> {
+        let mut seen = Vec::new();
+        while let Some(slot) = ring.next() {
+            let frame = frame::open(&slot).unwrap();
+            let what = match frame.payload {
+                Payload::Event(event) => event.name.to_string(),
+                Payload::Loss(loss) => format!("{}..={} {}", loss.first, loss.last, loss.reason),
+                Payload::Row(_) => "row".to_owned(),
+            };
+            seen.push((frame.header.seq.0, what));
+            let ticket = slot.ticket();
+            ring.release(ticket);
+        }
+        seen
+    }
+
+    #[test]
+    fn every_number_is_a_frame_or_part_of_a_loss() {
+        let (mut sealer, mut ring) = sealer(4);
+        for _ in 0..9 {
+            sealer.event(NOW, "e", "");
+        }
+        assert_eq!((sealer.seq(), sealer.lost()), (Seq(9), 5));
+        // Still full: the loss waits, and takes no number.
+        sealer.begin(NOW);
+        sealer.event(NOW, "e", "");
+        let named = |list: &[(u64, &str)]| -> Vec<(u64, String)> {
+            list.iter().map(|(seq, what)| (*seq, (*what).to_owned())).collect()
+        };
+        assert_eq!(read(&mut ring), named(&[(1, "e"), (2, "e"), (3, "e"), (4, "e")]));
+        sealer.begin(NOW);
+        sealer.event(NOW, "e", "");
+        assert_eq!(read(&mut ring), named(&[(11, "5..=10 ring_full"), (12, "e")]));
+        sealer.begin(NOW);
+        assert_eq!(read(&mut ring), []);
+    }
+
+    #[test]
+    fn a_ring_that_flutters_leaves_no_hole_either() {
+        let (mut sealer, mut ring) = sealer(2);
+        let mut covered = std::collections::BTreeSet::new();
+        let mut cover = |seen: Vec<(u64, String)>| {
+            for (seq, what) in seen {
+                assert!(covered.insert(seq), "{seq} twice");
+                if let Some((first, rest)) = what.split_once("..=") {
+                    let last = rest.split(' ').next().unwrap();
+                    for lost in first.parse::<u64>().unwrap()..=last.parse().unwrap() {
+                        assert!(covered.insert(lost), "{lost} twice");
+                    }
+                }
+            }
+            covered.len() as u64
+        };
+        // One slot is freed after every fourth frame, in the middle of a tick.
+        for turn in 0..1000 {
+            sealer.event(NOW, "e", "");
+            if turn % 4 == 3
+                && let Some(slot) = ring.next()
+            {
+                let frame = frame::open(&slot).unwrap();
+                let Payload::Event(event) = frame.payload else { panic!("no tick begins here") };
+                let (seen, ticket) = ((frame.header.seq.0, event.name.to_string()), slot.ticket());
+                ring.release(ticket);
+                cover(vec![seen]);
+            }
+        }
+        assert_eq!(sealer.losses.len(), LOSSES_MAX);
+        while {
+            let before = sealer.losses.len();
+            cover(read(&mut ring));
+            sealer.begin(NOW);
+            before != 0
+        } {}
+        assert_eq!(cover(read(&mut ring)), sealer.seq().0);
+    }
+
+    #[test]
+    fn a_set_clock_is_an_event_and_a_suspend_is_none() {
+        let (mut sealer, mut ring) = sealer(4);
+        sealer.begin(NOW);
+        let later = |wall_s: i64, boot_s: u64| Tick {
+            wall_ns: NOW.wall_ns + wall_s * 1_000_000_000,
+            boottime_ns: NOW.boottime_ns + boot_s * 1_000_000_000,
+        };
+        sealer.begin(later(3600, 3600));
+        assert_eq!(read(&mut ring), []);
+        sealer.begin(later(1, 3601));
+        assert_eq!(read(&mut ring), [(1, "clock_step".to_owned())]);
+    }
+}

@@ -425,3 +425,42 @@ const REDIRECTS_MAX: u32 = 4;
 const ADDRESS_BYTES_MAX: usize = 253 + 6;
 /// Ten frames with their prefixes and a schema or two.
 const CHUNKS_MAX: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strobe_wire::link::{LinkConfig, Side};
+
+    #[test]
+    fn back_off_grows_to_its_bound_goes_round_the_brokers_and_differs_by_seed() {
+        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+        let start = Instant::now();
+        let mut link = Link::new(&LinkConfig {
+            identity: None,
+            side: Side::Agent,
+            connections_max: 1,
+            whole_datagrams: false,
+            wall_s: 0,
+            seed: Some([1; 32]),
+        })
+        .unwrap();
+        let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];
+        let mut waits = [Vec::new(), Vec::new()];
+        for (waits, seed) in waits.iter_mut().zip([7, 8]) {
+            let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed };
+            let (mut now, mut uplink) = (start, Uplink::new(config, start));
+            for attempt in 0..12 {
+                assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);
+                uplink.dial(now, &mut link, Err("no such name".to_owned()));
+                assert_eq!(uplink.status().last_error, "no such name");
+                assert_eq!(uplink.wants(now), None);
+                let until = uplink.timeout().unwrap();
+                let whole = (BACK_OFF_MIN * (1 << attempt)).min(BACK_OFF_MAX);
+                assert!((whole / 2..=whole).contains(&(until - now)), "attempt {attempt}");
+                waits.push(until - now);
+                now = until;
+            }
+        }
+        assert_ne!(waits[0], waits[1], "a fleet does not come back in step");
+    }
+}

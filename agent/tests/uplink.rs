@@ -1,6 +1,8 @@
 //! A whole agent (both threads, real /proc, loopback UDP) against a broker that keeps what it
 //! hears in memory: enrolment, rows, acknowledgements, a broker that dies, a clean stop.
 
+#![expect(clippy::unwrap_used, reason = "a broken test may panic; its helpers are no tests")]
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ struct Broker {
     poll: mio::Poll,
     conversations: BTreeMap<(ConnId, StreamId), (Reader, HashSet<SchemaId>)>,
     acknowledges: bool,
+    redirect: Option<String>,
     hellos: Vec<Hello>,
     /// By sequence number: the event's name, or the row's section.
     stored: BTreeMap<u64, String>,
@@ -50,6 +53,7 @@ impl Broker {
             poll,
             conversations: BTreeMap::new(),
             acknowledges: true,
+            redirect: None,
             hellos: Vec::new(),
             stored: BTreeMap::new(),
             sections: BTreeMap::new(),
@@ -64,13 +68,10 @@ impl Broker {
     /// Dies without a word and comes back on the same port.
     fn restart(&mut self) {
         let addr = self.addr();
-        let (socket, link, poll) = {
-            // The port is free only once the old socket is closed.
-            let any = "127.0.0.1:0".parse().unwrap();
-            (self.socket, self.link, self.poll) = open(&self.identity, any);
-            open(&self.identity, addr)
-        };
-        (self.socket, self.link, self.poll) = (socket, link, poll);
+        // The port is free only once the old socket is closed.
+        let any = "127.0.0.1:0".parse().unwrap();
+        (self.socket, self.link, self.poll) = open(&self.identity, any);
+        (self.socket, self.link, self.poll) = open(&self.identity, addr);
         self.conversations.clear();
     }
 
@@ -128,9 +129,12 @@ impl Broker {
                 let certificate = self.ca.sign(&csr, &subject, wall_s(), 3600).unwrap();
                 Some(Message::Enrolled { certificate, ca: self.ca.certificate_der().to_vec() })
             }
+            Message::Hello(_) if self.redirect.is_some() => {
+                Some(Message::Redirect { broker: self.redirect.clone()? })
+            }
             Message::Hello(hello) => {
                 self.hellos.push(hello);
-                let stored_seq = if self.acknowledges { self.through() } else { 0 };
+                let stored_seq = self.through();
                 Some(Message::Welcome { stored_seq, version: "test".to_owned() })
             }
             Message::Schema(schema) => {
@@ -246,20 +250,46 @@ fn what_a_dead_broker_did_not_acknowledge_is_sent_again() {
     broker.serve(|broker| 20 < broker.through());
     // It acknowledged nothing and forgets everything.
     let before = broker.through();
+    let began_ns = strobe_agent::clock::monotonic_ns();
     broker.restart();
     broker.stored.clear();
     broker.acknowledges = true;
     broker.serve(|broker| before + 20 < broker.through());
+    let took_ns = strobe_agent::clock::monotonic_ns() - began_ns;
+    assert!(took_ns < 10_000_000_000, "the restart is noticed before the silence: {took_ns} ns");
     assert_eq!(broker.stored[&1], "start", "from the very first frame on");
     assert_eq!(agent.status().connections, 2);
-    // This time it remembers: nothing that is stored comes again.
+    // This time it remembers what it stored and did not acknowledge: nothing comes again.
+    broker.acknowledges = false;
+    let before = broker.through();
+    broker.serve(|broker| before + 20 < broker.through());
     broker.repeated = 0;
     let before = broker.through();
     broker.restart();
+    broker.acknowledges = true;
     broker.serve(|broker| before + 20 < broker.through());
     assert_eq!(broker.repeated, 0);
     let stopping = std::thread::spawn(|| agent.stop());
     broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_redirect_is_followed() {
+    let dir = fresh_dir("redirect");
+    let (mut first, mut owner) = (Broker::new(), Broker::new());
+    let subject = Subject { role: Role::Broker, host: HostId(2) };
+    let identity = first.ca.issue(&subject, wall_s(), 3600).unwrap();
+    (owner.socket, owner.link, owner.poll) = open(&identity, "127.0.0.1:0".parse().unwrap());
+    first.redirect = Some(owner.addr().to_string());
+    let token = first.token;
+    let agent = Agent::start(&config(&dir, first.addr(), Some(&token))).unwrap();
+    first.serve(|_| agent.status().broker == owner.addr().to_string());
+    owner.serve(|owner| 5 < owner.through());
+    assert_eq!((first.hellos.len(), owner.hellos.len()), (0, 1));
+    let stopping = std::thread::spawn(|| agent.stop());
+    owner.serve(|_| stopping.is_finished());
     stopping.join().unwrap().unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
 }
