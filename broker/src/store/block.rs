@@ -80,7 +80,11 @@ pub(super) struct Group {
 
 /// Encodes; `kinds` are the schema's, `level` is zstd's.
 pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i32) -> Vec<u8> {
-    let mut plain = vec![times(content), validity(content), statistics(content, kinds)];
+    let mut plain = vec![times(content), validity(content), Vec::new()];
+    // What lives for minutes in memory goes without: they would be half of it.
+    if level != LEVEL_YOUNG {
+        plain[2] = statistics(content, kinds);
+    }
     for first in (0..kinds.len()).step_by(GROUP) {
         plain.push(group(content, kinds, first));
     }
