@@ -452,7 +452,6 @@ fn recording() {
     let raw = |path: &&PathBuf| path.to_string_lossy().contains("raw-");
     let sealed = files(&place.0.join("segments"), "seg");
     let bytes: u64 = sealed.iter().filter(raw).map(|path| fs::metadata(path).unwrap().len()).sum();
-    let all = store.counts().segment_bytes;
     let (mut scanned, mut scratch) =
         (0, Scratch::new(&Limits { series_max: 1 << 20, samples_max: 1 << 40 }));
     let start = std::time::Instant::now();
