@@ -171,4 +171,74 @@ mod tests {
         assert!(selector("rate(up[5m])").is_err());
         assert!(selector("up offset 5m").is_err());
     }
+
+    const SOUP: &[&str] = &[
+        "up",
+        "{",
+        "}",
+        "a=\"b\"",
+        "=~",
+        "\"(\"",
+        "(",
+        ")",
+        "[",
+        "]",
+        "5m",
+        ":",
+        "99999999999999y",
+        "1e999",
+        "0x",
+        "NaN",
+        "-",
+        "+",
+        "^",
+        "and",
+        "or",
+        "on",
+        "(a)",
+        "group_left",
+        "bool",
+        "by",
+        "sum",
+        "topk",
+        "rate",
+        "offset",
+        "@",
+        "start()",
+        "end()",
+        ",",
+        "'",
+        "`x`",
+        "\\",
+        "é",
+        "#",
+        "\n",
+        " ",
+        "1",
+        "0.5",
+        "==",
+        "!~",
+        "fill",
+        "count_values",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "1y2w",
+        "18446744073709551616ms",
+        "-1e300",
+        "9223372036854775807",
+        "__name__",
+        "label_replace",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(
+            words in proptest::collection::vec(proptest::sample::select(SOUP), 0..12),
+            text in "\\PC{0,40}",
+        ) {
+            let _ = parse(&words.concat());
+            let _ = parse(&words.join(" "));
+            let _ = parse(&text);
+        }
+    }
 }
