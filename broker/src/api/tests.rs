@@ -130,4 +130,21 @@ fn remote_write_is_handed_on() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// The deepest trees the bounds allow must fit a thread's 2 MiB stack, in every walk of them.
+#[test]
+fn deep_queries_do_not_overflow_the_stack() {
+    let (engine, _writer, dir) = open("deep");
+    let nested = format!("{}up{}", "(".repeat(990), ")".repeat(990));
+    let minus = format!("{}up", "-".repeat(990));
+    let chain = vec!["up"; 990].join(" or ");
+    let calls = format!("{}up{}", "abs(".repeat(990), ")".repeat(990));
+    for query in [nested, minus, chain, calls] {
+        for path in ["/api/v1/query", "/api/v1/format_query"] {
+            let (status, body) = ask(&engine, "POST", path, &format!("query={query}"));
+            assert_eq!(status, 200, "{path}: {body}");
+        }
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 const NOW_MS: i64 = 1_700_000_000_000;

@@ -75,19 +75,23 @@ pub(super) fn matchers(selector: &VectorSelector) -> Result<Vec<Matcher>, QueryE
     Ok(name.into_iter().chain(rest).collect())
 }
 
-/// Finds unbalanced brackets and open strings, with their place, and counts what can nest.
+/// Finds unbalanced brackets, open strings and bad durations, with their place, and counts what
+/// can nest.
+///
+/// Durations are checked here because promql-parser 0.11 panics on a number in their place
+/// (`up[1e999]`) and takes a part above 2^32 (`1d5000000000s`) for nothing.
 fn check_brackets(text: &str) -> Result<(), QueryError> {
     let mut open: Vec<(char, usize)> = Vec::new();
     let mut operators = 0;
     let mut letters = text.char_indices();
-    let mut word = String::new();
+    let mut word = Word::default();
     while let Some((at, letter)) = letters.next() {
-        if letter.is_alphanumeric() || letter == '_' || letter == ':' {
-            word.push(letter);
+        let in_range = open.last().is_some_and(|(bracket, _)| *bracket == '[');
+        if letter.is_alphanumeric() || letter == '_' || letter == ':' && !in_range {
+            word.push(at, letter);
             continue;
         }
-        operators += usize::from(matches!(word.as_str(), "and" | "or" | "unless" | "atan2"));
-        word.clear();
+        operators += word.end(text)?;
         match letter {
             '#' => drop(letters.by_ref().find(|(_, letter)| *letter == '\n')),
             '"' | '\'' | '`' => skip_string(&mut letters, letter, text, at)?,
@@ -104,8 +108,15 @@ fn check_brackets(text: &str) -> Result<(), QueryError> {
             }
             _ => {}
         }
+        word.duration_next = match letter {
+            '[' => true,
+            ':' => in_range,
+            '+' | '-' | '#' => word.duration_next,
+            other => other.is_whitespace() && word.duration_next,
+        };
         operators += usize::from("([+-*/%^<>=!@".contains(letter));
     }
+    operators += word.end(text)?;
     if let Some(&(bracket, at)) = open.last() {
         return Err(at_place(text, at, &format!("{bracket:?} is never closed")));
     }
@@ -115,6 +126,57 @@ fn check_brackets(text: &str) -> Result<(), QueryError> {
         )));
     }
     Ok(())
+}
+
+/// The word under the scanner, and whether the next one must be a duration.
+#[derive(Default)]
+struct Word {
+    text: String,
+    at: usize,
+    duration_next: bool,
+}
+
+impl Word {
+    fn push(&mut self, at: usize, letter: char) {
+        if self.text.is_empty() {
+            self.at = at;
+        }
+        self.text.push(letter);
+    }
+
+    /// Ends the word; says how many operators it is.
+    fn end(&mut self, text: &str) -> Result<usize, QueryError> {
+        if self.text.is_empty() {
+            return Ok(0);
+        }
+        if self.duration_next && !is_duration(&self.text) {
+            let what = format!("{:?} is no duration such as 5m or 1h30m", self.text);
+            return Err(at_place(text, self.at, &what));
+        }
+        self.duration_next = self.text.eq_ignore_ascii_case("offset");
+        let operator = ["and", "or", "unless", "atan2"]
+            .iter()
+            .any(|operator| self.text.eq_ignore_ascii_case(operator));
+        self.text.clear();
+        Ok(usize::from(operator))
+    }
+}
+
+/// Numbers that fit 32 bits, each with a unit.
+fn is_duration(text: &str) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        let Some((number, tail)) = rest.split_at_checked(digits) else { return false };
+        let letters = tail.find(|letter: char| letter.is_ascii_digit()).unwrap_or(tail.len());
+        let Some((unit, tail)) = tail.split_at_checked(letters) else { return false };
+        let known = ["y", "w", "d", "h", "m", "s", "ms"].contains(&unit);
+        if !known || number.parse::<u32>().is_err() {
+            return false;
+        }
+        rest = tail;
+    }
+    true
 }
 
 fn skip_string(
@@ -161,6 +223,10 @@ mod tests {
         check(&format!("{}1{}", "(".repeat(2000), ")".repeat(2000)), "brackets and operators");
         check("1 == 1", "BOOL");
         check("up{", "never closed");
+        check("up[1e999]", "1:4: parse error: \"1e999\" is no duration");
+        check("up offset -NaN", "1:12: parse error: \"NaN\" is no duration");
+        check("up[1d5000000000s]", "is no duration");
+        check("max_over_time(up[5m:0x10])", "is no duration");
     }
 
     #[test]
@@ -170,6 +236,11 @@ mod tests {
         assert_eq!(names, ["__name__", "a", "b"]);
         assert!(selector("rate(up[5m])").is_err());
         assert!(selector("up offset 5m").is_err());
+        for fine in
+            ["sum by (offset) (a:b) + 1", "up[ 1h30m : 5s ] offset - 1d", "a[5m:] OFFSET 3m"]
+        {
+            assert!(parse(fine).is_ok(), "{fine}");
+        }
     }
 
     const SOUP: &[&str] = &[
