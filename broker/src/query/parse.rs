@@ -10,7 +10,9 @@ use std::sync::Once;
 /// Bytes of a query.
 const QUERY_BYTES_MAX: usize = 64 << 10;
 /// Brackets and operators of a query: each may nest the tree by one.
-const OPERATORS_MAX: usize = 1000;
+const OPERATORS_MAX: usize = 250;
+/// Levels of a query's tree: an evaluation takes some 10 KB of stack a level in a debug build.
+const DEPTH_MAX: usize = 100;
 static HOLT_WINTERS: Once = Once::new();
 
 /// Parses a query.
@@ -32,8 +34,12 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
         // Refused only if the parser learns the name itself, and then it is known.
         let _ = register_extra_functions(vec![function]);
     });
-    promql_parser::parser::parse(text)
-        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))
+    let expr = promql_parser::parser::parse(text)
+        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))?;
+    if DEPTH_MAX < depth(&expr) {
+        return Err(QueryError::Parse(format!("the query nests deeper than {DEPTH_MAX} levels")));
+    }
+    Ok(expr)
 }
 
 /// The conditions of a series selector such as `match[]` takes.
@@ -73,6 +79,19 @@ pub(super) fn matchers(selector: &VectorSelector) -> Result<Vec<Matcher>, QueryE
         value: matcher.value.clone(),
     });
     Ok(name.into_iter().chain(rest).collect())
+}
+
+fn depth(expr: &Expr) -> usize {
+    let deepest = match expr {
+        Expr::Aggregate(it) => depth(&it.expr).max(it.param.as_deref().map_or(0, depth)),
+        Expr::Unary(it) => depth(&it.expr),
+        Expr::Binary(it) => depth(&it.lhs).max(depth(&it.rhs)),
+        Expr::Paren(it) => depth(&it.expr),
+        Expr::Subquery(it) => depth(&it.expr),
+        Expr::Call(it) => it.args.args.iter().map(|arg| depth(arg)).max().unwrap_or(0),
+        _ => 0,
+    };
+    deepest + 1
 }
 
 /// Finds unbalanced brackets, open strings and bad durations, with their place, and counts what
