@@ -144,6 +144,11 @@ fn deep_queries_do_not_overflow_the_stack() {
             assert_eq!(status, 200, "{path}: {body}");
         }
     }
+    for (open, close) in [("(", ")"), ("-", ""), ("abs(", ")"), ("up or ", "")] {
+        let query = format!("query={}up{}", open.repeat(245), close.repeat(245));
+        let (status, body) = ask(&engine, "POST", "/api/v1/query", &query);
+        assert!(status == 400 && body.contains("100 levels"), "{open}: {status} {body}");
+    }
     std::fs::remove_dir_all(dir).unwrap();
 }
 
