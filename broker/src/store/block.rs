@@ -78,11 +78,26 @@ pub(super) struct Group {
     starts: Vec<(usize, usize)>,
 }
 
+/// Rows turned into columns.
+#[derive(Debug)]
+struct Columns<'a> {
+    /// Of each column, the values it has.
+    values: Vec<Cow<'a, [u64]>>,
+    /// Of each column, a bit a row; none where columns have their own times.
+    bitmaps: Vec<Vec<u8>>,
+    rows: usize,
+}
+
 /// Encodes; `kinds` are the schema's, `level` is zstd's.
 pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i32) -> Vec<u8> {
-    let mut plain = vec![times(content), validity(content), statistics(content, kinds)];
+    let columns = Columns::new(content);
+    let mut plain = vec![times(content), columns.validity(), Vec::new()];
+    // What lives for minutes in memory goes without: they would be half of it.
+    if level != LEVEL_YOUNG {
+        plain[2] = statistics(&columns, kinds);
+    }
     for first in (0..kinds.len()).step_by(GROUP) {
-        plain.push(group(content, kinds, first));
+        plain.push(group(content, &columns, kinds, first));
     }
     let flags = u32::from(matches!(content, Content::Own(_)));
     let (first_ms, last_ms, rows) = span(content);
@@ -375,42 +390,55 @@ fn times(content: Content<'_>) -> Vec<u8> {
     out
 }
 
-fn validity(content: Content<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    let Content::Rows(rows) = content else { return out };
-    for column in 0..rows.columns {
-        let mut bitmap = vec![0_u8; rows.len().div_ceil(8)];
-        let mut all = true;
-        for (row, _) in rows.times.iter().enumerate() {
-            if rows.value(row, column).is_some() {
-                bitmap[row / 8] |= 1 << (row % 8);
-            } else {
-                all = false;
+impl<'a> Columns<'a> {
+    fn new(content: Content<'a>) -> Self {
+        let rows = match content {
+            Content::Rows(rows) => rows,
+            Content::Own(columns) => {
+                let values = columns.iter().map(|c| Cow::Borrowed(c.values.as_slice())).collect();
+                return Self { values, bitmaps: Vec::new(), rows: 0 };
+            }
+        };
+        let mut values = vec![Vec::with_capacity(rows.len()); rows.columns];
+        let mut bitmaps = vec![vec![0_u8; rows.len().div_ceil(8)]; rows.columns];
+        // Row after row: reads are in order, and each column is written in order.
+        let stride = rows.stride().max(1);
+        let each = rows.values.chunks(rows.columns.max(1)).zip(rows.valid.chunks(stride));
+        for (row, (raws, valid)) in each.enumerate() {
+            let columns = values.iter_mut().zip(&mut bitmaps).zip(raws).enumerate();
+            for (column, ((values, bitmap), &raw)) in columns {
+                if valid[column / 8] >> (column % 8) & 1 == 1 {
+                    values.push(raw);
+                    bitmap[row / 8] |= 1 << (row % 8);
+                }
             }
         }
-        out.push(u8::from(!all));
-        if !all {
-            out.extend(bitmap);
-        }
+        Self { values: values.into_iter().map(Cow::Owned).collect(), bitmaps, rows: rows.len() }
     }
-    out
+
+    /// Per column 0 if every row has a value, else 1 and the bitmap.
+    fn validity(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (values, bitmap) in self.values.iter().zip(&self.bitmaps) {
+            let all = values.len() == self.rows;
+            out.push(u8::from(!all));
+            if !all {
+                out.extend(bitmap);
+            }
+        }
+        out
+    }
+
+    /// The raw values of a column.
+    fn raws(&self, column: usize) -> &[u64] {
+        self.values.get(column).map_or(&[], AsRef::as_ref)
+    }
 }
 
-/// The raw values of a column.
-fn raws(content: Content<'_>, column: usize) -> Vec<u64> {
-    match content {
-        Content::Rows(rows) => {
-            rows.times.iter().enumerate().filter_map(|(row, _)| rows.value(row, column)).collect()
-        }
-        Content::Own(columns) => columns.get(column).map_or_else(Vec::new, |c| c.values.clone()),
-    }
-}
-
-fn statistics(content: Content<'_>, kinds: &[Kind]) -> Vec<u8> {
+fn statistics(columns: &Columns<'_>, kinds: &[Kind]) -> Vec<u8> {
     let mut planes: [Vec<u8>; 6] = [const { Vec::new() }; 6];
     for (column, kind) in kinds.iter().enumerate() {
-        let values: Vec<f64> =
-            raws(content, column).into_iter().map(|raw| kind.value(raw)).collect();
+        let values: Vec<f64> = columns.raws(column).iter().map(|&raw| kind.value(raw)).collect();
         let fold = |f: fn(f64, f64) -> f64| values.iter().copied().reduce(f).unwrap_or(f64::NAN);
         for (plane, number) in planes.iter_mut().zip([
             fold(f64::min),
@@ -426,16 +454,16 @@ fn statistics(content: Content<'_>, kinds: &[Kind]) -> Vec<u8> {
     planes.concat()
 }
 
-fn group(content: Content<'_>, kinds: &[Kind], first: usize) -> Vec<u8> {
+fn group(content: Content<'_>, columns: &Columns<'_>, kinds: &[Kind], first: usize) -> Vec<u8> {
     let (mut lengths, mut body) = (Vec::new(), Vec::new());
     for (index, kind) in kinds.iter().enumerate().skip(first).take(GROUP) {
         let start = body.len();
-        if let Content::Own(columns) = content {
-            let times = columns.get(index).map_or(&[][..], |c| &c.times);
+        if let Content::Own(own) = content {
+            let times = own.get(index).map_or(&[][..], |c| &c.times);
             put_varint(&mut body, times.len() as u64);
             put_times(&mut body, times);
         }
-        put_values(&mut body, &raws(content, index), *kind);
+        put_values(&mut body, columns.raws(index), *kind);
         put_varint(&mut lengths, (body.len() - start) as u64);
     }
     lengths.extend(body);

@@ -199,5 +199,5 @@ pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
     Ok(rows)
 }
 
-/// Rows kept plain: a minute at 1 Hz.
-const YOUNG_ROWS: usize = 60;
+/// Rows kept plain: 200 columns of 1,000 hosts are 48 MB at most.
+const YOUNG_ROWS: usize = 30;

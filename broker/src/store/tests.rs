@@ -397,3 +397,79 @@ proptest! {
         }
     }
 }
+
+/// `STROBE_RECORDING=FILE cargo nextest run --release -p strobe-broker --run-ignored only
+/// --no-capture recording`: names (`c|…` counters, `g|…` gauges, by tabs) on the first line, then
+/// `ms v v v …` a line, read once a second from a real /proc.
+#[test]
+#[ignore = "a measurement: needs a recording"]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
+fn recording() {
+    let text = fs::read_to_string(std::env::var("STROBE_RECORDING").unwrap()).unwrap();
+    let mut lines = text.lines();
+    let columns: Vec<Column> = lines
+        .next()
+        .unwrap()
+        .split('\t')
+        .enumerate()
+        .map(|(index, name)| Column {
+            name: format!("m{index}"),
+            labels: Labels::of(&[("of", name)]),
+            kind: match name.starts_with('c') {
+                true => Kind::Counter { scale: 2 },
+                false => Kind::Gauge { scale: 0 },
+            },
+        })
+        .collect();
+    let schema = Schema { section: "host".into(), columns };
+    let place = Place::new("recording");
+    let (store, mut writer, _) = place.open();
+    writer.schema(&schema).unwrap();
+    let hosts = 50;
+    let mut frames = Vec::new();
+    let mut last = 0;
+    for (seq, line) in lines.enumerate() {
+        let numbers: Vec<i64> = line.split(' ').map(|n| n.parse().unwrap()).collect();
+        let values: Vec<u64> = numbers[1..].iter().map(|n| n.cast_unsigned()).collect();
+        last = numbers[0];
+        for host in 0..hosts {
+            frames.push(row(&schema, HostId(host), seq as u64 + 1, numbers[0], &values));
+        }
+    }
+    let samples = frames.len() * schema.columns.len();
+    let per = |t: std::time::Duration| t.as_nanos() as f64 / samples as f64;
+    let start = std::time::Instant::now();
+    for batch in frames.chunks(hosts as usize) {
+        batch.iter().for_each(|frame| writer.frame(frame).unwrap());
+        writer.commit(0).unwrap();
+    }
+    let ingest = per(start.elapsed());
+    writer.tick(last).unwrap();
+    let head = store.counts().head_bytes;
+    let start = std::time::Instant::now();
+    writer.settle(last + 1_300_000).unwrap();
+    let seal = per(start.elapsed());
+    let raw = |path: &&PathBuf| path.to_string_lossy().contains("raw-");
+    let sealed = files(&place.0.join("segments"), "seg");
+    let bytes: u64 = sealed.iter().filter(raw).map(|path| fs::metadata(path).unwrap().len()).sum();
+    let (mut scanned, mut scratch) =
+        (0, Scratch::new(&Limits { series_max: 1 << 20, samples_max: 1 << 40 }));
+    let start = std::time::Instant::now();
+    for part in store.select(&[], ALL, &Limits { series_max: 1 << 20, samples_max: 0 }).unwrap() {
+        store
+            .scan(&part, ALL, &mut scratch, &mut |_, times, _| {
+                scanned += times.len();
+                Ok(())
+            })
+            .unwrap();
+    }
+    let scan = per(start.elapsed());
+    assert_eq!(scanned, samples);
+    println!("{samples} samples, {} columns, {hosts} hosts", schema.columns.len());
+    println!(
+        "sealed {:.3} B/sample, head {:.3} B/sample",
+        bytes as f64 / samples as f64,
+        head as f64 / samples as f64
+    );
+    println!("ns/sample: WAL+head {ingest:.1}, seal {seal:.1}, scan {scan:.1}");
+}
