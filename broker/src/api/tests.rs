@@ -130,4 +130,26 @@ fn remote_write_is_handed_on() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// The deepest trees the bounds allow must fit a thread's 2 MiB stack, in every walk of them.
+#[test]
+fn deep_queries_do_not_overflow_the_stack() {
+    let (engine, _writer, dir) = open("deep");
+    let nested = format!("{}up{}", "(".repeat(98), ")".repeat(98));
+    let minus = format!("{}up", "-".repeat(98));
+    let chain = vec!["up"; 98].join(" or ");
+    let calls = format!("{}up{}", "abs(".repeat(98), ")".repeat(98));
+    for query in [nested, minus, chain, calls] {
+        for path in ["/api/v1/query", "/api/v1/format_query"] {
+            let (status, body) = ask(&engine, "POST", path, &format!("query={query}"));
+            assert_eq!(status, 200, "{path}: {body}");
+        }
+    }
+    for (open, close) in [("(", ")"), ("-", ""), ("abs(", ")"), ("up or ", "")] {
+        let query = format!("query={}up{}", open.repeat(245), close.repeat(245));
+        let (status, body) = ask(&engine, "POST", "/api/v1/query", &query);
+        assert!(status == 400 && body.contains("100 levels"), "{open}: {status} {body}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 const NOW_MS: i64 = 1_700_000_000_000;

@@ -10,7 +10,9 @@ use std::sync::Once;
 /// Bytes of a query.
 const QUERY_BYTES_MAX: usize = 64 << 10;
 /// Brackets and operators of a query: each may nest the tree by one.
-const OPERATORS_MAX: usize = 1000;
+const OPERATORS_MAX: usize = 250;
+/// Levels of a query's tree: an evaluation takes some 10 KB of stack a level in a debug build.
+const DEPTH_MAX: usize = 100;
 static HOLT_WINTERS: Once = Once::new();
 
 /// Parses a query.
@@ -32,8 +34,12 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
         // Refused only if the parser learns the name itself, and then it is known.
         let _ = register_extra_functions(vec![function]);
     });
-    promql_parser::parser::parse(text)
-        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))
+    let expr = promql_parser::parser::parse(text)
+        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))?;
+    if DEPTH_MAX < depth(&expr) {
+        return Err(QueryError::Parse(format!("the query nests deeper than {DEPTH_MAX} levels")));
+    }
+    Ok(expr)
 }
 
 /// The conditions of a series selector such as `match[]` takes.
@@ -75,19 +81,36 @@ pub(super) fn matchers(selector: &VectorSelector) -> Result<Vec<Matcher>, QueryE
     Ok(name.into_iter().chain(rest).collect())
 }
 
-/// Finds unbalanced brackets and open strings, with their place, and counts what can nest.
+fn depth(expr: &Expr) -> usize {
+    let deepest = match expr {
+        Expr::Aggregate(it) => depth(&it.expr).max(it.param.as_deref().map_or(0, depth)),
+        Expr::Unary(it) => depth(&it.expr),
+        Expr::Binary(it) => depth(&it.lhs).max(depth(&it.rhs)),
+        Expr::Paren(it) => depth(&it.expr),
+        Expr::Subquery(it) => depth(&it.expr),
+        Expr::Call(it) => it.args.args.iter().map(|arg| depth(arg)).max().unwrap_or(0),
+        _ => 0,
+    };
+    deepest + 1
+}
+
+/// Finds unbalanced brackets, open strings and bad durations, with their place, and counts what
+/// can nest.
+///
+/// Durations are checked here because promql-parser 0.11 panics on a number in their place
+/// (`up[1e999]`) and takes a part above 2^32 (`1d5000000000s`) for nothing.
 fn check_brackets(text: &str) -> Result<(), QueryError> {
     let mut open: Vec<(char, usize)> = Vec::new();
     let mut operators = 0;
     let mut letters = text.char_indices();
-    let mut word = String::new();
+    let mut word = Word::default();
     while let Some((at, letter)) = letters.next() {
-        if letter.is_alphanumeric() || letter == '_' || letter == ':' {
-            word.push(letter);
+        let in_range = open.last().is_some_and(|(bracket, _)| *bracket == '[');
+        if letter.is_alphanumeric() || letter == '_' || letter == ':' && !in_range {
+            word.push(at, letter);
             continue;
         }
-        operators += usize::from(matches!(word.as_str(), "and" | "or" | "unless" | "atan2"));
-        word.clear();
+        operators += word.end(text)?;
         match letter {
             '#' => drop(letters.by_ref().find(|(_, letter)| *letter == '\n')),
             '"' | '\'' | '`' => skip_string(&mut letters, letter, text, at)?,
@@ -104,8 +127,15 @@ fn check_brackets(text: &str) -> Result<(), QueryError> {
             }
             _ => {}
         }
+        word.duration_next = match letter {
+            '[' => true,
+            ':' => in_range,
+            '+' | '-' | '#' => word.duration_next,
+            other => other.is_whitespace() && word.duration_next,
+        };
         operators += usize::from("([+-*/%^<>=!@".contains(letter));
     }
+    operators += word.end(text)?;
     if let Some(&(bracket, at)) = open.last() {
         return Err(at_place(text, at, &format!("{bracket:?} is never closed")));
     }
@@ -115,6 +145,57 @@ fn check_brackets(text: &str) -> Result<(), QueryError> {
         )));
     }
     Ok(())
+}
+
+/// The word under the scanner, and whether the next one must be a duration.
+#[derive(Default)]
+struct Word {
+    text: String,
+    at: usize,
+    duration_next: bool,
+}
+
+impl Word {
+    fn push(&mut self, at: usize, letter: char) {
+        if self.text.is_empty() {
+            self.at = at;
+        }
+        self.text.push(letter);
+    }
+
+    /// Ends the word; says how many operators it is.
+    fn end(&mut self, text: &str) -> Result<usize, QueryError> {
+        if self.text.is_empty() {
+            return Ok(0);
+        }
+        if self.duration_next && !is_duration(&self.text) {
+            let what = format!("{:?} is no duration such as 5m or 1h30m", self.text);
+            return Err(at_place(text, self.at, &what));
+        }
+        self.duration_next = self.text.eq_ignore_ascii_case("offset");
+        let operator = ["and", "or", "unless", "atan2"]
+            .iter()
+            .any(|operator| self.text.eq_ignore_ascii_case(operator));
+        self.text.clear();
+        Ok(usize::from(operator))
+    }
+}
+
+/// Numbers that fit 32 bits, each with a unit.
+fn is_duration(text: &str) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        let Some((number, tail)) = rest.split_at_checked(digits) else { return false };
+        let letters = tail.find(|letter: char| letter.is_ascii_digit()).unwrap_or(tail.len());
+        let Some((unit, tail)) = tail.split_at_checked(letters) else { return false };
+        let known = ["y", "w", "d", "h", "m", "s", "ms"].contains(&unit);
+        if !known || number.parse::<u32>().is_err() {
+            return false;
+        }
+        rest = tail;
+    }
+    true
 }
 
 fn skip_string(
@@ -161,6 +242,10 @@ mod tests {
         check(&format!("{}1{}", "(".repeat(2000), ")".repeat(2000)), "brackets and operators");
         check("1 == 1", "BOOL");
         check("up{", "never closed");
+        check("up[1e999]", "1:4: parse error: \"1e999\" is no duration");
+        check("up offset -NaN", "1:12: parse error: \"NaN\" is no duration");
+        check("up[1d5000000000s]", "is no duration");
+        check("max_over_time(up[5m:0x10])", "is no duration");
     }
 
     #[test]
@@ -170,5 +255,80 @@ mod tests {
         assert_eq!(names, ["__name__", "a", "b"]);
         assert!(selector("rate(up[5m])").is_err());
         assert!(selector("up offset 5m").is_err());
+        for fine in
+            ["sum by (offset) (a:b) + 1", "up[ 1h30m : 5s ] offset - 1d", "a[5m:] OFFSET 3m"]
+        {
+            assert!(parse(fine).is_ok(), "{fine}");
+        }
+    }
+
+    const SOUP: &[&str] = &[
+        "up",
+        "{",
+        "}",
+        "a=\"b\"",
+        "=~",
+        "\"(\"",
+        "(",
+        ")",
+        "[",
+        "]",
+        "5m",
+        ":",
+        "99999999999999y",
+        "1e999",
+        "0x",
+        "NaN",
+        "-",
+        "+",
+        "^",
+        "and",
+        "or",
+        "on",
+        "(a)",
+        "group_left",
+        "bool",
+        "by",
+        "sum",
+        "topk",
+        "rate",
+        "offset",
+        "@",
+        "start()",
+        "end()",
+        ",",
+        "'",
+        "`x`",
+        "\\",
+        "é",
+        "#",
+        "\n",
+        " ",
+        "1",
+        "0.5",
+        "==",
+        "!~",
+        "fill",
+        "count_values",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "1y2w",
+        "18446744073709551616ms",
+        "-1e300",
+        "9223372036854775807",
+        "__name__",
+        "label_replace",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(
+            words in proptest::collection::vec(proptest::sample::select(SOUP), 0..12),
+            text in "\\PC{0,40}",
+        ) {
+            let _ = parse(&words.concat());
+            let _ = parse(&words.join(" "));
+            let _ = parse(&text);
+        }
     }
 }

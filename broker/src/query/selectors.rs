@@ -299,4 +299,16 @@ mod tests {
             assert_eq!(advance(&times, |time| time <= bound), wanted, "{bound}");
         }
     }
+
+    #[test]
+    fn columns_of_two_sources_merge_by_time() {
+        let raw = |times: &[i64], values: &[f64]| Raw {
+            labels: Labels::default(),
+            times: times.to_vec(),
+            values: values.to_vec(),
+        };
+        let mut first = raw(&[1, 3, 5], &[1.0, 3.0, 5.0]);
+        merge(&mut first, &raw(&[2, 3, 9], &[20.0, 30.0, 90.0]));
+        assert_eq!(first, raw(&[1, 2, 3, 5, 9], &[1.0, 20.0, 3.0, 5.0, 90.0]));
+    }
 }

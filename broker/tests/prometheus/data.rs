@@ -10,7 +10,7 @@ pub(crate) const END_MS: i64 = START_MS + 55 * 60_000;
 pub(crate) fn series(seed: u64) -> Vec<RemoteSeries> {
     let mut random = Random(seed);
     let mut all = Vec::new();
-    for (index, host) in ["alpha", "beta", "gamma", "delta"].into_iter().enumerate() {
+    for (index, host) in HOSTS.into_iter().enumerate() {
         let job = if index < 3 { "node" } else { "edge" };
         let times = times(index, &mut random);
         let mut push = |name: &str, extra: &[(&str, &str)], value: &mut dyn FnMut(usize) -> f64| {
@@ -63,7 +63,7 @@ fn one(
 
 fn times(host: usize, random: &mut Random) -> Vec<i64> {
     let mut times = Vec::new();
-    let mut at = START_MS + i64::try_from(host).expect("four hosts") * 1000;
+    let mut at = START_MS + i64::try_from(host).expect("ten hosts") * 1000;
     while at < END_MS {
         let minute = (at - START_MS) / 60_000;
         let gap =
@@ -133,4 +133,7 @@ impl Random {
     }
 }
 
+/// Ten, so that scans run on two threads.
+const HOSTS: [&str; 10] =
+    ["alpha", "beta", "gamma", "delta", "eta", "iota", "kappa", "lambda", "mu", "nu"];
 const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
