@@ -1,8 +1,6 @@
 //! tiny_http alone stops accepting for good at the first EMFILE. Ours waits and goes on.
 //! Alone in its binary: the limit is the whole process's.
 
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -52,7 +52,7 @@ fn pages_are_served_over_tls_and_plain_text_is_not() {
         .with_root_certificates(roots)
         .with_client_auth_cert(
             vec![CertificateDer::from(identity.certificate_der.clone())],
-            PrivateKeyDer::try_from(identity.key_der.clone()).unwrap(),
+            PrivateKeyDer::try_from(identity.key_der).unwrap(),
         )
         .unwrap();
     let name = ServerName::try_from(format!("{:032x}.broker.strobe", 5)).unwrap();
