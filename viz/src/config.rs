@@ -106,8 +106,8 @@ pub const KEYS: &[Key] = &[
         name: "viz.dir",
         flag: "dir",
         env: "STROBE_DIR",
-        default: "",
-        help: "State directory; empty: /var/lib/strobe for root, ~/.local/share/strobe otherwise.",
+        default: "auto",
+        help: "State directory. auto: /var/lib/strobe/viz for root, else ~/.local/share/strobe/viz.",
     },
     Key {
         name: "viz.connections_max",

@@ -7,6 +7,7 @@ pub mod config;
 pub mod counters;
 pub mod fleet;
 pub mod front;
+pub mod link_run;
 pub mod live;
 pub mod relay;
 pub mod remote;

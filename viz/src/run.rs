@@ -71,6 +71,7 @@ impl Viz {
     ///
     /// # Errors
     /// What could not be had; nothing runs then.
+    #[expect(clippy::needless_pass_by_value, reason = "the threads share it; the caller is done")]
     pub fn start(config: Config, backend: Backend) -> Result<Self, VizError> {
         config.check()?;
         let tls = config.tls.as_ref().map(tls_config).transpose().map_err(VizError::Tls)?;
@@ -518,7 +519,7 @@ impl Loop {
         while let Some(index) = self.lanes.iter().position(|lane| lane.job.is_none()) {
             let Some((slot, request)) = self.waiting.pop_front() else { return };
             let relay = Relay::new(request.method, request.keep_alive);
-            let request = request_bytes(request);
+            let request = request_bytes(&request);
             self.lanes[index].job = Some(Job { client: Some(slot), request, sent: 0, relay });
             if self.lanes[index].stream.is_none()
                 && let Err(error) = self.open_lane(index)

@@ -1,0 +1,91 @@
+//! A dashboard and a broker: in one process, and over QUIC with an enrolment.
+
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use strobe_broker::Broker;
+use strobe_viz::backend::Backend;
+use strobe_viz::link_run::{BrokerLink, LinkSettings};
+use strobe_viz::{Config, Viz};
+use strobe_wire::settings::Settings;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("viz-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn broker(folder: &Folder) -> Broker {
+    let dir = folder.join("broker").display().to_string();
+    let args = ["--dir", &dir, "--broker-listen", "127.0.0.1:0"].map(str::to_owned);
+    let settings = Settings::load(strobe_broker::config::KEYS, None, &|_| None, &args).unwrap();
+    Broker::start(strobe_broker::Config::of(&settings, None, false).unwrap()).unwrap()
+}
+
+fn viz(folder: &Folder, backend: Backend) -> Viz {
+    let config = Config::plain("127.0.0.1:0".parse().unwrap(), folder.join("viz"));
+    Viz::start(config, backend).unwrap()
+}
+
+fn get(addr: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_broker_in_the_same_process_answers() {
+    let folder = Folder::new("local");
+    let broker = broker(&folder);
+    let viz = viz(&folder, Backend::Local(broker.clone()));
+    let hosts = get(viz.addr(), "/api/strobe/v1/hosts");
+    assert!(hosts.starts_with("HTTP/1.1 200 OK\r\n") && hosts.ends_with("[]"), "{hosts}");
+    assert!(get(viz.addr(), "/-/ready").starts_with("HTTP/1.1 200 "));
+    viz.stop();
+    broker.stop();
+}
+
+#[test]
+fn a_dashboard_enrols_asks_over_quic_and_says_when_the_broker_is_gone() {
+    let folder = Folder::new("remote");
+    let broker = broker(&folder);
+    let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let dir = folder.join("link");
+    std::fs::create_dir_all(&dir).unwrap();
+    let address = broker.quic_addr().to_string();
+    let settings = LinkSettings { broker: address, token: Some(token), dir };
+    let (link, remote) = BrokerLink::start(settings.clone()).unwrap();
+    let viz = viz(&folder, Backend::Remote(remote));
+    let ready = (0..2000).any(|_| get(viz.addr(), "/-/ready").starts_with("HTTP/1.1 200 "));
+    assert!(ready, "it enrols and connects");
+    let hosts = get(viz.addr(), "/api/strobe/v1/hosts");
+    assert!(hosts.starts_with("HTTP/1.1 200 OK\r\n") && hosts.ends_with("[]"), "{hosts}");
+    broker.stop();
+    let gone = (0..20_000).any(|_| get(viz.addr(), "/-/ready").starts_with("HTTP/1.1 503 "));
+    assert!(gone, "it sees the end");
+    assert!(get(viz.addr(), "/api/strobe/v1/hosts").starts_with("HTTP/1.1 503 "));
+    viz.stop();
+    drop(link);
+    // The identity is kept: no token is needed again.
+    drop(BrokerLink::start(LinkSettings { token: None, ..settings }).unwrap());
+}
