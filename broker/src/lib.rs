@@ -1,9 +1,20 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
 pub mod config;
+pub mod control;
+mod dir;
 pub mod hub;
 pub mod ingest;
+mod net;
+mod own;
 pub mod registry;
+mod run;
 pub mod store;
 pub mod tokens;
 pub mod window;
+mod writer;
+
+pub use config::Config;
+pub use dir::DirError;
+pub use hub::{Subscription, Update};
+pub use run::{Broker, BrokerError};

@@ -188,7 +188,8 @@ impl Net {
 
     /// The end of a turn: what goes to the writer, if anything.
     pub(crate) fn end_turn(&mut self, now_ms: i64) -> Option<Batch> {
-        if self.items.is_empty() && self.touched.is_empty() {
+        let nothing = self.items.is_empty() && self.touched.is_empty();
+        if nothing || TURNS_MAX <= self.turns.len() {
             return None;
         }
         self.turn += 1;
@@ -222,7 +223,10 @@ impl Net {
     pub(crate) fn on_report(&mut self, report: Report, now: Instant) {
         match report {
             Report::Stored { turn } => self.on_stored(turn),
-            Report::Failed { turn, frames, why } => self.on_failed(turn, &frames, &why, now),
+            Report::Failed { turn, failures, frames, why } => {
+                self.failures = failures;
+                self.on_failed(turn, &frames, &why, now);
+            }
             Report::Resumed => self.storing = Storing::Yes,
         }
         if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
@@ -307,7 +311,8 @@ impl Net {
     }
 
     fn read(&mut self, place: Place, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
-        let full = self.storing == Storing::No || FRAMES_IN_FLIGHT_MAX <= self.frames_in_flight;
+        let full = self.storing == Storing::No
+            || FRAMES_IN_FLIGHT_MAX <= self.frames_in_flight + self.items.len();
         let Some(conn) = self.conns.get(&place.conn) else { return };
         if full && conn.alpn == Alpn::Agent {
             self.parked.push(place);
@@ -471,15 +476,8 @@ impl Net {
         }
     }
 
-    fn on_failed(
-        &mut self,
-        turn: u64,
-        frames: &[(HostId, BootId, Seq)],
-        why: &str,
-        now: Instant,
-    ) {
+    fn on_failed(&mut self, turn: u64, frames: &[(HostId, BootId, Seq)], why: &str, now: Instant) {
         self.storing = Storing::No;
-        self.failures += u64::from(!why.is_empty());
         for (host, boot, seq) in frames {
             self.ingest.forget(*host, *boot, *seq);
         }
@@ -597,6 +595,8 @@ fn push_update(out: &mut VecDeque<Bytes>, update: Update) {
     }
 }
 
+/// Turns with the writer; over it they are gathered into one.
+pub(crate) const TURNS_MAX: usize = 1024;
 /// Frames with the writer and not on disk: 64 MiB at 1 KiB. Over it agents are not read.
 const FRAMES_IN_FLIGHT_MAX: usize = 65_536;
 /// Updates moved to one subscriber at once.

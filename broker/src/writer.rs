@@ -69,6 +69,8 @@ pub(crate) enum Report {
     Failed {
         /// The turn.
         turn: u64,
+        /// Failures so far; batches made before this is heard of fail too.
+        failures: u64,
         /// The frames of it.
         frames: Vec<(HostId, BootId, Seq)>,
         /// Why.
@@ -184,7 +186,7 @@ impl Scribe {
                 self.failures += u64::from(!self.batches.is_empty());
                 self.answer(Some(&why));
                 for batch in std::mem::take(&mut self.batches) {
-                    report(failed(&batch, why.clone()));
+                    report(failed(&batch, self.failures, why.clone()));
                 }
                 false
             }
@@ -221,7 +223,8 @@ impl Scribe {
         let mut stored = None;
         for batch in std::mem::take(&mut self.batches) {
             if batch.failures != self.failures {
-                report(failed(&batch, "a batch before it could not be stored".to_owned()));
+                let why = "a batch before it could not be stored".to_owned();
+                report(failed(&batch, self.failures, why));
                 continue;
             }
             stored = Some(batch.turn);
@@ -261,7 +264,7 @@ impl Scribe {
     }
 }
 
-fn failed(batch: &Batch, why: String) -> Report {
+fn failed(batch: &Batch, failures: u64, why: String) -> Report {
     let frames = batch.items.iter().filter_map(|item| match item {
         Item::Frame(bytes) => frame::open(bytes).ok().map(|f| {
             let header = f.header;
@@ -269,5 +272,5 @@ fn failed(batch: &Batch, why: String) -> Report {
         }),
         Item::Host(_) | Item::Schema(_) => None,
     });
-    Report::Failed { turn: batch.turn, frames: frames.collect(), why }
+    Report::Failed { turn: batch.turn, failures, frames: frames.collect(), why }
 }

@@ -1,0 +1,318 @@
+//! The agent's configuration: the table of keys, and the texts made into values, once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use strobe_wire::schema::{Labels, is_label_name};
+use strobe_wire::settings::{Key, Settings, SettingsError, boolean, duration_ms};
+
+/// How a host is watched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Time between two samples.
+    pub interval_ms: u64,
+    /// Time between two readings of the file systems' space.
+    pub filesystem_interval_ms: u64,
+    /// The state directory: identity, certificate, key.
+    pub dir: PathBuf,
+    /// `host:port` of a broker; none means that nothing is sent.
+    pub broker: Option<String>,
+    /// The enrolment token, for the first start.
+    pub token: Option<String>,
+    /// Where `/metrics` is served, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// The tree that stands for `/proc`.
+    pub procfs: PathBuf,
+    /// The tree that stands for `/sys`.
+    pub sysfs: PathBuf,
+    /// Where the host's `/` is.
+    pub rootfs: PathBuf,
+    /// The `instance` label; none means the host's name.
+    pub instance: Option<String>,
+    /// The `job` label.
+    pub job: String,
+    /// Labels for every series of this host.
+    pub labels: Labels,
+    /// Slots of the ring between sampler and uplink.
+    pub ring_slots: usize,
+    /// Print one sample and end.
+    pub once: bool,
+}
+
+/// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "agent.interval",
+        flag: "interval",
+        env: "STROBE_INTERVAL",
+        default: "1s",
+        help: "Time between two samples, 100ms to 5m.",
+    },
+    Key {
+        name: "agent.filesystem_interval",
+        flag: "filesystem-interval",
+        env: "STROBE_FILESYSTEM_INTERVAL",
+        default: "5s",
+        help: "Time between two readings of the file systems' space, 100ms to 1h.",
+    },
+    Key {
+        name: "agent.dir",
+        flag: "dir",
+        env: "STROBE_DIR",
+        default: "",
+        help: "State directory; by default /var/lib/strobe for root, ~/.local/share/strobe otherwise.",
+    },
+    Key {
+        name: "agent.broker",
+        flag: "broker",
+        env: "STROBE_BROKER",
+        default: "",
+        help: "host:port of a broker to send to.",
+    },
+    Key {
+        name: "agent.token",
+        flag: "token",
+        env: "STROBE_TOKEN",
+        default: "",
+        help: "Enrolment token (`strobe token create`), wanted at the first start only.",
+    },
+    Key {
+        name: "agent.listen",
+        flag: "listen",
+        env: "STROBE_AGENT_LISTEN",
+        default: "",
+        help: "Address to serve /metrics on, as in 127.0.0.1:7802; off by default.",
+    },
+    Key {
+        name: "agent.procfs",
+        flag: "procfs",
+        env: "STROBE_PROCFS",
+        default: "/proc",
+        help: "The tree to read instead of /proc.",
+    },
+    Key {
+        name: "agent.sysfs",
+        flag: "sysfs",
+        env: "STROBE_SYSFS",
+        default: "/sys",
+        help: "The tree to read instead of /sys.",
+    },
+    Key {
+        name: "agent.rootfs",
+        flag: "rootfs",
+        env: "STROBE_ROOTFS",
+        default: "/",
+        help: "Where the host's / is, to ask its file systems for their space.",
+    },
+    Key {
+        name: "agent.instance",
+        flag: "instance",
+        env: "STROBE_INSTANCE",
+        default: "",
+        help: "The `instance` label of this host's series; by default the host's name.",
+    },
+    Key {
+        name: "agent.job",
+        flag: "job",
+        env: "STROBE_JOB",
+        default: "node",
+        help: "The `job` label of this host's series.",
+    },
+    Key {
+        name: "agent.labels",
+        flag: "labels",
+        env: "STROBE_LABELS",
+        default: "",
+        help: "Labels for every series of this host, as in site=berlin,rack=7; at most 32.",
+    },
+    Key {
+        name: "agent.ring_slots",
+        flag: "ring-slots",
+        env: "STROBE_RING_SLOTS",
+        default: "512",
+        help: "4 KiB slots for frames the broker has not stored yet, a power of two, 16 to 65536.",
+    },
+    Key {
+        name: "agent.once",
+        flag: "once",
+        env: "STROBE_AGENT_ONCE",
+        default: "false",
+        help: "Print one sample as Prometheus text and end.",
+    },
+];
+
+impl Config {
+    /// Makes values of texts. `env` is asked for `HOME` if `agent.dir` is not set.
+    ///
+    /// # Errors
+    /// The first value of the wrong form: who set it, to what, and what is wanted.
+    pub fn new(
+        settings: &Settings,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let path = |name| settings.parse(name, path);
+        let optional = |name| {
+            let text = settings.text(name);
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        let between = |name, min_ms: u64, max_ms: u64| {
+            settings.parse(name, |text| {
+                let found = duration_ms(text)?;
+                let fits = min_ms <= found && found <= max_ms;
+                fits.then_some(found).ok_or_else(|| format!("{min_ms}ms to {max_ms}ms is wanted"))
+            })
+        };
+        Ok(Self {
+            interval_ms: between("agent.interval", 100, 300_000)?,
+            filesystem_interval_ms: between("agent.filesystem_interval", 100, 3_600_000)?,
+            dir: settings.parse("agent.dir", |text| dir(text, env))?,
+            broker: settings.parse("agent.broker", broker)?,
+            token: optional("agent.token"),
+            listen: settings.parse("agent.listen", listen)?,
+            procfs: path("agent.procfs")?,
+            sysfs: path("agent.sysfs")?,
+            rootfs: path("agent.rootfs")?,
+            instance: optional("agent.instance"),
+            job: settings.parse("agent.job", job)?,
+            labels: settings.parse("agent.labels", labels)?,
+            ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
+            once: settings.parse("agent.once", boolean)?,
+        })
+    }
+}
+
+/// The text of `--help`, from the table.
+#[must_use]
+pub fn help() -> String {
+    use std::fmt::Write;
+    let mut out = String::from(
+        "Watches this host: reads /proc and sends it to a Strobe broker, or serves it to Prometheus.\n\n\
+         Usage: strobe-agent [--config FILE] [FLAGS]\n\n\
+         A flag wins over its environment variable, which wins over the file.\n\n",
+    );
+    for key in KEYS {
+        let form = if key.default == "false" { "" } else { " VALUE" };
+        let _ = writeln!(out, "  --{}{form}", key.flag);
+        let default = if key.default.is_empty() { "unset" } else { key.default };
+        let _ = writeln!(out, "      {}", key.help);
+        let _ = writeln!(out, "      {} in the file, {}; default: {default}", key.name, key.env);
+    }
+    out.push_str("  --config FILE\n      TOML file (STROBE_CONFIG).\n");
+    out.push_str("  --version, --help\n");
+    out
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') {
+        return Ok(PathBuf::from(text));
+    }
+    match std::path::absolute(text) {
+        Ok(path) if !text.is_empty() => Ok(path),
+        _ => Err("a path is wanted".to_owned()),
+    }
+}
+
+fn dir(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, String> {
+    if !text.is_empty() {
+        return path(text);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/strobe"));
+    }
+    let home = env("HOME").filter(|home| !home.is_empty());
+    home.map(|home| PathBuf::from(home).join(".local/share/strobe"))
+        .ok_or_else(|| "HOME is not set: name a directory".to_owned())
+}
+
+fn broker(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match parts.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(port)) if 0 < port => Ok(Some(text.to_owned())),
+        _ => Err("host:port is wanted, as in broker.example:7801".to_owned()),
+    }
+}
+
+fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "address:port is wanted, as in 127.0.0.1:7802".to_owned())
+}
+
+fn job(text: &str) -> Result<String, String> {
+    if text.is_empty() || 256 < text.len() {
+        return Err("1 to 256 bytes are wanted".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn labels(text: &str) -> Result<Labels, String> {
+    let mut pairs = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| format!("{pair:?} is not name=value"))?;
+        let reserved = matches!(name, "job" | "instance") || name.starts_with("__");
+        if !is_label_name(name) || reserved || value.is_empty() || 1024 < value.len() {
+            return Err(format!(
+                "{pair:?}: a name of [a-zA-Z_][a-zA-Z0-9_]* (not job, instance or __…) and a value \
+                 of 1 to 1024 bytes are wanted"
+            ));
+        }
+        if pairs.iter().any(|(known, _)| known == name) {
+            return Err(format!("{name:?} stands twice"));
+        }
+        pairs.push((name.to_owned(), value.to_owned()));
+    }
+    if 32 < pairs.len() {
+        return Err(format!("{} labels; at most 32 are allowed", pairs.len()));
+    }
+    Ok(Labels::new(pairs))
+}
+
+fn ring_slots(text: &str) -> Result<usize, String> {
+    let found = text.parse().ok().filter(|slots: &usize| slots.is_power_of_two());
+    found
+        .filter(|slots| (16..=65_536).contains(slots))
+        .ok_or_else(|| "a power of two from 16 to 65536 is wanted".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, String> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let settings = Settings::load(KEYS, None, &|_| None, &args).map_err(|e| e.to_string())?;
+        Config::new(&settings, &|name| (name == "HOME").then(|| "/home/me".to_owned()))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_and_bounds() {
+        let plain = config(&[]).unwrap();
+        assert_eq!((plain.interval_ms, plain.ring_slots, plain.once), (1000, 512, false));
+        assert_eq!((plain.broker, plain.listen, &*plain.job), (None, None, "node"));
+        let set = config(&["--labels", "b=2, a=1", "--broker", "[::1]:7801", "--once"]).unwrap();
+        assert_eq!(set.labels, Labels::of(&[("a", "1"), ("b", "2")]));
+        assert_eq!((set.broker.as_deref(), set.once), (Some("[::1]:7801"), true));
+    }
+
+    #[test]
+    fn wrong_values_say_what_is_wanted() {
+        for (args, wanted) in [
+            (["--interval", "50ms"], "--interval: `agent.interval` is \"50ms\": 100ms to 300000ms"),
+            (["--broker", "x"], "host:port is wanted"),
+            (["--broker", ":1"], "host:port is wanted"),
+            (["--listen", "7802"], "address:port is wanted"),
+            (["--labels", "job=x"], "not job, instance"),
+            (["--labels", "a=1,a=2"], "stands twice"),
+            (["--ring-slots", "100"], "power of two"),
+            (["--interva", "1s"], "did you mean `interval`?"),
+        ] {
+            let error = config(&args).unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}

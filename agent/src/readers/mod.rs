@@ -1,0 +1,109 @@
+//! What the files of /proc say: one parser a file, bytes in, columns out.
+//!
+//! Parsers take any bytes: a line that is torn, foreign or malformed is left out or gives columns
+//! without values. They allocate only in [`columns`](Format::columns), when a set changes.
+#![deny(clippy::indexing_slicing)]
+
+pub(crate) mod kept;
+pub(crate) mod sheet;
+mod text;
+
+mod cpu;
+mod disk;
+pub(crate) mod filesystem;
+pub(crate) mod host;
+mod memory;
+mod network;
+
+use sheet::{Entry, Sheet};
+use strobe_wire::limits::LABEL_VALUE_BYTES_MAX;
+use strobe_wire::schema::{Column, Kind, Labels};
+
+/// How a file is parsed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    /// /proc/stat, the cores.
+    Cores,
+    /// /proc/stat, the rest.
+    Stat,
+    /// /proc/loadavg.
+    Load,
+    /// /proc/meminfo.
+    Meminfo,
+    /// /proc/vmstat.
+    Vmstat,
+    /// /proc/pressure/*.
+    Pressure(host::Resource),
+    /// /proc/sys/fs/file-nr.
+    Handles,
+    /// /proc/net/sockstat and sockstat6.
+    Sockstat {
+        /// What `mem` counts in.
+        page_bytes: u64,
+    },
+    /// /proc/net/netstat and snmp.
+    Pairs,
+    /// /proc/net/snmp6.
+    Six,
+    /// /proc/diskstats.
+    Disks,
+    /// /proc/net/dev.
+    Devices,
+}
+
+impl Format {
+    pub(crate) fn parse(self, bytes: &[u8], sheet: &mut Sheet) {
+        match self {
+            Self::Cores => cpu::parse_cores(bytes, sheet),
+            Self::Stat => cpu::parse_stat(bytes, sheet),
+            Self::Load => host::parse_load(bytes, sheet),
+            Self::Meminfo => memory::parse_meminfo(bytes, sheet),
+            Self::Vmstat => memory::parse_vmstat(bytes, sheet),
+            Self::Pressure(resource) => host::parse_pressure(bytes, resource, sheet),
+            Self::Handles => host::parse_handles(bytes, sheet),
+            Self::Sockstat { page_bytes } => network::parse_sockstat(bytes, page_bytes, sheet),
+            Self::Pairs => network::parse_pairs(bytes, sheet),
+            Self::Six => network::parse_six(bytes, sheet),
+            Self::Disks => disk::parse(bytes, sheet),
+            Self::Devices => network::parse_devices(bytes, sheet),
+        }
+    }
+
+    /// The columns of one entry, as many as its values.
+    pub(crate) fn columns(self, entry: &Entry) -> Vec<Column> {
+        let key = &*String::from_utf8_lossy(&entry.key);
+        match self {
+            Self::Cores => cpu::core_columns(key),
+            Self::Stat => cpu::stat_columns(),
+            Self::Load => host::load_columns(),
+            Self::Meminfo => memory::meminfo_columns(entry.shape, key),
+            Self::Vmstat => memory::vmstat_columns(key),
+            Self::Pressure(resource) => host::pressure_columns(resource),
+            Self::Handles => host::handle_columns(),
+            Self::Sockstat { .. } => network::sockstat_columns(entry.shape, key),
+            Self::Pairs | Self::Six => network::field_columns(entry.shape, key),
+            Self::Disks => disk::columns(key, entry.count),
+            Self::Devices => network::device_columns(key),
+        }
+    }
+}
+
+pub(crate) const COUNTER: Kind = Kind::Counter { scale: 0 };
+pub(crate) const GAUGE: Kind = Kind::Gauge { scale: 0 };
+
+pub(crate) fn column(name: &str, labels: &[(&str, &str)], kind: Kind) -> Column {
+    let pairs = labels.iter().map(|(label, value)| ((*label).to_owned(), bounded(value)));
+    Column { name: name.to_owned(), labels: Labels::new(pairs.collect()), kind }
+}
+
+/// The longest beginning of `value` that a label may hold.
+fn bounded(value: &str) -> String {
+    let end = (0..=LABEL_VALUE_BYTES_MAX.min(value.len())).rfind(|at| value.is_char_boundary(*at));
+    value.get(..end.unwrap_or(0)).unwrap_or("").to_owned()
+}
+
+/// What a metric name may hold: `_` for every other character, at most 200 bytes.
+fn metric_text(key: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    key.chars().take(200).map(plain).collect()
+}

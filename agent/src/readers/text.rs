@@ -1,0 +1,97 @@
+//! Bytes to numbers, without allocation and without trust.
+//!
+//! A number that is missing, malformed or too large is `None`: a column without a value, never 0.
+
+/// Lines without their newline; the last one may lack it.
+pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', rest);
+        let (line, after) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
+        rest = after.get(1..).unwrap_or(&[]);
+        Some(line)
+    })
+}
+
+/// Words between spaces and tabs.
+pub(crate) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty())
+}
+
+/// A decimal u64 and nothing else.
+pub(crate) fn number(word: &[u8]) -> Option<u64> {
+    if word.is_empty() {
+        return None;
+    }
+    let mut value = 0_u64;
+    for byte in word {
+        let digit = byte.wrapping_sub(b'0');
+        if 9 < digit {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(value)
+}
+
+/// A decimal i64, as the bits of a gauge.
+pub(crate) fn signed(word: &[u8]) -> Option<u64> {
+    let (negative, digits) = match word.split_first() {
+        Some((b'-', digits)) => (true, digits),
+        _ => (false, word),
+    };
+    let value = i64::try_from(number(digits)?).ok()?;
+    Some(if negative { -value } else { value }.cast_unsigned())
+}
+
+/// `12.34` as 1234; exactly two digits stand behind the point.
+pub(crate) fn hundredths(word: &[u8]) -> Option<u64> {
+    let point = word.iter().position(|byte| *byte == b'.')?;
+    let (whole, fraction) = word.split_at_checked(point)?;
+    let fraction = fraction.get(1..)?;
+    if fraction.len() != 2 {
+        return None;
+    }
+    number(whole)?.checked_mul(100)?.checked_add(number(fraction)?)
+}
+
+/// The number of the next word.
+#[expect(single_use_lifetimes, reason = "`impl Iterator<Item = &[u8]>` is not yet Rust")]
+pub(crate) fn next<'a>(words: &mut impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+    words.next().and_then(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        for (text, wanted) in [
+            ("0", Some(0)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("", None),
+            ("-1", None),
+            ("1x", None),
+            ("+1", None),
+        ] {
+            assert_eq!(number(text.as_bytes()), wanted, "{text}");
+        }
+        assert_eq!(signed(b"-1"), Some((-1_i64).cast_unsigned()));
+        assert_eq!(signed(b"18446744073709551615"), None);
+        assert_eq!(hundredths(b"12.34"), Some(1234));
+        assert_eq!(hundredths(b"0.05"), Some(5));
+        assert_eq!((hundredths(b"1.2"), hundredths(b"."), hundredths(b"7")), (None, None, None));
+    }
+
+    #[test]
+    fn lines_and_words() {
+        let found: Vec<_> = lines(b"a b\n\n c\t d").collect();
+        assert_eq!(found, [&b"a b"[..], b"", b" c\t d"]);
+        assert_eq!(words(b" c\t d").collect::<Vec<_>>(), [b"c", b"d"]);
+    }
+}

@@ -1,0 +1,597 @@
+//! One reading of the host: every file once, every section's row.
+//!
+//! ```text
+//! files ──pread──▶ one buffer ──parse──▶ sheets (a source's columns) ──gather──▶ rows ──▶ sink
+//! ```
+//!
+//! [`Sampler::tick`] allocates nothing while the sets of cores, disks, links and mounts stay as
+//! they are (a test with a counting allocator holds this). A source that cannot be read gives
+//! columns without values and `node_scrape_collector_success` 0, never a zero. A set that changes
+//! gives its section, and no other, a new schema. A section of more than
+//! [`SECTION_COLUMNS_MAX`] columns is cut into `name`, `name.1`, …, [`PARTS_MAX`] at most; columns
+//! beyond that are left out and counted in `strobe_sampler_columns_refused`.
+
+use crate::hazard::{Answer, Hazard, Target, space};
+use crate::readers::filesystem::{self, Mount};
+use crate::readers::host::Resource;
+pub use crate::readers::host::Uname;
+use crate::readers::kept::{Buffer, Kept, Shape};
+use crate::readers::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
+use crate::readers::{Format, GAUGE, column};
+use crate::schemas::Table;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use strobe_wire::ids::SchemaId;
+use strobe_wire::limits::SECTION_COLUMNS_MAX;
+use strobe_wire::schema::{Column, Kind, Schema};
+
+/// Which trees are read, and how often what is slow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trees {
+    /// `/proc`, or another tree of the same form.
+    pub procfs: PathBuf,
+    /// Where the host's `/` is, for statfs.
+    pub rootfs: PathBuf,
+    /// How often file systems are asked for their space.
+    pub filesystem_interval_ms: u64,
+}
+
+/// When a reading is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tick {
+    /// Wall time in ns since the epoch.
+    pub wall_ns: i64,
+    /// Time since the machine started in ns.
+    pub boottime_ns: u64,
+}
+
+/// One section's values of one tick.
+#[derive(Clone, Copy, Debug)]
+pub struct SectionRow<'a> {
+    /// Its columns.
+    pub schema: &'a Arc<Schema>,
+    /// Their name.
+    pub id: SchemaId,
+    /// 64 bits a column; 0 where it has no value.
+    pub values: &'a [u64],
+    /// Bit `i % 8` of byte `i / 8` is set where column `i` has a value.
+    pub valid: &'a [u8],
+}
+
+/// Reads the host.
+#[derive(Debug)]
+pub struct Sampler {
+    clock: fn() -> u64,
+    table: Arc<Table>,
+    buffer: Buffer,
+    files: Vec<SourceFile>,
+    sources: Vec<Source>,
+    sections: Vec<Section>,
+    costs: [Cost; COLLECTORS.len()],
+    name: KernelName,
+    mounts: Mounts,
+}
+
+/// A file and those who parse it.
+#[derive(Debug)]
+struct SourceFile {
+    kept: Kept,
+    sources: Range<usize>,
+}
+
+/// What fills some columns of a section.
+#[derive(Debug)]
+struct Source {
+    feed: Feed,
+    sheet: Sheet,
+    section: usize,
+    collector: usize,
+    /// Whether the collector fails without it.
+    needed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Feed {
+    File(Format),
+    Time,
+    Uname,
+    Filesystem,
+    Cost,
+}
+
+#[derive(Debug)]
+struct Section {
+    name: &'static str,
+    /// Source and column behind each column of the rows, over all parts.
+    plan: Vec<(usize, usize)>,
+    parts: Vec<Part>,
+    changed: bool,
+    /// Whether this tick has a row of it.
+    due: bool,
+    refused: u64,
+}
+
+#[derive(Debug)]
+struct Part {
+    schema: Arc<Schema>,
+    id: SchemaId,
+    plan: Range<usize>,
+    values: Vec<u64>,
+    valid: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    ns: u64,
+    success: bool,
+}
+
+#[derive(Debug)]
+struct KernelName {
+    procfs: PathBuf,
+    hostname: Kept,
+    last: Vec<u8>,
+    uname: Uname,
+}
+
+#[derive(Debug)]
+struct Mounts {
+    files: [Kept; 2],
+    rootfs: PathBuf,
+    last: Vec<u8>,
+    list: Vec<Mount>,
+    hazard: Hazard,
+    interval_ns: u64,
+    asked_ns: Option<u64>,
+    next_ns: u64,
+    hung: u64,
+}
+
+impl Sampler {
+    /// `clock` is a monotonic clock in ns, for the cost of each source.
+    #[must_use]
+    pub fn new(trees: &Trees, clock: fn() -> u64, table: Arc<Table>) -> Self {
+        let mut sampler = Self {
+            clock,
+            table,
+            buffer: Buffer::new(),
+            files: Vec::new(),
+            sources: Vec::new(),
+            sections: SECTIONS.map(Section::new).into(),
+            costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
+            name: KernelName {
+                procfs: trees.procfs.clone(),
+                hostname: Kept::new(trees.procfs.join("sys/kernel/hostname"), Shape::Whole),
+                last: Vec::with_capacity(256),
+                uname: Uname::read(&trees.procfs),
+            },
+            mounts: Mounts::new(trees),
+        };
+        for (path, shape, feeds) in files() {
+            let first = sampler.sources.len();
+            for feed in feeds {
+                sampler.add(Feed::File(feed.format), feed.section, feed.collector, feed.needed);
+            }
+            let kept = Kept::new(trees.procfs.join(path), shape);
+            sampler.files.push(SourceFile { kept, sources: first..sampler.sources.len() });
+        }
+        sampler.add(Feed::Time, "host", "time", true);
+        sampler.add(Feed::Uname, "host", "uname", true);
+        sampler.add(Feed::Filesystem, "filesystem", "filesystem", true);
+        sampler.add(Feed::Cost, "cost", "cost", false);
+        sampler
+    }
+
+    /// Reads everything once and hands each section's row to `sink`.
+    pub fn tick(&mut self, now: Tick, mut sink: impl FnMut(SectionRow<'_>)) {
+        self.costs = [Cost { ns: 0, success: true }; COLLECTORS.len()];
+        for section in &mut self.sections {
+            section.due = section.name != "filesystem";
+        }
+        self.read_files();
+        self.read_name(now);
+        self.read_mounts(now);
+        self.read_costs();
+        for index in 0..self.sections.len() {
+            self.emit(index, &mut sink);
+        }
+    }
+
+    /// Asks for the file systems' space and waits for it, for those who sample once. The next
+    /// tick, at the same time, has the answers.
+    pub fn settle(&mut self, now: Tick, timeout: Duration) {
+        self.mounts.next_ns = 0;
+        self.mounts.ask(now.boottime_ns, &mut self.buffer);
+        self.mounts.hazard.wait(now.boottime_ns, timeout);
+    }
+
+    /// What the kernel calls itself and the host.
+    #[must_use]
+    pub fn uname(&self) -> &Uname {
+        &self.name.uname
+    }
+
+    fn add(&mut self, feed: Feed, section: &str, collector: &str, needed: bool) {
+        let found = |list: &[&str], name: &str| list.iter().position(|known| *known == name);
+        let section = found(&SECTIONS, section).expect("files() names sections of SECTIONS");
+        // What belongs to no collector is booked on the last, which is not published.
+        let collector = found(&COLLECTORS, collector).unwrap_or(COLLECTORS.len() - 1);
+        let vanish = if SECTIONS.get(section) == Some(&"host") { Vanish::Stay } else { Vanish::Go };
+        self.sources.push(Source { feed, sheet: Sheet::new(vanish), section, collector, needed });
+    }
+
+    fn read_files(&mut self) {
+        for file in &mut self.files {
+            let mut before = (self.clock)();
+            let bytes = file.kept.read(&mut self.buffer);
+            for source in self.sources.get_mut(file.sources.clone()).unwrap_or(&mut []) {
+                let Feed::File(format) = source.feed else { continue };
+                let read = match bytes {
+                    Some(bytes) => {
+                        let changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        mark(&mut self.sections, source.section, changed);
+                        source.sheet.has_any()
+                    }
+                    None => {
+                        source.sheet.begin();
+                        false
+                    }
+                };
+                let after = (self.clock)();
+                if let Some(cost) = self.costs.get_mut(source.collector) {
+                    cost.ns += after.saturating_sub(before);
+                    cost.success &= read || !source.needed;
+                }
+                before = after;
+            }
+        }
+    }
+
+    fn read_name(&mut self, now: Tick) {
+        let before = (self.clock)();
+        let renamed = self.name.refresh(&mut self.buffer);
+        for source in &mut self.sources {
+            let value = match source.feed {
+                Feed::Time => now.wall_ns.cast_unsigned(),
+                Feed::Uname => 1,
+                _ => continue,
+            };
+            let changed = source.fill(|sheet| sheet.put(0, b"", &[Some(value)], Repair::None));
+            mark(&mut self.sections, source.section, changed || renamed);
+            if let Some(cost) = self.costs.get_mut(source.collector) {
+                cost.ns = (self.clock)().saturating_sub(before);
+            }
+        }
+    }
+
+    fn read_mounts(&mut self, now: Tick) {
+        let before = (self.clock)();
+        let asked = self.mounts.ask(now.boottime_ns, &mut self.buffer);
+        let ready = self.mounts.is_ready(now.boottime_ns);
+        let source = self.sources.iter_mut().find(|source| source.feed == Feed::Filesystem);
+        let Some(source) = source else { return };
+        if ready {
+            let mounts = &mut self.mounts;
+            let changed = source.fill(|sheet| mounts.put(now.boottime_ns, sheet));
+            mark(&mut self.sections, source.section, changed);
+            mounts.asked_ns = None;
+            if let Some(section) = self.sections.get_mut(source.section) {
+                section.due = true;
+            }
+        }
+        if let Some(cost) = self.costs.get_mut(source.collector) {
+            cost.ns = (self.clock)().saturating_sub(before);
+            cost.success = asked;
+        }
+    }
+
+    fn read_costs(&mut self) {
+        let refused = self.sections.iter().map(|section| section.refused).sum::<u64>()
+            + self.sources.iter().map(|source| source.sheet.refused()).sum::<u64>();
+        let totals = [Some(refused), Some(self.mounts.hung)];
+        let costs = self.costs;
+        let source = self.sources.iter_mut().find(|source| source.feed == Feed::Cost);
+        let Some(source) = source else { return };
+        let changed = source.fill(|sheet| {
+            for (name, cost) in COLLECTORS.iter().zip(costs).take(COLLECTORS.len() - 1) {
+                let values = [Some(cost.ns), Some(u64::from(cost.success))];
+                sheet.put(COLLECTOR, name.as_bytes(), &values, Repair::None);
+            }
+            sheet.put(TOTALS, b"", &totals, Repair::None);
+        });
+        mark(&mut self.sections, source.section, changed);
+    }
+
+    fn emit(&mut self, index: usize, sink: &mut impl FnMut(SectionRow<'_>)) {
+        if self.sections.get(index).is_some_and(|section| section.changed) {
+            self.rebuild(index);
+        }
+        let Some(section) = self.sections.get_mut(index).filter(|section| section.due) else {
+            return;
+        };
+        for part in &mut section.parts {
+            part.valid.fill(0);
+            let plan = section.plan.get(part.plan.clone()).unwrap_or(&[]);
+            for (at, (source, column)) in plan.iter().enumerate() {
+                let sheet = self.sources.get(*source).map(|source| &source.sheet);
+                let found = sheet.and_then(|sheet| sheet.value(*column));
+                if let Some(value) = part.values.get_mut(at) {
+                    *value = found.unwrap_or(0);
+                }
+                if let Some(byte) = part.valid.get_mut(at / 8) {
+                    *byte |= u8::from(found.is_some()) << (at % 8);
+                }
+            }
+            let Part { schema, id, values, valid, .. } = &*part;
+            sink(SectionRow { schema, id: *id, values, valid });
+        }
+    }
+
+    /// New schemas for a section whose set of columns changed.
+    fn rebuild(&mut self, index: usize) {
+        let mut plan = Vec::new();
+        let mut columns = Vec::new();
+        let mut known = HashSet::new();
+        let mut refused = 0;
+        for (at, source) in self.sources.iter().enumerate() {
+            if source.section != index {
+                continue;
+            }
+            let mut first = 0;
+            for entry in source.sheet.entries() {
+                let described = self.describe(source.feed, entry);
+                debug_assert_eq!(described.len(), entry.count);
+                for (offset, column) in described.into_iter().take(entry.count).enumerate() {
+                    // Two keys may differ only in bytes that a name or label cannot show.
+                    let unique = known.insert((column.name.clone(), column.labels.clone()));
+                    if unique && plan.len() < PARTS_MAX * SECTION_COLUMNS_MAX {
+                        plan.push((at, first + offset));
+                        columns.push(column);
+                    } else {
+                        refused += 1;
+                    }
+                }
+                first += entry.count;
+            }
+        }
+        let Some(section) = self.sections.get_mut(index) else { return };
+        section.parts = parts(section.name, columns, &self.table);
+        section.plan = plan;
+        section.refused = refused;
+        section.changed = false;
+    }
+
+    fn describe(&self, feed: Feed, entry: &Entry) -> Vec<Column> {
+        match feed {
+            Feed::File(format) => format.columns(entry),
+            Feed::Time => vec![column("node_time_seconds", &[], NANOSECONDS)],
+            Feed::Uname => vec![self.name.uname.column()],
+            Feed::Filesystem => {
+                let key = |mount: &&Mount| *mount.key() == *entry.key;
+                self.mounts.list.iter().find(key).map(Mount::columns).unwrap_or_default()
+            }
+            Feed::Cost if entry.shape == COLLECTOR => {
+                let name = String::from_utf8_lossy(&entry.key);
+                let labels = [("collector", &*name)];
+                vec![
+                    column("node_scrape_collector_duration_seconds", &labels, NANOSECONDS),
+                    column("node_scrape_collector_success", &labels, GAUGE),
+                ]
+            }
+            Feed::Cost => vec![
+                column("strobe_sampler_columns_refused", &[], GAUGE),
+                column("strobe_sampler_mounts_hung", &[], GAUGE),
+            ],
+        }
+    }
+}
+
+impl Source {
+    /// Runs `parse` over the sheet, twice if there is something to learn; whether there was.
+    fn fill(&mut self, mut parse: impl FnMut(&mut Sheet)) -> bool {
+        self.sheet.begin();
+        parse(&mut self.sheet);
+        let changed = self.sheet.end() == Outcome::Changed;
+        if changed {
+            self.sheet.learn();
+            parse(&mut self.sheet);
+            self.sheet.learned();
+        }
+        changed
+    }
+}
+
+impl Section {
+    fn new(name: &'static str) -> Self {
+        Self { name, plan: Vec::new(), parts: Vec::new(), changed: true, due: true, refused: 0 }
+    }
+}
+
+impl KernelName {
+    /// Whether the host has another name than before.
+    fn refresh(&mut self, buffer: &mut Buffer) -> bool {
+        let Some(name) = self.hostname.read(buffer) else { return false };
+        if name == self.last {
+            return false;
+        }
+        let first = self.last.is_empty();
+        self.last.clear();
+        self.last.extend_from_slice(name);
+        let uname = Uname::read(&self.procfs);
+        let renamed = uname != self.uname;
+        self.uname = uname;
+        renamed && !first
+    }
+}
+
+impl Mounts {
+    fn new(trees: &Trees) -> Self {
+        let kept = |name| Kept::new(trees.procfs.join(name), Shape::Records);
+        Self {
+            // The first process sees the host's mounts even from a container with the host's /proc.
+            files: ["1/mounts", "mounts"].map(kept),
+            rootfs: trees.rootfs.clone(),
+            last: Vec::new(),
+            list: Vec::new(),
+            hazard: Hazard::new(space),
+            interval_ns: trees.filesystem_interval_ms.saturating_mul(1_000_000),
+            asked_ns: None,
+            next_ns: 0,
+            hung: 0,
+        }
+    }
+
+    /// Asks for the space of all mounts when it is time; false if the list cannot be read.
+    fn ask(&mut self, now_ns: u64, buffer: &mut Buffer) -> bool {
+        if self.asked_ns.is_some() || now_ns < self.next_ns {
+            return true;
+        }
+        let [first, second] = &mut self.files;
+        let bytes = match first.read(buffer) {
+            Some(_) => first.last(buffer),
+            None => second.read(buffer),
+        };
+        let Some(bytes) = bytes else { return false };
+        if bytes != self.last {
+            self.last.clear();
+            self.last.extend_from_slice(bytes);
+            self.list = filesystem::parse(bytes);
+            for mount in &mut self.list {
+                mount.rebase(&self.rootfs);
+            }
+            let rootfs = &self.rootfs;
+            let target = |mount: &Mount| Target {
+                path: rootfs.join(mount.point.trim_start_matches('/')),
+                trusted: mount.answers_from_memory(),
+            };
+            self.hazard.aim(&self.list.iter().map(target).collect::<Vec<_>>());
+        }
+        self.hazard.ask(now_ns);
+        self.asked_ns = Some(now_ns);
+        self.next_ns = now_ns.saturating_add(self.interval_ns);
+        true
+    }
+
+    fn is_ready(&self, now_ns: u64) -> bool {
+        let Some(asked_ns) = self.asked_ns else { return false };
+        WAIT_NS <= now_ns.saturating_sub(asked_ns) || self.hazard.is_settled(now_ns)
+    }
+
+    fn put(&mut self, now_ns: u64, sheet: &mut Sheet) {
+        let (list, mut hung) = (&self.list, 0);
+        let answered = self.hazard.answers(now_ns, |index, answer| {
+            let Some(mount) = list.get(index) else { return };
+            hung += u64::from(answer == Answer::Hung);
+            sheet.put(0, mount.key(), &mount.values(answer), Repair::None);
+        });
+        if answered {
+            self.hung = hung;
+            return;
+        }
+        for mount in list {
+            sheet.put(0, mount.key(), &mount.values(Answer::Pending), Repair::None);
+        }
+    }
+}
+
+/// What one parser of a file is for.
+struct FileFeed {
+    format: Format,
+    section: &'static str,
+    collector: &'static str,
+    needed: bool,
+}
+
+/// Every file, how the kernel hands it out, and who parses it.
+fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
+    let feed = |format, section, collector| FileFeed { format, section, collector, needed: true };
+    let host = |format, collector| vec![feed(format, "host", collector)];
+    let extra =
+        |format, collector| vec![FileFeed { needed: false, ..feed(format, "host", collector) }];
+    let pressure = Format::Pressure;
+    let sockstat = Format::Sockstat { page_bytes: page_bytes() };
+    let stat = vec![feed(Format::Stat, "host", "stat"), feed(Format::Cores, "cpu", "cpu")];
+    vec![
+        ("stat", Shape::Whole, stat),
+        ("loadavg", Shape::Whole, host(Format::Load, "loadavg")),
+        ("meminfo", Shape::Whole, host(Format::Meminfo, "meminfo")),
+        ("vmstat", Shape::Records, host(Format::Vmstat, "vmstat")),
+        ("pressure/cpu", Shape::Whole, host(pressure(Resource::Cpu), "pressure")),
+        ("pressure/io", Shape::Whole, host(pressure(Resource::Io), "pressure")),
+        ("pressure/memory", Shape::Whole, host(pressure(Resource::Memory), "pressure")),
+        ("pressure/irq", Shape::Whole, extra(pressure(Resource::Irq), "pressure")),
+        ("sys/fs/file-nr", Shape::Whole, host(Format::Handles, "filefd")),
+        ("net/sockstat", Shape::Whole, host(sockstat, "sockstat")),
+        ("net/sockstat6", Shape::Whole, extra(sockstat, "sockstat")),
+        ("net/netstat", Shape::Whole, host(Format::Pairs, "netstat")),
+        ("net/snmp", Shape::Whole, host(Format::Pairs, "netstat")),
+        ("net/snmp6", Shape::Whole, extra(Format::Six, "netstat")),
+        ("diskstats", Shape::Records, vec![feed(Format::Disks, "disk", "diskstats")]),
+        ("net/dev", Shape::Records, vec![feed(Format::Devices, "net", "netdev")]),
+    ]
+}
+
+fn page_bytes() -> u64 {
+    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    found.ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
+}
+
+fn parts(name: &str, columns: Vec<Column>, table: &Table) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut rest = columns.into_iter().peekable();
+    let mut first = 0;
+    while rest.peek().is_some() {
+        let section = match parts.len() {
+            0 => name.to_owned(),
+            number => format!("{name}.{number}"),
+        };
+        let columns: Vec<_> = rest.by_ref().take(SECTION_COLUMNS_MAX).collect();
+        let count = columns.len();
+        let schema = Arc::new(Schema { section, columns });
+        parts.push(Part {
+            id: table.publish(&schema),
+            schema,
+            plan: first..first + count,
+            values: vec![0; count],
+            valid: vec![0; count.div_ceil(8)],
+        });
+        first += count;
+    }
+    parts
+}
+
+fn mark(sections: &mut [Section], index: usize, changed: bool) {
+    if let Some(section) = sections.get_mut(index) {
+        section.changed |= changed;
+    }
+}
+
+/// Sections of one family.
+pub const PARTS_MAX: usize = 16;
+const SECTIONS: [&str; 6] = ["host", "cpu", "disk", "net", "filesystem", "cost"];
+/// node_exporter's names of the sources; the last is the sampler itself and is not published.
+const COLLECTORS: [&str; 15] = [
+    "cpu",
+    "diskstats",
+    "filefd",
+    "filesystem",
+    "loadavg",
+    "meminfo",
+    "netdev",
+    "netstat",
+    "pressure",
+    "sockstat",
+    "stat",
+    "time",
+    "uname",
+    "vmstat",
+    "",
+];
+const NANOSECONDS: Kind = Kind::Gauge { scale: 9 };
+const COLLECTOR: u8 = 0;
+const TOTALS: u8 = 1;
+/// How long a row of file systems waits for the slowest of them.
+const WAIT_NS: u64 = 900_000_000;

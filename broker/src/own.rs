@@ -1,0 +1,168 @@
+//! Strobe's own paths of the API: hosts, tokens, health and the broker's counters.
+//!
+//! Pure: what is known comes in, an answer goes out. Everything else is Prometheus's API and is
+//! answered by `api`.
+
+use crate::net::NetCounts;
+use crate::registry::Health;
+use crate::store::StoreCounts;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use strobe_wire::ids::HostId;
+use strobe_wire::message::{ApiResponse, HostInfo};
+
+/// `/api/strobe/v1/hosts`.
+pub(crate) fn hosts(hosts: &[HostInfo], now_ms: i64) -> ApiResponse {
+    let list: Vec<_> = hosts.iter().map(|info| host(info, now_ms)).collect();
+    json_answer(200, &serde_json::Value::Array(list))
+}
+
+/// An error in the form of Prometheus's API.
+pub(crate) fn error(status: u16, kind: &str, why: &str) -> ApiResponse {
+    json_answer(status, &json!({ "status": "error", "errorType": kind, "error": why }))
+}
+
+/// A line of text.
+pub(crate) fn text(status: u16, line: &str) -> ApiResponse {
+    ApiResponse {
+        status,
+        content_type: "text/plain; charset=utf-8".to_owned(),
+        body: format!("{line}\n").into_bytes(),
+    }
+}
+
+/// JSON.
+pub(crate) fn json_answer(status: u16, value: &serde_json::Value) -> ApiResponse {
+    ApiResponse {
+        status,
+        content_type: "application/json".to_owned(),
+        body: value.to_string().into_bytes(),
+    }
+}
+
+/// `/metrics`, in Prometheus's text format.
+pub(crate) fn metrics(
+    net: &NetCounts,
+    store: &StoreCounts,
+    hosts: &[HostInfo],
+    now_ms: i64,
+) -> ApiResponse {
+    let mut out = Exposition::default();
+    out.counter("frames_stored_total", "Frames that passed every check.", net.ingest.accepted);
+    out.counter("frames_duplicate_total", "Frames that were stored before.", net.ingest.duplicate);
+    out.head("refused_total", "counter", "Frames, schemas and hellos refused, by reason.");
+    for (reason, count) in &net.ingest.refused {
+        out.line("refused_total", &format!("{{reason=\"{reason}\"}}"), *count);
+    }
+    out.counter("acks_total", "Acknowledgements sent.", net.acks);
+    out.counter("enrolled_total", "Certificates given for a token.", net.enrolled);
+    out.counter("enrolments_refused_total", "Enrolments refused.", net.enrolments_refused);
+    out.counter("handshakes_failed_total", "TLS handshakes that failed.", net.handshakes_failed);
+    out.counter("connections_refused_total", "Connections refused.", net.connections_refused);
+    out.gauge("sessions", "Agents connected.", count(net.sessions));
+    out.gauge("connections", "QUIC connections.", count(net.connections));
+    out.gauge("subscribers", "Dashboards subscribed over QUIC.", count(net.subscribers));
+    out.gauge("frames_in_flight", "Frames not on disk yet.", count(net.frames_in_flight));
+    out.gauge(
+        "storing",
+        "1 while frames are taken, 0 while the store refuses.",
+        net.storing.into(),
+    );
+    out.counter("samples_total", "Samples made visible.", store.samples);
+    out.counter("commits_total", "Group commits (fdatasync).", store.commits);
+    out.counter("blocks_sealed_total", "Blocks sealed.", store.blocks_sealed);
+    out.counter("segments_expired_total", "Segments removed by age.", store.segments_expired);
+    out.counter("segments_capped_total", "Segments removed by size.", store.segments_capped);
+    out.counter("blocks_corrupt_total", "Blocks with a wrong checksum.", store.blocks_corrupt);
+    out.gauge("segment_bytes", "Bytes of all segments.", store.segment_bytes);
+    out.gauge("head_bytes", "Bytes of unsealed rows in memory.", store.head_bytes);
+    let mut states: BTreeMap<&str, u64> = ["fresh", "late", "lost"].map(|s| (s, 0)).into();
+    for info in hosts {
+        *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
+    }
+    out.head("hosts", "gauge", "Hosts known, by state.");
+    for (state, count) in states {
+        out.line("hosts", &format!("{{state=\"{state}\"}}"), count);
+    }
+    ApiResponse {
+        status: 200,
+        content_type: "text/plain; version=0.0.4; charset=utf-8".to_owned(),
+        body: out.0.into_bytes(),
+    }
+}
+
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let written = writeln!(
+            self.0,
+            "# HELP strobe_broker_{name} {help}\n# TYPE strobe_broker_{name} {kind}"
+        );
+        debug_assert!(written.is_ok(), "writing to a String does not fail");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: u64) {
+        let written = writeln!(self.0, "strobe_broker_{name}{labels} {value}");
+        debug_assert!(written.is_ok(), "writing to a String does not fail");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, "counter", help);
+        self.line(name, "", value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, "gauge", help);
+        self.line(name, "", value);
+    }
+}
+
+fn host(info: &HostInfo, now_ms: i64) -> serde_json::Value {
+    let hello = &info.hello;
+    let labels: BTreeMap<&str, &str> =
+        hello.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    json!({
+        "id": HostId(hello.host).to_string(),
+        "instance": hello.instance,
+        "job": hello.job,
+        "state": Health::of(info, now_ms).word(),
+        "version": hello.version,
+        "kernel": hello.kernel,
+        "labels": labels,
+        "interval_ms": hello.interval_ms,
+        "first_seen_ms": info.first_seen_ms,
+        "last_seen_ms": info.last_seen_ms,
+    })
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use strobe_wire::message::Hello;
+
+    #[test]
+    fn a_host_as_json() {
+        let hello = Hello { host: 7, instance: "a".into(), interval_ms: 1000, ..Hello::default() };
+        let info = HostInfo { hello, last_seen_ms: 5, ..HostInfo::default() };
+        let body = String::from_utf8(hosts(&[info], 5).body).unwrap();
+        assert!(body.starts_with("[{") && body.contains(r#""state":"fresh""#), "{body}");
+        assert!(body.contains(r#""id":"00000000000000000000000000000007""#), "{body}");
+    }
+
+    #[test]
+    fn metrics_have_help_type_and_reasons() {
+        let mut net = NetCounts::default();
+        net.ingest.refused.insert("crc", 3);
+        let answer = metrics(&net, &StoreCounts::default(), &[], 0);
+        let body = String::from_utf8(answer.body).unwrap();
+        assert!(body.contains("strobe_broker_refused_total{reason=\"crc\"} 3\n"), "{body}");
+        assert!(body.contains("# TYPE strobe_broker_hosts gauge\n"), "{body}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Questions to a running broker, by the control socket of its state directory.
+
+use crate::output::table;
+use crate::settings::state_dir;
+use serde_json::Value;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use strobe_broker::control;
+use strobe_wire::message::ApiRequest;
+use strobe_wire::settings::duration_ms;
+
+/// Which broker.
+#[derive(Debug, clap::Args)]
+pub(crate) struct To {
+    /// State directory of the running broker (or `strobe up`).
+    #[arg(long, value_name = "PATH", env = "STROBE_DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// The body of a good answer.
+pub(crate) fn get(to: &To, method: &str, path: &str, query: &str) -> Result<String, String> {
+    let dir = state_dir(to.dir.as_deref())?;
+    let request = ApiRequest {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        ..ApiRequest::default()
+    };
+    let answer = control::ask(&dir, request, WAIT).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!(
+                "no broker runs on {}; start one with `strobe up`, or name its --dir",
+                dir.display()
+            )
+        }
+        _ => format!("the broker on {} does not answer: {error}", dir.display()),
+    })?;
+    let body = String::from_utf8_lossy(&answer.body).trim_end().to_owned();
+    if answer.status == 200 {
+        return Ok(body);
+    }
+    let said: Option<Value> = serde_json::from_str(&body).ok();
+    let why = said.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str);
+    Err(why.map_or_else(|| body.clone(), str::to_owned))
+}
+
+/// `strobe token create`.
+pub(crate) fn token(to: &To, lifetime: &str) -> Result<String, String> {
+    let ms = duration_ms(lifetime).map_err(|why| format!("--lifetime: {why}"))?;
+    get(to, "POST", "/api/strobe/v1/tokens", &format!("lifetime_ms={ms}"))
+}
+
+/// `strobe hosts`.
+pub(crate) fn hosts(to: &To, json: bool) -> Result<String, String> {
+    let body = get(to, "GET", "/api/strobe/v1/hosts", "")?;
+    if json {
+        return Ok(body);
+    }
+    let hosts: Vec<Value> = serde_json::from_str(&body).map_err(|why| why.to_string())?;
+    if hosts.is_empty() {
+        return Ok("No host has sent anything yet.".to_owned());
+    }
+    let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
+    Ok(table(&["INSTANCE", "STATE", "VERSION", "KERNEL", "INTERVAL", "LABELS", "ID"], &rows))
+}
+
+fn row(host: &Value) -> Vec<String> {
+    let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let labels = host.get("labels").and_then(Value::as_object).map(|labels| {
+        let pair = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
+        labels.iter().map(pair).collect::<Vec<_>>().join(",")
+    });
+    let interval = host.get("interval_ms").and_then(Value::as_u64).unwrap_or_default();
+    vec![
+        text("instance"),
+        text("state"),
+        text("version"),
+        text("kernel"),
+        format!("{interval}ms"),
+        labels.unwrap_or_default(),
+        text("id"),
+    ]
+}
+
+/// Percent-encoding of a query string's value.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+const WAIT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_survive_the_query_string() {
+        assert_eq!(encoded("sum(a{b=\"ü\"})+1"), "sum%28a%7Bb%3D%22%C3%BC%22%7D%29%2B1");
+    }
+
+    #[test]
+    fn a_host_is_a_row() {
+        let host = serde_json::json!({
+            "id": "07", "instance": "web1", "state": "late", "version": "0.1.0", "kernel": "6.18",
+            "labels": {"site": "berlin"}, "interval_ms": 1000,
+        });
+        assert_eq!(row(&host).join("|"), "web1|late|0.1.0|6.18|1000ms|site=berlin|07");
+    }
+}
