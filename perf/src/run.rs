@@ -29,6 +29,8 @@ pub struct Load {
     pub lasting: Duration,
     /// Time between two ticks of a host.
     pub interval: Duration,
+    /// How long the last acknowledgements are waited for.
+    pub drain: Duration,
     /// The broker's process, to be measured.
     pub broker_pid: Option<u32>,
 }
@@ -130,7 +132,7 @@ pub fn hosts(authority: &Authority, count: usize) -> Result<Vec<Host>, RunError>
     Ok(hosts)
 }
 
-/// Connects all, makes rows, and waits until everything is acknowledged (or [`DRAIN`] is over).
+/// Connects all, makes rows, and waits until everything is acknowledged (or [`Load::drain`] is over).
 ///
 /// # Errors
 /// See [`RunError`]; frames that are not acknowledged are no error but [`Outcome::lost`].
@@ -165,7 +167,7 @@ pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
     let broker_kib =
         load.broker_pid.and_then(process::pss_kib).zip(load.broker_pid.and_then(process::rss_kib));
     fleet.stop();
-    let drained_by = Instant::now() + DRAIN;
+    let drained_by = Instant::now() + load.drain;
     while fleet.unacked() != 0 && Instant::now() < drained_by {
         fleet.turn(drained_by)?;
     }
@@ -356,7 +358,5 @@ fn io(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 const DIAL_EVERY: Duration = Duration::from_millis(2);
 /// Time for connecting, and 5 ms an agent more.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Time for the last acknowledgements.
-const DRAIN: Duration = Duration::from_secs(15);
 /// A simulated host's certificate lives a day.
 const CERTIFICATE_S: u64 = 24 * 3600;

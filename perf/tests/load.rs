@@ -145,6 +145,7 @@ fn run(manner: Manner, lasting: Duration) -> (strobe_perf::run::Outcome, Little)
         series: 450,
         lasting,
         interval: Duration::from_millis(100),
+        drain: Duration::from_secs(if manner == Manner::Silent { 1 } else { 15 }),
         broker_pid: None,
     };
     let outcome = load(&wanted, hosts(&authority, 10).unwrap()).unwrap();

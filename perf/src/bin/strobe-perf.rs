@@ -109,6 +109,7 @@ fn run_load(arguments: &LoadArguments) -> Result<ExitCode, String> {
         series: arguments.series,
         lasting: Duration::from_secs(arguments.seconds),
         interval: Duration::from_millis(arguments.interval_ms),
+        drain: DRAIN,
         broker_pid: arguments.broker_pid,
     };
     let hosts = hosts(&authority, arguments.agents).map_err(|why| why.to_string())?;
@@ -235,3 +236,6 @@ fn say(text: &str) {
 fn complain(text: &str) {
     eprintln!("strobe-perf: {text}");
 }
+
+/// Time for the last acknowledgements.
+const DRAIN: Duration = Duration::from_secs(15);
