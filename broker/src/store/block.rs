@@ -520,7 +520,7 @@ fn decimals(raws: &[u64]) -> Option<(Vec<u64>, u8)> {
 fn decimal(raw: u64, scale: u8) -> Option<u64> {
     let value = f64::from_bits(raw);
     let scaled = (value * 10_f64.powi(i32::from(scale))).round();
-    if !(scaled.abs() < EXACT_MAX) {
+    if scaled.is_nan() || EXACT_MAX <= scaled.abs() {
         return None;
     }
     #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53, checked above")]

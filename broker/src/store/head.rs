@@ -37,6 +37,10 @@ pub(super) struct SeriesName {
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) schema: Arc<Schema>,
+    /// Every column has its own times (remote-write).
+    pub(super) own_times: bool,
+    /// From the first to the last sample, wherever they are.
+    pub(super) span: (i64, i64),
     pub(super) rows: Rows,
     /// Encoded blocks in memory, oldest first.
     pub(super) young: Vec<Arc<Vec<u8>>>,
@@ -77,15 +81,20 @@ impl Source {
 }
 
 impl SourceState {
-    pub(super) fn section(&mut self, schema: &Arc<Schema>) -> &mut Section {
-        self.sections.entry(schema.id().0).or_insert_with(|| Section::new(Arc::clone(schema)))
+    pub(super) fn section(&mut self, id: u64, schema: &Arc<Schema>) -> &mut Section {
+        self.sections.entry(id).or_insert_with(|| Section::new(Arc::clone(schema)))
     }
 }
 
 impl Section {
     pub(super) fn new(schema: Arc<Schema>) -> Self {
         let rows = Rows::new(schema.columns.len());
-        Self { schema, rows, young: Vec::new() }
+        let own_times = schema.section == REMOTE;
+        Self { schema, own_times, span: (i64::MAX, i64::MIN), rows, young: Vec::new() }
+    }
+
+    pub(super) fn widen(&mut self, first_ms: i64, last_ms: i64) {
+        self.span = (self.span.0.min(first_ms), self.span.1.max(last_ms));
     }
 }
 
@@ -115,6 +124,80 @@ impl Rows {
         self.valid.extend_from_slice(row.valid());
     }
 
+    /// Rows at `times` without a value.
+    pub(super) fn blank(columns: usize, times: Vec<i64>) -> Self {
+        let (values, valid) = (columns * times.len(), columns.div_ceil(8) * times.len());
+        Self { columns, times, values: vec![0; values], valid: vec![0; valid] }
+    }
+
+    pub(super) fn set(&mut self, row: usize, column: usize, raw: u64) {
+        let stride = self.stride();
+        if let Some(value) = self.values.get_mut(row * self.columns + column) {
+            *value = raw;
+        }
+        if let Some(byte) = self.valid.get_mut(row * stride + column / 8) {
+            *byte |= 1 << (column % 8);
+        }
+    }
+
+    fn push_from(&mut self, other: &Self, row: usize) {
+        let (columns, stride) = (self.columns, self.stride());
+        self.times.extend(other.times.get(row));
+        self.values.extend(other.values.iter().skip(row * columns).take(columns));
+        self.valid.extend(other.valid.iter().skip(row * stride).take(stride));
+    }
+
+    /// Moves copies of the rows before the cut into `before`, the others into `after`.
+    pub(super) fn split(&self, cut_ms: i64, before: &mut Self, after: &mut Self) {
+        for (row, &time) in self.times.iter().enumerate() {
+            if time < cut_ms { &mut *before } else { &mut *after }.push_from(self, row);
+        }
+    }
+
+    /// Sorts by time; of rows of one time the first is kept.
+    pub(super) fn sort(&mut self) {
+        if self.times.is_sorted_by(|a, b| a < b) {
+            return;
+        }
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|row| self.times.get(*row));
+        order.dedup_by_key(|row| self.times.get(*row));
+        let mut sorted = Self::new(self.columns);
+        for row in order {
+            sorted.push_from(self, row);
+        }
+        *self = sorted;
+    }
+
+    /// The rows in pieces of at most `rows_max`.
+    pub(super) fn pieces(self, rows_max: usize) -> Vec<Self> {
+        if self.len() <= rows_max {
+            return if self.times.is_empty() { Vec::new() } else { vec![self] };
+        }
+        let mut pieces = Vec::new();
+        for row in 0..self.len() {
+            if row % rows_max == 0 {
+                pieces.push(Self::new(self.columns));
+            }
+            if let Some(piece) = pieces.last_mut() {
+                piece.push_from(&self, row);
+            }
+        }
+        pieces
+    }
+
+    /// Removes the rows without any value.
+    pub(super) fn retain_filled(self) -> Self {
+        let mut filled = Self::new(self.columns);
+        let stride = self.stride().max(1);
+        for (row, valid) in self.valid.chunks(stride).enumerate() {
+            if valid.iter().any(|byte| *byte != 0) {
+                filled.push_from(&self, row);
+            }
+        }
+        filled
+    }
+
     pub(super) fn value(&self, row: usize, column: usize) -> Option<u64> {
         let byte = self.valid.get(row * self.stride() + column / 8).copied().unwrap_or(0);
         (byte >> (column % 8) & 1 == 1)
@@ -134,6 +217,23 @@ impl Rows {
             }
             self.value(row, column).map(|value| (time, value))
         })
+    }
+}
+
+impl RemoteColumn {
+    pub(super) fn bytes(&self) -> usize {
+        self.times.len() * 16
+    }
+
+    /// Takes the samples before the cut, sorted, of one time the first.
+    pub(super) fn take_before(&mut self, cut_ms: i64) -> Self {
+        let samples = self.times.drain(..).zip(self.values.drain(..));
+        let (mut before, after): (Vec<_>, Vec<_>) = samples.partition(|s| s.0 < cut_ms);
+        (self.times, self.values) = after.into_iter().unzip();
+        before.sort_by_key(|sample| sample.0);
+        before.dedup_by_key(|sample| sample.0);
+        let (times, values) = before.into_iter().unzip();
+        Self { times, values }
     }
 }
 
@@ -167,3 +267,5 @@ pub(super) fn split_remote(labels: &Labels) -> Option<(SeriesName, Labels)> {
 }
 
 pub(super) const NAME: &str = "__name__";
+/// The section name of remote-write's blocks; no agent's section can have it ('-').
+pub(super) const REMOTE: &str = "remote-write";

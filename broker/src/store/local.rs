@@ -1,11 +1,24 @@
 //! The store on the local disk: the writer, the readers' handle, and what they share.
+//!
+//! ```text
+//! DIR/wal/        the journal (its lock and version are the store's)
+//! DIR/segments/   raw-N.seg, min-N.seg, hour-N.seg; *.part are unfinished and removed at start
+//! ```
 
-use super::head::{SeriesName, Source, split_remote};
+use super::head::{Source, split_remote};
+use super::replay::Replay;
+use super::rollup::{HOURS, MINUTES};
+use super::segment::{Footer, Segment, io};
+use super::upkeep::Upkeep;
+use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use strobe_journal::{Journal, free_bytes};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
@@ -13,31 +26,47 @@ use strobe_wire::schema::{Labels, Schema};
 /// A reader's handle; clones are cheap and several threads may use them at once.
 #[derive(Clone, Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// The one writer.
 #[derive(Debug)]
 pub struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) journal: Journal,
     schemas: HashMap<u64, Arc<Schema>>,
+    labels: HashMap<u128, Labels>,
     pending: Vec<Pending>,
+    pending_bytes: usize,
+    pub(super) written: Written,
+    pub(super) upkeep: Upkeep,
+    /// Newest row in each WAL file.
+    pub(super) wal_last_ms: BTreeMap<u64, i64>,
 }
 
+/// Which schemas and labels the WAL file being written has.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) schemas: HashSet<u64>,
+    pub(super) labels: HashSet<u128>,
+}
+
+/// What the writer and the readers have in common.
 #[derive(Debug)]
-struct Shared {
-    #[expect(dead_code, reason = "used when segments are on disk")]
-    config: StoreConfig,
+pub(super) struct Shared {
+    pub(super) config: StoreConfig,
     sources: RwLock<BTreeMap<u128, Arc<Source>>>,
+    /// Of all steps, by first time.
+    segments: RwLock<Vec<Arc<Segment>>>,
     counts: Mutex<StoreCounts>,
 }
 
 /// What was appended and is not committed.
 #[derive(Debug)]
-enum Pending {
+pub(super) enum Pending {
     Labels(Arc<Source>, Labels),
     Row(Arc<Source>, Arc<Schema>, Bytes),
-    Samples(Arc<Source>, SeriesName, Vec<(i64, u64)>),
+    Samples(wal::Samples),
 }
 
 impl Store {
@@ -45,23 +74,77 @@ impl Store {
     ///
     /// # Errors
     /// What could not be opened.
-    pub fn open(config: StoreConfig, _now_ms: i64) -> Result<(Self, Writer, Recovery), StoreError> {
-        let shared =
-            Arc::new(Shared { config, sources: RwLock::default(), counts: Mutex::default() });
-        let writer =
-            Writer { shared: Arc::clone(&shared), schemas: HashMap::new(), pending: Vec::new() };
-        Ok((Self { shared }, writer, Recovery::default()))
+    pub fn open(config: StoreConfig, now_ms: i64) -> Result<(Self, Writer, Recovery), StoreError> {
+        let dir = config.dir.join(SEGMENTS);
+        fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
+        let shared = Arc::new(Shared {
+            config,
+            sources: RwLock::default(),
+            segments: RwLock::default(),
+            counts: Mutex::default(),
+        });
+        let mut replay = Replay::new(Arc::clone(&shared));
+        // The lock comes first: until it is held nothing is removed.
+        let journal = Journal::open(&shared.config.dir.join(WAL), &mut |number, record| {
+            replay.record(number, record);
+        });
+        let (journal, damage) = journal?;
+        let (recovery, schemas, labels, wal_last_ms) = replay.finish(&damage);
+        let upkeep = Upkeep::new(&shared, now_ms);
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            journal,
+            schemas,
+            labels,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            written: Written::default(),
+            upkeep,
+            wal_last_ms,
+        };
+        Ok((Self { shared }, writer, recovery))
     }
 
     /// What the store counts about itself.
     #[must_use]
     pub fn counts(&self) -> StoreCounts {
-        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.count(|_| ())
     }
 
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
-        let sources = self.shared.sources.read().unwrap_or_else(PoisonError::into_inner);
-        sources.values().cloned().collect()
+        self.shared.sources()
+    }
+
+    /// The segments to read for a range, each with the part of the range it answers: raw where
+    /// raw samples are kept, minutes before that, hours before those.
+    pub(super) fn segments_for(&self, bounds: (i64, i64)) -> Vec<(Arc<Segment>, (i64, i64))> {
+        let segments = self.shared.segments();
+        let first = |step: u32| {
+            let of = segments.iter().filter(|segment| segment.step_ms == step);
+            of.map(|segment| segment.first_ms).min().unwrap_or(i64::MAX)
+        };
+        let raw_from = first(0);
+        let minutes_from = first(MINUTES.step_ms).min(raw_from);
+        let mut out = Vec::new();
+        for segment in segments {
+            let (from, to) = match segment.step_ms {
+                0 => bounds,
+                step if step == HOURS.step_ms => (bounds.0, bounds.1.min(minutes_from - 1)),
+                _ => (bounds.0, bounds.1.min(raw_from - 1)),
+            };
+            if from <= to && segment.first_ms <= to && from <= segment.last_ms {
+                out.push((segment, (from, to)));
+            }
+        }
+        out
+    }
+
+    /// Counts a block that could not be read.
+    pub(super) fn corrupt(&self, path: &Path, offset: u64, why: &str) {
+        let counts = self.shared.count(|counts| counts.blocks_corrupt += 1);
+        if counts.blocks_corrupt < LOG_MAX {
+            log::error!("{} at byte {offset}: {why}; the block is left out", path.display());
+        }
     }
 }
 
@@ -88,23 +171,24 @@ impl Writer {
         instance: &str,
         labels: &Labels,
     ) -> Result<(), StoreError> {
-        let mut pairs =
-            vec![("job".to_owned(), job.to_owned()), ("instance".to_owned(), instance.to_owned())];
         let own = |name: &str| name != "job" && name != "instance";
-        pairs.extend(labels.0.iter().filter(|(name, _)| own(name)).cloned());
-        let source = self.source(host.0);
-        self.pending.push(Pending::Labels(source, Labels::new(pairs)));
-        Ok(())
+        let mut pairs: Vec<(String, String)> =
+            labels.0.iter().filter(|(name, _)| own(name)).cloned().collect();
+        pairs.push(("job".to_owned(), job.to_owned()));
+        pairs.push(("instance".to_owned(), instance.to_owned()));
+        self.name(host.0, Labels::new(pairs))
     }
 
     /// Appends a frame that ingest opened and found new. Events and losses are kept in the WAL only.
     ///
     /// # Errors
-    /// A row that does not fit its schema, or the WAL refused.
+    /// A row that does not fit its schema, [`StoreError::Full`] when too much waits for a commit
+    /// that fails, or the WAL refused. Nothing of the frame is kept then.
     pub fn frame(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
+        self.room()?;
         let frame = frame::open(bytes)?;
+        let (host, schema) = (frame.header.host, frame.header.schema);
         if let Payload::Row(row) = frame.payload {
-            let (host, schema) = (frame.header.host, frame.header.schema);
             let Some(known) = self.schemas.get(&schema.0) else {
                 return Err(StoreError::SchemaUnknown { host, schema });
             };
@@ -113,23 +197,44 @@ impl Writer {
                 return Err(StoreError::Columns { host, schema, found, wanted });
             }
             let known = Arc::clone(known);
-            let source = self.source(host.0);
+            self.write_labels(host.0)?;
+            if self.written.schemas.insert(schema.0) {
+                self.journal.append(&[&[wal::SCHEMA], &wal::schema(&known)])?;
+            }
+            self.note_time(frame.header.wall_ns.div_euclid(1_000_000));
+            let source = self.shared.source(host.0);
             self.pending.push(Pending::Row(source, known, bytes.clone()));
         }
+        self.journal.append(&[&[wal::FRAME], bytes])?;
+        self.pending_bytes += bytes.len();
         Ok(())
     }
 
     /// Appends samples that came by remote-write. A series without `__name__` is left out.
     ///
     /// # Errors
-    /// The WAL refused.
+    /// As [`Writer::frame`].
     pub fn samples(&mut self, series: &[RemoteSeries]) -> Result<(), StoreError> {
+        self.room()?;
         for one in series {
-            let Some((column, labels)) = split_remote(&one.labels) else { continue };
-            let source = self.source(remote_id(&labels));
-            self.pending.push(Pending::Labels(Arc::clone(&source), labels));
-            let samples = one.samples.iter().map(|&(time, value)| (time, value.to_bits()));
-            self.pending.push(Pending::Samples(source, column, samples.collect()));
+            let Some((name, labels)) = split_remote(&one.labels) else { continue };
+            let id = remote_id(&labels);
+            self.name(id, labels)?;
+            self.write_labels(id)?;
+            // Pieces, so that a record keeps its bound however long the series is.
+            for piece in one.samples.chunks(SAMPLES_MAX) {
+                let samples: Vec<(i64, u64)> =
+                    piece.iter().map(|&(time, value)| (time, value.to_bits())).collect();
+                let bytes = wal::samples(id, &name, &samples);
+                self.journal.append(&[&[wal::SAMPLES], &bytes])?;
+                self.pending_bytes += bytes.len();
+                if let Some(last) = samples.iter().map(|sample| sample.0).max() {
+                    self.note_time(last);
+                }
+                let (name, labels) = (name.name.clone(), name.labels.clone());
+                let samples = wal::Samples { source: id, name, labels, samples };
+                self.pending.push(Pending::Samples(samples));
+            }
         }
         Ok(())
     }
@@ -137,57 +242,229 @@ impl Writer {
     /// Makes everything appended durable (one fdatasync) and then visible.
     ///
     /// # Errors
-    /// [`StoreError::Full`] or the WAL refused; nothing of it is visible or may be acknowledged.
+    /// [`StoreError::Full`] or the WAL refused. Nothing appended is visible or may be
+    /// acknowledged; it is kept, and the next commit tries again.
     pub fn commit(&mut self, _now_ms: i64) -> Result<(), StoreError> {
-        let mut samples = 0;
-        for pending in std::mem::take(&mut self.pending) {
-            samples += apply(pending)?;
+        if self.pending.is_empty() && self.pending_bytes == 0 {
+            return Ok(());
         }
-        let mut counts = self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.samples += samples;
-        counts.commits += 1;
-        Ok(())
+        self.floor()?;
+        self.commit_now()
     }
 
-    /// Seals what is due, removes what is too old or too much, and releases the WAL.
+    /// Seals what is due, removes what is too old or too much, and releases the WAL; a bounded
+    /// piece of work a call. Call it a few times a second.
     ///
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
-    pub fn tick(&mut self, _now_ms: i64) -> Result<(), StoreError> {
+    pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        super::upkeep::tick(self, now_ms)
+    }
+
+    /// Seals and rolls up everything that is due at `now_ms` before it returns.
+    ///
+    /// # Errors
+    /// As [`Writer::tick`].
+    pub fn settle(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        let mut before = None;
+        loop {
+            self.tick(now_ms)?;
+            let progress = self.upkeep.progress();
+            if !progress.0 && before == Some(progress) {
+                return Ok(());
+            }
+            before = Some(progress);
+        }
+    }
+
+    /// As [`Writer::commit`], whatever space is left.
+    pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
+        self.journal.commit()?;
+        let mut samples = 0;
+        for pending in self.pending.drain(..) {
+            samples += self.shared.apply(pending, i64::MIN);
+        }
+        self.pending_bytes = 0;
+        self.shared.count(|counts| {
+            counts.samples += samples;
+            counts.commits += 1;
+        });
         Ok(())
     }
 
-    fn source(&self, id: u128) -> Arc<Source> {
-        let mut sources = self.shared.sources.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Source::new(id, Labels::default()));
-        Arc::clone(sources.entry(id).or_insert_with(new))
+    fn floor(&self) -> Result<(), StoreError> {
+        let config = &self.shared.config;
+        let free = free_bytes(&config.dir)?;
+        if free < config.free_bytes_min {
+            let (path, floor) = (config.dir.clone(), config.free_bytes_min);
+            return Err(StoreError::Full { path, free, floor });
+        }
+        Ok(())
+    }
+
+    /// Refuses when commits fail and too much has gathered.
+    fn room(&self) -> Result<(), StoreError> {
+        if PENDING_BYTES_MAX < self.pending_bytes {
+            self.floor()?;
+            let (path, floor) = (self.shared.config.dir.clone(), self.shared.config.free_bytes_min);
+            return Err(StoreError::Full {
+                path,
+                free: free_bytes(&self.shared.config.dir)?,
+                floor,
+            });
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, id: u128, labels: Labels) -> Result<(), StoreError> {
+        if self.labels.get(&id) == Some(&labels) {
+            return Ok(());
+        }
+        self.labels.insert(id, labels.clone());
+        self.written.labels.remove(&id);
+        self.write_labels(id)?;
+        let source = self.shared.source(id);
+        self.pending.push(Pending::Labels(source, labels));
+        Ok(())
+    }
+
+    fn write_labels(&mut self, id: u128) -> Result<(), StoreError> {
+        if let Some(labels) = self.labels.get(&id)
+            && self.written.labels.insert(id)
+        {
+            self.journal.append(&[&[wal::LABELS], &wal::labels(id, labels)])?;
+        }
+        Ok(())
+    }
+
+    fn note_time(&mut self, time_ms: i64) {
+        let last = self.wal_last_ms.entry(self.journal.active()).or_insert(i64::MIN);
+        *last = (*last).max(time_ms);
     }
 }
 
-/// Makes one record visible; returns its samples.
-fn apply(pending: Pending) -> Result<u64, StoreError> {
-    match pending {
-        Pending::Labels(source, labels) => {
-            if *source.read().labels != labels {
-                source.write().labels = Arc::new(labels);
-            }
-            Ok(0)
+impl Shared {
+    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        sources.values().cloned().collect()
+    }
+
+    pub(super) fn source(&self, id: u128) -> Arc<Source> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = sources.get(&id) {
+            return Arc::clone(source);
         }
-        Pending::Row(source, schema, bytes) => {
-            let frame = frame::open(&bytes)?;
-            let Payload::Row(row) = frame.payload else { return Ok(0) };
-            let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
-            source.write().section(&schema).rows.push(time_ms, row);
-            Ok(u64::try_from(row.len()).unwrap_or(0))
+        drop(sources);
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Source::new(id, Labels::default()));
+        Arc::clone(sources.entry(id).or_insert_with(new))
+    }
+
+    pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn add_segment(&self, segment: Segment) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.push(Arc::new(segment));
+        segments.sort_by_key(|segment| (segment.first_ms, segment.path.clone()));
+        let bytes = segments.iter().map(|segment| segment.bytes).sum();
+        drop(segments);
+        self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    pub(super) fn remove_segment(&self, path: &Path) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.retain(|segment| segment.path != path);
+        let bytes = segments.iter().map(|segment| segment.bytes).sum();
+        drop(segments);
+        self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    /// Changes the counts and returns them.
+    pub(super) fn count(&self, change: impl FnOnce(&mut StoreCounts)) -> StoreCounts {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut counts);
+        *counts
+    }
+
+    /// Makes the sources and sections of a segment known.
+    pub(super) fn learn(&self, footer: &Footer, schemas: &mut HashMap<u64, Arc<Schema>>) {
+        for (id, labels) in &footer.sources {
+            self.source(*id).write().labels = Arc::new(labels.clone());
         }
-        Pending::Samples(source, column, samples) => {
-            let mut state = source.write();
-            let remote = state.remote.entry(column).or_default();
-            remote.times.extend(samples.iter().map(|sample| sample.0));
-            remote.values.extend(samples.iter().map(|sample| sample.1));
-            Ok(u64::try_from(samples.len()).unwrap_or(0))
+        for schema in &footer.schemas {
+            schemas.entry(schema.id().0).or_insert_with(|| Arc::new(schema.clone()));
+        }
+        for entry in &footer.entries {
+            let Some(schema) = schemas.get(&entry.schema) else { continue };
+            let source = self.source(entry.source);
+            source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
         }
     }
+
+    /// Makes one record visible, without what is sealed already; returns its samples.
+    pub(super) fn apply(&self, pending: Pending, from_ms: i64) -> u64 {
+        match pending {
+            Pending::Labels(source, labels) => {
+                if *source.read().labels != labels {
+                    source.write().labels = Arc::new(labels);
+                }
+                0
+            }
+            Pending::Row(source, schema, bytes) => {
+                // Opened once when it was appended, or checked by the WAL's CRC.
+                let Ok(frame) = frame::open(&bytes) else { return 0 };
+                let Payload::Row(row) = frame.payload else { return 0 };
+                let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
+                if time_ms < from_ms || row.len() != schema.columns.len() {
+                    return 0;
+                }
+                let id = frame.header.schema.0;
+                let mut state = source.write();
+                let section = state.section(id, &schema);
+                section.rows.push(time_ms, row);
+                section.widen(time_ms, time_ms);
+                super::seal::make_young(source.id, id, section);
+                u64::try_from(row.len()).unwrap_or(0)
+            }
+            Pending::Samples(record) => {
+                let source = self.source(record.source);
+                let name = super::head::SeriesName { name: record.name, labels: record.labels };
+                let mut state = source.write();
+                let remote = state.remote.entry(name).or_default();
+                let fresh = record.samples.iter().filter(|sample| from_ms <= sample.0);
+                let before = remote.times.len();
+                for &(time, raw) in fresh {
+                    remote.times.push(time);
+                    remote.values.push(raw);
+                }
+                u64::try_from(remote.times.len() - before).unwrap_or(0)
+            }
+        }
+    }
+
+    /// The next free file of a kind.
+    pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
+        let dir = self.config.dir.join(SEGMENTS);
+        let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
+        Ok(dir.join(format!("{kind}-{:016x}.seg", last.saturating_add(1))))
+    }
+}
+
+/// The segment files of a directory, by number.
+pub(super) fn segment_files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io("list", dir))? {
+        let path = entry.map_err(io("list", dir))?.path();
+        let stem = path.file_name().and_then(|name| name.to_str());
+        let digits = stem.and_then(|stem| stem.strip_suffix(".seg")?.split('-').nth(1));
+        if let Some(number) = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+            files.push((number, path));
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The id of a remote-write source: a hash of its labels.
@@ -204,3 +481,12 @@ fn remote_id(labels: &Labels) -> u128 {
     first.copy_from_slice(&hash.finalize()[..16]);
     u128::from_le_bytes(first)
 }
+
+pub(super) const SEGMENTS: &str = "segments";
+pub(super) const WAL: &str = "wal";
+/// Appended and not committed; more is refused.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Samples of one WAL record.
+const SAMPLES_MAX: usize = 1 << 18;
+/// Broken blocks that are logged one by one.
+const LOG_MAX: u64 = 100;

@@ -13,12 +13,23 @@
 //! - When the disk is at its floor, [`Writer::commit`] says [`StoreError::Full`]; readers go on.
 
 mod block;
+mod check;
 mod head;
 mod local;
+mod replay;
+mod rollup;
+mod seal;
+mod segment;
 mod select;
+mod upkeep;
+mod wal;
 
+pub use check::{CheckReport, check};
 pub use local::{Store, Writer};
 pub use select::{Part, Scratch};
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use strobe_wire::frame::FrameError;

@@ -3,8 +3,10 @@
 //! Matchers on `job` and `instance` are decided once a source, the others once a schema as long
 //! as no label of the source has the same name: a thousand hosts with one schema cost one look.
 
+use super::block::{Block, Data, GROUP, Group};
 use super::head::{NAME, RemoteColumn, SeriesName, Source, full_labels, pinned};
 use super::local::Store;
+use super::rollup::{LAST, ROLLED};
 use super::{Limits, MatchOp, Matcher, StoreError, TimeRange};
 use regex::{Regex, RegexBuilder};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,7 +35,8 @@ pub struct Scratch {
     samples: u64,
     times: Vec<i64>,
     values: Vec<f64>,
-    pairs: Vec<(i64, f64)>,
+    /// Of up to 16 series.
+    pairs: Vec<Vec<(i64, f64)>>,
 }
 
 /// A compiled [`Matcher`].
@@ -49,6 +52,14 @@ enum Is {
     NotEqual(String),
     Regex(Regex),
     NotRegex(Regex),
+}
+
+impl Places {
+    /// Whether two series lie in one column group: then they are read together.
+    fn together(&self, other: &Self) -> bool {
+        let group = |places: &Self| places.sections.first().map(|(s, c)| (*s, c / GROUP));
+        group(self) == group(other)
+    }
 }
 
 impl Part {
@@ -76,6 +87,30 @@ impl Scratch {
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.samples
+    }
+
+    /// Makes `times` and `values` of one series: ascending, of one time the first. False if none.
+    fn settle(&mut self, series: usize) -> Result<bool, StoreError> {
+        let Some(pairs) = self.pairs.get_mut(series) else { return Ok(false) };
+        if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
+            pairs.sort_by_key(|pair| pair.0);
+            pairs.dedup_by_key(|pair| pair.0);
+        }
+        self.times.clear();
+        self.values.clear();
+        self.times.extend(pairs.iter().map(|pair| pair.0));
+        self.values.extend(pairs.iter().map(|pair| pair.1));
+        self.take(self.times.len())?;
+        Ok(!self.times.is_empty())
+    }
+
+    /// Whether so many more samples may be held.
+    fn fits(&self, held: usize) -> Result<(), StoreError> {
+        let held = u64::try_from(held).unwrap_or(u64::MAX);
+        if self.limits.samples_max < self.samples.saturating_add(held) {
+            return Err(StoreError::SamplesMax { max: self.limits.samples_max });
+        }
+        Ok(())
     }
 
     fn take(&mut self, samples: usize) -> Result<(), StoreError> {
@@ -121,6 +156,7 @@ impl Store {
     ///
     /// # Errors
     /// What `visit` returned, a limit, or bytes that could not be read.
+    #[expect(clippy::type_complexity, reason = "a visitor: read once, here")]
     pub fn scan(
         &self,
         part: &Part,
@@ -128,23 +164,21 @@ impl Store {
         scratch: &mut Scratch,
         visit: &mut dyn FnMut(&Labels, &[i64], &[f64]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        for (labels, places) in part.labels.iter().zip(&part.places) {
-            scratch.pairs.clear();
-            self.gather(&part.source, places, range, scratch)?;
-            scratch.take(scratch.pairs.len())?;
-            // Stable: of two samples of one time the first in storage order is kept.
-            if !scratch.pairs.is_sorted_by(|a, b| a.0 < b.0) {
-                scratch.pairs.sort_by_key(|pair| pair.0);
-                scratch.pairs.dedup_by_key(|pair| pair.0);
+        let mut start = 0;
+        for places in part.places.chunk_by(Places::together) {
+            for places in places.chunks(GROUP) {
+                scratch.pairs.resize_with(GROUP, Vec::new);
+                scratch.pairs.iter_mut().for_each(Vec::clear);
+                self.gather(&part.source, places, range, scratch)?;
+                for (series, labels) in
+                    part.labels.iter().skip(start).take(places.len()).enumerate()
+                {
+                    if scratch.settle(series)? {
+                        visit(labels, &scratch.times, &scratch.values)?;
+                    }
+                }
+                start += places.len();
             }
-            if scratch.pairs.is_empty() {
-                continue;
-            }
-            scratch.times.clear();
-            scratch.values.clear();
-            scratch.times.extend(scratch.pairs.iter().map(|pair| pair.0));
-            scratch.values.extend(scratch.pairs.iter().map(|pair| pair.1));
-            visit(labels, &scratch.times, &scratch.values)?;
         }
         Ok(())
     }
@@ -205,26 +239,102 @@ impl Store {
         Ok(self.select(matchers, range, limits)?.into_iter().flat_map(|part| part.labels).collect())
     }
 
+    /// Fills `scratch.pairs` with the samples of up to 16 series, unsorted where they overlap.
     fn gather(
         &self,
         source: &Source,
-        places: &Places,
+        places: &[Places],
         range: TimeRange,
         scratch: &mut Scratch,
     ) -> Result<(), StoreError> {
-        let state = source.read();
         let bounds = (range.start_ms, range.end_ms);
-        for &(schema, column) in &places.sections {
-            let Some(section) = state.sections.get(&schema) else { continue };
-            let kind = places_kind(&section.schema, column);
-            let rows = section.rows.column(column, bounds);
-            scratch.pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
+        let mut by_schema: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
+        for (series, place) in places.iter().enumerate() {
+            for &(schema, column) in &place.sections {
+                by_schema.entry(schema).or_default().push((column, series));
+            }
         }
-        if let Some(remote) = state.remote.get(&places.name) {
-            push_remote(remote, range, &mut scratch.pairs);
+        // Memory first, then the disk: what is sealed in between is seen twice and made one.
+        let mut young = Vec::new();
+        let mut kinds = BTreeMap::new();
+        let state = source.read();
+        for (&schema, wanted) in &by_schema {
+            let Some(section) = state.sections.get(&schema) else { continue };
+            young.extend(section.young.iter().map(|block| (schema, Arc::clone(block))));
+            kinds.insert(schema, Arc::clone(&section.schema));
+            for &(column, series) in wanted {
+                let kind = kind_of(&section.schema, column);
+                let rows = section.rows.column(column, bounds);
+                if let Some(pairs) = scratch.pairs.get_mut(series) {
+                    pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
+                }
+            }
+        }
+        for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
+            if let Some(remote) = state.remote.get(&place.name) {
+                push_remote(remote, range, pairs);
+            }
+        }
+        drop(state);
+        let memory = std::path::Path::new("memory");
+        for (schema, block) in young {
+            let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
+            let read = Block::open(Data::Memory(&block)).and_then(|block| {
+                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+            });
+            read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
+        }
+        for (segment, bounds) in self.segments_for(bounds) {
+            for (&schema, wanted) in &by_schema {
+                let loaded = segment.loaded()?;
+                for entry in loaded.blocks(source.id, schema, bounds) {
+                    let data = Data::File(&loaded.file, entry.offset, entry.length);
+                    let read = Block::open(data).and_then(|block| {
+                        push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+                    });
+                    // One broken block is not the end of a query: it is counted and named.
+                    if let Err(why) = read {
+                        self.corrupt(&segment.path, entry.offset, &why);
+                    }
+                }
+                let held = scratch.pairs.iter().map(Vec::len).sum();
+                scratch.fits(held)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Appends a block's samples of the wanted (column, series).
+fn push_block(
+    block: &Block<'_>,
+    schema: Option<&Arc<Schema>>,
+    wanted: &[(usize, usize)],
+    bounds: (i64, i64),
+    out: &mut [Vec<(i64, f64)>],
+) -> Result<(), String> {
+    if block.last_ms < bounds.0 || bounds.1 < block.first_ms {
+        return Ok(());
+    }
+    let Some(schema) = schema else { return Ok(()) };
+    let rolled = block.meta.step_ms != 0;
+    let (times, valid) = (block.times()?, block.validity()?);
+    let mut group: Option<(usize, Group)> = None;
+    for &(column, series) in wanted {
+        let kind = if rolled { Kind::Float } else { kind_of(schema, column) };
+        let column = if rolled { column * ROLLED + LAST } else { column };
+        let index = column / GROUP;
+        if group.as_ref().is_none_or(|(held, _)| *held != index) {
+            group = Some((index, block.group(index)?));
+        }
+        let (Some((_, group)), Some(pairs)) = (&group, out.get_mut(series)) else { continue };
+        block.column(group, column, &times, &valid, &mut |time, raw| {
+            if bounds.0 <= time && time <= bounds.1 {
+                pairs.push((time, kind.value(raw)));
+            }
+        })?;
+    }
+    Ok(())
 }
 
 impl Test {
@@ -277,7 +387,6 @@ fn select_source(
     range: TimeRange,
     known: &mut HashMap<u64, Arc<[usize]>>,
 ) -> Part {
-    let _ = range;
     let mut part = Part { source: Arc::clone(source), labels: Vec::new(), places: Vec::new() };
     let state = source.read();
     let labels = Arc::clone(&state.labels);
@@ -295,6 +404,9 @@ fn select_source(
         && labels.value("instance").is_some();
     let mut places: BTreeMap<(&str, &Labels), Vec<(u64, usize)>> = BTreeMap::new();
     for (&id, section) in &state.sections {
+        if section.span.1 < range.start_ms || range.end_ms < section.span.0 {
+            continue;
+        }
         let columns = section.schema.columns.iter().enumerate();
         let hit = |name: &str, own| rest.iter().all(|test| test.holds_for(name, own, &labels));
         let look = || columns.filter(|(_, c)| hit(&c.name, &c.labels)).map(|(i, _)| i).collect();
@@ -311,6 +423,9 @@ fn select_source(
             places.entry((&column.name, &column.labels)).or_default();
         }
     }
+    // By place, so that the series of one column group follow each other.
+    let mut places: Vec<_> = places.into_iter().collect();
+    places.sort_by_key(|(_, sections)| sections.first().copied());
     for ((name, own), sections) in places {
         let name = SeriesName { name: name.to_owned(), labels: own.clone() };
         part.labels.push(full_labels(&name, &labels));
@@ -326,7 +441,7 @@ fn push_remote(remote: &RemoteColumn, range: TimeRange, pairs: &mut Vec<(i64, f6
     pairs.extend(within.map(|(&time, &raw)| (time, f64::from_bits(raw))));
 }
 
-fn places_kind(schema: &Schema, column: usize) -> Kind {
+fn kind_of(schema: &Schema, column: usize) -> Kind {
     schema.columns.get(column).map_or(Kind::Float, |column| column.kind)
 }
 

@@ -1,0 +1,203 @@
+//! Sealing: rows of memory become blocks of a segment, a few sources a tick.
+//!
+//! A job takes all rows before its cut. A source's rows are encoded and stand in memory as one
+//! young block until the segment is synced; only then are they let go of. Rows that come while
+//! the job runs, late ones too, are not in it: they wait for the next.
+
+use super::StoreError;
+use super::block::{
+    Block, Content, Data, GROUP, LEVEL_SEALED, LEVEL_YOUNG, Meta, ROWS_MAX, encode,
+};
+use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState};
+use super::segment::{Segment, SegmentWriter};
+use std::path::PathBuf;
+use std::sync::Arc;
+use strobe_wire::limits::SECTION_COLUMNS_MAX;
+use strobe_wire::schema::{Column, Kind, Schema};
+
+/// A seal that is under way.
+#[derive(Debug)]
+pub(super) struct SealJob {
+    pub(super) cut_ms: i64,
+    wal_through: u64,
+    rest: Vec<Arc<Source>>,
+    out: SegmentWriter,
+    /// (source, schema, block) in the segment.
+    done: Vec<(Arc<Source>, u64, Arc<Vec<u8>>)>,
+}
+
+impl SealJob {
+    pub(super) fn new(
+        path: PathBuf,
+        cut_ms: i64,
+        wal_through: u64,
+        mut sources: Vec<Arc<Source>>,
+    ) -> Result<Self, StoreError> {
+        // Taken from the end, so that they stand in the file in ascending order.
+        sources.sort_by_key(|source| std::cmp::Reverse(source.id));
+        let out = SegmentWriter::new(path, 0)?;
+        Ok(Self { cut_ms, wal_through, rest: sources, out, done: Vec::new() })
+    }
+
+    /// Seals the next sources; true when none is left.
+    pub(super) fn step(&mut self, sources: usize) -> Result<bool, StoreError> {
+        for _ in 0..sources {
+            let Some(source) = self.rest.pop() else { return Ok(true) };
+            let mut blocks = Vec::new();
+            let labels = {
+                let mut state = source.write();
+                seal_remote(source.id, &mut state, self.cut_ms);
+                for (&id, section) in &mut state.sections {
+                    seal_rows(source.id, id, section, self.cut_ms)?;
+                    let own = section
+                        .young
+                        .iter()
+                        .map(|block| (id, Arc::clone(&section.schema), Arc::clone(block)));
+                    blocks.extend(own);
+                }
+                Arc::clone(&state.labels)
+            };
+            for (id, schema, block) in blocks {
+                self.out.block(&labels, &schema, &block)?;
+                self.done.push((Arc::clone(&source), id, block));
+            }
+        }
+        Ok(self.rest.is_empty())
+    }
+
+    /// Syncs the segment; `None` if there was nothing to seal. Then [`release`] lets go of the
+    /// rows, after the segment is visible.
+    pub(super) fn finish(self) -> Result<(Option<Segment>, Done), StoreError> {
+        let done = Done { blocks: self.done };
+        let segment = if self.out.is_empty() {
+            None
+        } else {
+            Some(self.out.finish(self.cut_ms, self.wal_through)?)
+        };
+        Ok((segment, done))
+    }
+
+    pub(super) fn wal_through(&self) -> u64 {
+        self.wal_through
+    }
+}
+
+/// The blocks that now lie in a segment.
+#[derive(Debug)]
+pub(super) struct Done {
+    blocks: Vec<(Arc<Source>, u64, Arc<Vec<u8>>)>,
+}
+
+impl Done {
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Lets go of them; returns the bytes.
+    pub(super) fn release(self) -> usize {
+        let mut bytes = 0;
+        for (source, schema, block) in self.blocks {
+            if let Some(section) = source.write().sections.get_mut(&schema) {
+                section.young.retain(|young| !Arc::ptr_eq(young, &block));
+                bytes += block.len();
+            }
+        }
+        bytes
+    }
+}
+
+/// Encodes a section's plain rows into a young block if there are many.
+pub(super) fn make_young(source: u128, id: u64, section: &mut Section) {
+    if section.rows.len() < YOUNG_ROWS {
+        return;
+    }
+    let rows = std::mem::replace(&mut section.rows, Rows::new(section.schema.columns.len()));
+    section.young.push(Arc::new(encode_rows(source, id, section, rows, LEVEL_YOUNG)));
+}
+
+/// Makes one block of everything before the cut, and plain rows of the rest.
+fn seal_rows(source: u128, id: u64, section: &mut Section, cut_ms: i64) -> Result<(), StoreError> {
+    if section.own_times {
+        return Ok(());
+    }
+    let mut before = Rows::new(section.schema.columns.len());
+    let mut after = before.clone();
+    for young in &section.young {
+        let rows = decode_rows(young).map_err(|why| StoreError::Corrupt {
+            path: PathBuf::from("memory"),
+            offset: 0,
+            why,
+        })?;
+        rows.split(cut_ms, &mut before, &mut after);
+    }
+    section.rows.split(cut_ms, &mut before, &mut after);
+    section.young.clear();
+    section.rows = after;
+    // A block's rows are bounded; what a flood of late rows leaves over is further blocks.
+    before.sort();
+    for rows in before.pieces(ROWS_MAX) {
+        section.young.push(Arc::new(encode_rows(source, id, section, rows, LEVEL_SEALED)));
+    }
+    Ok(())
+}
+
+/// Moves remote-write samples before the cut into blocks of sorted series.
+fn seal_remote(source: u128, state: &mut SourceState, cut_ms: i64) {
+    let mut series: Vec<(SeriesName, RemoteColumn)> = Vec::new();
+    state.remote.retain(|name, column| {
+        let taken = column.take_before(cut_ms);
+        if !taken.times.is_empty() {
+            series.push((name.clone(), taken));
+        }
+        !column.times.is_empty()
+    });
+    series.sort_by(|a, b| a.0.cmp(&b.0));
+    for chunk in series.chunks(SECTION_COLUMNS_MAX) {
+        let columns = chunk.iter().map(|(name, _)| Column {
+            name: name.name.clone(),
+            labels: name.labels.clone(),
+            kind: Kind::Float,
+        });
+        let schema = Arc::new(Schema { section: REMOTE.to_owned(), columns: columns.collect() });
+        let id = schema.id().0;
+        let kinds = vec![Kind::Float; chunk.len()];
+        let columns: Vec<RemoteColumn> = chunk.iter().map(|(_, column)| column.clone()).collect();
+        let meta = Meta { source, schema: id, step_ms: 0 };
+        let bytes = encode(&meta, Content::Own(&columns), &kinds, LEVEL_SEALED);
+        let span = columns.iter().flat_map(|column| &column.times).copied();
+        let (first, last) = span.fold((i64::MAX, i64::MIN), |s, t| (s.0.min(t), s.1.max(t)));
+        let section = state.section(id, &schema);
+        section.widen(first, last);
+        section.young.push(Arc::new(bytes));
+    }
+}
+
+fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: i32) -> Vec<u8> {
+    rows.sort();
+    let kinds: Vec<Kind> = section.schema.columns.iter().map(|column| column.kind).collect();
+    let meta = Meta { source, schema: id, step_ms: 0 };
+    encode(&meta, Content::Rows(&rows), &kinds, level)
+}
+
+pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
+    let block = Block::open(Data::Memory(bytes))?;
+    let (times, valid) = (block.times()?, block.validity()?);
+    let mut rows = Rows::blank(block.columns, times.clone());
+    for index in 0..block.columns.div_ceil(GROUP) {
+        let group = block.group(index)?;
+        for column in index * GROUP..block.columns.min((index + 1) * GROUP) {
+            let mut row = 0;
+            block.column(&group, column, &times, &valid, &mut |time, raw| {
+                // Ascending in both, so one walk.
+                while times.get(row).is_some_and(|at| *at != time) {
+                    row += 1;
+                }
+                rows.set(row, column, raw);
+            })?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Rows kept plain: a minute at 1 Hz.
+const YOUNG_ROWS: usize = 60;

@@ -1,0 +1,252 @@
+//! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
+
+use super::StoreError;
+use super::local::{Shared, Writer, Written};
+use super::rollup::{HOURS, Level, MINUTES, RollupJob};
+use super::seal::SealJob;
+use super::segment::io;
+use std::fs;
+use std::sync::Arc;
+
+/// What is under way, and when what is next.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    seal: Option<SealJob>,
+    rollup: Option<RollupJob>,
+    /// Everything before this was sealed when its time came.
+    sealed_ms: i64,
+    /// Start of the next window of each level; `None` until there is a segment to start from.
+    minutes_ms: Option<i64>,
+    hours_ms: Option<i64>,
+    /// Next look at retention and memory.
+    look_ms: i64,
+    /// Not before this after a failure.
+    retry_ms: i64,
+}
+
+impl Upkeep {
+    pub(super) fn new(shared: &Shared, now_ms: i64) -> Self {
+        let next = |level: Level| {
+            let segments = shared.segments();
+            let last = segments.iter().filter(|s| s.step_ms == level.step_ms).map(|s| s.last_ms);
+            // A rollup's last row stands at the end of its step.
+            last.max()
+                .map(|last| (last - 1).div_euclid(level.window_ms) * level.window_ms)
+                .map(|start| start + level.window_ms)
+        };
+        Self {
+            seal: None,
+            rollup: None,
+            sealed_ms: i64::MIN,
+            minutes_ms: next(MINUTES),
+            hours_ms: next(HOURS),
+            look_ms: now_ms,
+            retry_ms: i64::MIN,
+        }
+    }
+
+    /// What changes as long as there is something left to do.
+    pub(super) fn progress(&self) -> (bool, i64, Option<i64>, Option<i64>) {
+        let busy = self.seal.is_some() || self.rollup.is_some();
+        (busy, self.sealed_ms, self.minutes_ms, self.hours_ms)
+    }
+}
+
+pub(super) fn tick(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
+    if now_ms < writer.upkeep.retry_ms {
+        return Ok(());
+    }
+    let sealed_ms = writer.upkeep.sealed_ms;
+    let result = act(writer, now_ms);
+    if result.is_err() {
+        // Whatever was under way is begun again: its rows are in memory and in the WAL.
+        writer.upkeep.seal = None;
+        writer.upkeep.rollup = None;
+        writer.upkeep.sealed_ms = sealed_ms.min(now_ms - SEAL_MS);
+        writer.upkeep.retry_ms = now_ms + RETRY_MS;
+    }
+    result
+}
+
+fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
+    if writer.upkeep.look_ms <= now_ms {
+        writer.upkeep.look_ms = now_ms + LOOK_MS;
+        retain(writer, now_ms)?;
+    }
+    if writer.upkeep.seal.is_some() {
+        return step_seal(writer);
+    }
+    let window = (now_ms - SEAL_DELAY_MS).div_euclid(SEAL_MS) * SEAL_MS;
+    let head = writer.shared.count(|_| ()).head_bytes;
+    if usize::try_from(head).unwrap_or(usize::MAX) > writer.shared.config.head_bytes_max {
+        return start_seal(writer, i64::MAX);
+    }
+    if writer.upkeep.sealed_ms < window {
+        writer.upkeep.sealed_ms = window;
+        return start_seal(writer, window);
+    }
+    if writer.upkeep.rollup.is_some() {
+        return step_rollup(writer);
+    }
+    start_rollup(writer, now_ms)
+}
+
+fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
+    // What is appended must be in memory before its WAL file is closed.
+    writer.commit_now()?;
+    let through = writer.journal.rotate()?;
+    writer.written = Written::default();
+    let path = writer.shared.segment_path("raw")?;
+    let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
+    writer.upkeep.seal = Some(job);
+    step_seal(writer)
+}
+
+fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
+    let Some(mut job) = writer.upkeep.seal.take() else { return Ok(()) };
+    // A job that fails is dropped: its rows are in memory still and go into the next one.
+    if !job.step(SOURCES_A_TICK)? {
+        writer.upkeep.seal = Some(job);
+        return Ok(());
+    }
+    let (cut_ms, through) = (job.cut_ms, job.wal_through());
+    let (segment, done) = job.finish()?;
+    if let Some(segment) = segment {
+        writer.shared.add_segment(segment);
+    }
+    let blocks = u64::try_from(done.len()).unwrap_or(0);
+    done.release();
+    writer.shared.count(|counts| counts.blocks_sealed += blocks);
+    measure(&writer.shared);
+    for number in writer.journal.closed().to_vec() {
+        let last = writer.wal_last_ms.get(&number).copied();
+        if number <= through && last.is_none_or(|last| last < cut_ms) {
+            writer.journal.remove(number)?;
+            writer.wal_last_ms.remove(&number);
+        }
+    }
+    Ok(())
+}
+
+fn start_rollup(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
+    let segments = writer.shared.segments();
+    let first = |step: u32, level: Level| {
+        let of = segments.iter().filter(|segment| segment.step_ms == step);
+        let first = of.map(|segment| segment.first_ms).min();
+        first.map(|first| first.div_euclid(level.window_ms) * level.window_ms)
+    };
+    let minutes = writer.upkeep.minutes_ms.or_else(|| first(0, MINUTES));
+    let hours = writer.upkeep.hours_ms.or_else(|| first(MINUTES.step_ms, HOURS));
+    let sealed_ms = writer.upkeep.sealed_ms.min(now_ms);
+    let minutes_done = minutes.unwrap_or(i64::MIN);
+    for (level, start, done_ms) in [(MINUTES, minutes, sealed_ms), (HOURS, hours, minutes_done)] {
+        let Some(start) = start else { continue };
+        let end = start.saturating_add(level.window_ms);
+        if done_ms < end {
+            continue;
+        }
+        let overlaps = |first: i64, last: i64| first <= end && start <= last;
+        let of = segments.iter().filter(|s| s.step_ms == level.from_ms);
+        let of: Vec<_> = of.filter(|s| overlaps(s.first_ms, s.last_ms)).cloned().collect();
+        let kind = if level == MINUTES { "min" } else { "hour" };
+        let path = writer.shared.segment_path(kind)?;
+        let sources = writer.shared.sources();
+        writer.upkeep.rollup = Some(RollupJob::new(path, level, start, of, sources)?);
+        return step_rollup(writer);
+    }
+    Ok(())
+}
+
+fn step_rollup(writer: &mut Writer) -> Result<(), StoreError> {
+    let Some(mut job) = writer.upkeep.rollup.take() else { return Ok(()) };
+    if !job.step(SOURCES_A_TICK)? {
+        writer.upkeep.rollup = Some(job);
+        return Ok(());
+    }
+    let next = job.start_ms + job.level.window_ms;
+    if job.level == MINUTES {
+        writer.upkeep.minutes_ms = Some(next);
+    } else {
+        writer.upkeep.hours_ms = Some(next);
+    }
+    if let Some(segment) = job.finish()? {
+        writer.shared.add_segment(segment);
+    }
+    Ok(())
+}
+
+/// Removes segments by age, then the oldest by size, and forgets sections without samples.
+fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
+    let config = writer.shared.config.clone();
+    let keep_ms = |step: u32| match step {
+        0 => config.raw_retention_ms,
+        step if step == HOURS.step_ms => config.hour_retention_ms,
+        _ => config.minute_retention_ms,
+    };
+    let segments = writer.shared.segments();
+    let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut removed = false;
+    for segment in &segments {
+        let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
+        let over = config.bytes_max < bytes;
+        if !expired && !over {
+            continue;
+        }
+        writer.shared.remove_segment(&segment.path);
+        fs::remove_file(&segment.path).map_err(io("remove", &segment.path))?;
+        bytes = bytes.saturating_sub(segment.bytes);
+        removed = true;
+        writer.shared.count(|counts| {
+            if expired {
+                counts.segments_expired += 1;
+            } else {
+                counts.segments_capped += 1;
+            }
+        });
+    }
+    if removed {
+        forget(&writer.shared);
+    }
+    if LOADED_MAX < segments.len() {
+        segments.iter().for_each(|segment| segment.unload());
+    }
+    measure(&writer.shared);
+    Ok(())
+}
+
+/// Forgets sections that end before everything that is stored.
+fn forget(shared: &Arc<Shared>) {
+    let oldest = shared.segments().iter().map(|segment| segment.first_ms).min();
+    for source in shared.sources() {
+        source.write().sections.retain(|_, section| {
+            0 < section.rows.len()
+                || !section.young.is_empty()
+                || oldest.is_some_and(|oldest| oldest <= section.span.1)
+        });
+    }
+}
+
+/// Counts the bytes of unsealed rows.
+fn measure(shared: &Shared) {
+    let mut bytes = 0;
+    for source in shared.sources() {
+        let state = source.read();
+        for section in state.sections.values() {
+            bytes += section.rows.bytes();
+            bytes += section.young.iter().map(|block| block.len()).sum::<usize>();
+        }
+        bytes += state.remote.values().map(|column| column.bytes()).sum::<usize>();
+    }
+    shared.count(|counts| counts.head_bytes = u64::try_from(bytes).unwrap_or(u64::MAX));
+}
+
+/// Blocks are of ten minutes, aligned to wall time.
+const SEAL_MS: i64 = 600_000;
+/// Rows may come this late and still be in their block.
+const SEAL_DELAY_MS: i64 = 30_000;
+const LOOK_MS: i64 = 2_000;
+const RETRY_MS: i64 = 10_000;
+/// Sources sealed or rolled up in one tick: about 10 ms of work.
+const SOURCES_A_TICK: usize = 8;
+/// Segments whose files and indexes stay open.
+const LOADED_MAX: usize = 128;
