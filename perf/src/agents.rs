@@ -191,8 +191,7 @@ fn collectd_file(dir: &Path) -> io::Result<PathBuf> {
         "Interval 1\nBaseDir \"{0}\"\nPIDFile \"{0}/collectd.pid\"\nFQDNLookup false\n",
         dir.display()
     );
-    for plugin in ["cpu", "load", "memory", "swap", "vmem", "disk", "df", "interface", "processes"]
-    {
+    for plugin in ["cpu", "load", "memory", "swap", "vmem", "disk", "df", "interface"] {
         text += &format!("LoadPlugin {plugin}\n");
     }
     let file = dir.join("collectd.conf");

@@ -8,9 +8,9 @@ use std::fs;
 pub fn cpu_ns(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let ticks = ticks_of(&stat)?.checked_mul(1_000_000_000 / CLOCK_TICKS)?;
-    let Some(running) = threads_ns(pid) else { return Some(ticks) };
-    // Threads that ended are only in `stat`, which is coarse; the greater one is nearer.
-    Some(running.max(ticks))
+    // Never the one now and the other later: `stat` counts in steps of 10 ms. What threads that
+    // ended have used is in `stat` only; the processes measured here keep theirs.
+    Some(threads_ns(pid).unwrap_or(ticks))
 }
 
 /// Proportional set size, KiB.
