@@ -1,0 +1,252 @@
+//! Strobe's agent beside node_exporter and collectd: started together, measured over the same
+//! seconds, so that what the machine does besides weighs on all alike.
+//!
+//! Each is asked for one sample a second: node_exporter by one scrape, collectd by its interval,
+//! Strobe's agent by its own tick. CPU is all of the process's, from /proc; memory is PSS at the end.
+
+use crate::process;
+use crate::report::{Table, median};
+use crate::run;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// What to compare.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// Strobe's agent, if it is there.
+    pub strobe: Option<PathBuf>,
+    /// More arguments for it (`--broker …`).
+    pub strobe_arguments: Vec<String>,
+    /// node_exporter, if it is there.
+    pub node_exporter: Option<PathBuf>,
+    /// collectd, if it is there.
+    pub collectd: Option<PathBuf>,
+    /// Samples a run.
+    pub ticks: u32,
+    /// Runs; medians are over these.
+    pub runs: u32,
+    /// Where state and configuration files may go; removed by the caller.
+    pub dir: PathBuf,
+}
+
+/// What one agent cost in one run.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    cpu_us_per_tick: f64,
+    pss_kib: u64,
+    threads: u64,
+}
+
+/// A started agent; it is ended by its id when this is dropped.
+struct Running {
+    name: &'static str,
+    child: Child,
+    /// Where it wants to be asked once a second, if it does.
+    scrape: Option<u16>,
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+/// An agent cannot be started, or it ended while it was measured.
+pub fn compare(comparison: &Comparison) -> io::Result<(Value, Table)> {
+    let mut costs: Vec<(&'static str, Vec<Cost>)> = Vec::new();
+    for turn in 0..comparison.runs {
+        for (name, cost) in once(comparison, turn)? {
+            match costs.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, costs)) => costs.push(cost),
+                None => costs.push((name, vec![cost])),
+            }
+        }
+    }
+    Ok(summary(&costs, comparison))
+}
+
+fn once(comparison: &Comparison, turn: u32) -> io::Result<Vec<(&'static str, Cost)>> {
+    let dir = comparison.dir.join(format!("run-{turn}"));
+    fs::create_dir_all(&dir)?;
+    let mut running = Vec::new();
+    if let Some(path) = &comparison.strobe {
+        let port = free_port()?;
+        let mut command = Command::new(path);
+        command.arg("--dir").arg(dir.join("agent")).args(&comparison.strobe_arguments);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        running.push(spawn("strobe-agent", command, None)?);
+    }
+    if let Some(path) = &comparison.node_exporter {
+        let port = free_port()?;
+        let mut command = Command::new(path);
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        running.push(spawn("node_exporter", command, Some(port))?);
+    }
+    if let Some(path) = &comparison.collectd {
+        let file = collectd_file(&dir)?;
+        let mut command = Command::new(path);
+        command.arg("-f").arg("-C").arg(file);
+        running.push(spawn("collectd", command, None)?);
+    }
+    measure(&mut running, comparison.ticks)
+}
+
+fn measure(running: &mut [Running], ticks: u32) -> io::Result<Vec<(&'static str, Cost)>> {
+    let warm = run::now() + WARM_UP;
+    for second in 1..=WARM_UP.as_secs() {
+        run::sleep_until(warm - WARM_UP + Duration::from_secs(second));
+        scrape_all(running)?;
+    }
+    let before = cpu_of(running)?;
+    for tick in 1..=ticks {
+        // Half a second off the scrapes, the end is away from everybody's work.
+        run::sleep_until(warm + Duration::from_millis(500) + Duration::from_secs(1) * (tick - 1));
+        scrape_all(running)?;
+    }
+    run::sleep_until(warm + Duration::from_secs(1) * ticks);
+    let after = cpu_of(running)?;
+    let costs = running.iter().zip(before.iter().zip(&after));
+    costs
+        .map(|(one, (before, after))| {
+            let pid = one.child.id();
+            let us = Duration::from_nanos(after.saturating_sub(*before)).as_secs_f64() * 1e6;
+            let gone = || io::Error::other(format!("{} has ended", one.name));
+            let cost = Cost {
+                cpu_us_per_tick: us / f64::from(ticks),
+                pss_kib: process::pss_kib(pid).ok_or_else(gone)?,
+                threads: process::threads(pid).ok_or_else(gone)?,
+            };
+            Ok((one.name, cost))
+        })
+        .collect()
+}
+
+fn cpu_of(running: &mut [Running]) -> io::Result<Vec<u64>> {
+    let ended = |one: &Running| io::Error::other(format!("{} ended by itself", one.name));
+    running
+        .iter_mut()
+        .map(|one| match one.child.try_wait()? {
+            Some(_) => Err(ended(one)),
+            None => process::cpu_ns(one.child.id()).ok_or_else(|| ended(one)),
+        })
+        .collect()
+}
+
+fn scrape_all(running: &[Running]) -> io::Result<()> {
+    for port in running.iter().filter_map(|one| one.scrape) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body)?;
+        if !body.starts_with(b"HTTP/1.1 200") {
+            return Err(io::Error::other("node_exporter does not answer 200"));
+        }
+    }
+    Ok(())
+}
+
+fn summary(costs: &[(&'static str, Vec<Cost>)], comparison: &Comparison) -> (Value, Table) {
+    let middle = |costs: &[Cost], of: &dyn Fn(&Cost) -> f64| {
+        median(&costs.iter().map(of).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+    };
+    let strobe = costs.iter().find(|(name, _)| *name == "strobe-agent").map(|(_, costs)| costs);
+    let mut rows = Vec::new();
+    let mut agents = Vec::new();
+    for (name, costs) in costs {
+        let cpu = middle(costs, &|cost| cost.cpu_us_per_tick);
+        let pss = middle(costs, &|cost| cost.pss_kib as f64);
+        let threads = middle(costs, &|cost| cost.threads as f64);
+        // Each ratio is within one run, where both had the same seconds.
+        let ratio = strobe.and_then(|strobe| {
+            let pairs = costs.iter().zip(strobe);
+            median(&pairs.map(|(a, b)| a.cpu_us_per_tick / b.cpu_us_per_tick).collect::<Vec<_>>())
+        });
+        let shown = ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.1}"));
+        rows.push(vec![
+            (*name).into(),
+            format!("{cpu:.0}"),
+            shown,
+            format!("{:.1}", pss / 1024.0),
+            format!("{threads:.0}"),
+        ]);
+        agents.push(json!({
+            "name": name, "cpu_us_per_tick": cpu, "cpu_over_strobe": ratio,
+            "pss_kib": pss, "threads": threads,
+            "runs": costs.iter().map(|cost| cost.cpu_us_per_tick).collect::<Vec<_>>(),
+        }));
+    }
+    let head = ["agent", "CPU µs a tick", "× strobe-agent", "PSS MiB", "threads"];
+    let table = Table { head: head.map(String::from).to_vec(), rows };
+    let value = json!({ "what": "agents", "ticks": comparison.ticks, "runs": comparison.runs, "agents": agents });
+    (value, table)
+}
+
+/// A configuration with the plugins nearest to what the others read, and no output.
+fn collectd_file(dir: &Path) -> io::Result<PathBuf> {
+    let mut text = format!(
+        "Interval 1\nBaseDir \"{0}\"\nPIDFile \"{0}/collectd.pid\"\nFQDNLookup false\n",
+        dir.display()
+    );
+    for plugin in ["cpu", "load", "memory", "swap", "vmem", "disk", "df", "interface"] {
+        text += &format!("LoadPlugin {plugin}\n");
+    }
+    let file = dir.join("collectd.conf");
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+fn spawn(name: &'static str, mut command: Command, scrape: Option<u16>) -> io::Result<Running> {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|why| io::Error::new(why.kind(), format!("starting {name}: {why}")))?;
+    Ok(Running { name, child, scrape })
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already; either way its exit is waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const WARM_UP: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_within_a_run_and_medians_over_runs() {
+        let cost = |cpu_us_per_tick| Cost { cpu_us_per_tick, pss_kib: 2048, threads: 2 };
+        let comparison = Comparison {
+            strobe: None,
+            strobe_arguments: Vec::new(),
+            node_exporter: None,
+            collectd: None,
+            ticks: 1,
+            runs: 3,
+            dir: PathBuf::new(),
+        };
+        let costs = [
+            ("strobe-agent", vec![cost(100.0), cost(200.0), cost(100.0)]),
+            ("node_exporter", vec![cost(1000.0), cost(4000.0), cost(3000.0)]),
+        ];
+        let (value, table) = summary(&costs, &comparison);
+        assert_eq!(value["agents"][1]["cpu_us_per_tick"], 3000.0);
+        assert_eq!(value["agents"][1]["cpu_over_strobe"], 20.0);
+        assert_eq!(table.rows[0], ["strobe-agent", "100", "1.0", "2.0", "2"]);
+    }
+}

@@ -1,0 +1,346 @@
+//! One simulated agent: a state machine like the real uplink's, with a row maker in place of the
+//! sampler.
+//!
+//! ```text
+//! Waiting ──until──▶ Dialling ──Connected──▶ Greeting ──Welcome──▶ Open
+//!    ▲                  │                       │                    │
+//!    └──────────────────┴────── Closed ─────────┴────────────────────┘
+//! ```
+//!
+//! A frame is kept until the broker acknowledges its (boot, seq); what is not acknowledged when
+//! a connection ends is sent again on the next. When [`UNACKED_MAX`] frames wait, the newest tick
+//! is not made, and counted ([`Tally::refused`]). Latency counts from when a tick was *due*, so a
+//! generator that falls behind does not flatter the broker.
+
+use crate::rows::{self, Values};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strobe_wire::ids::{BootId, HostId, SchemaId};
+use strobe_wire::link::{Alpn, ConnId, Dial, Event, Link, Received, StreamId};
+use strobe_wire::message::{Hello, Incoming, Message, Reader, encode};
+use strobe_wire::schema::Schema;
+
+/// What all agents of a run share.
+#[derive(Debug)]
+pub struct Plan {
+    /// The broker.
+    pub broker: SocketAddr,
+    /// Series a host.
+    pub series: usize,
+    /// Time between two ticks.
+    pub interval: Duration,
+    /// The sections' schemas, by name and encoded.
+    pub schemas: Vec<(SchemaId, Bytes)>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Tally {
+    /// Frames made.
+    pub made: u64,
+    /// Frames acknowledged.
+    pub acked: u64,
+    /// Ticks not made, because too much was unacknowledged.
+    pub refused: u64,
+    /// Bytes given to streams the first time.
+    pub bytes: u64,
+    /// Connections that ended before their time.
+    pub closed: u64,
+    /// Frames sent a second time.
+    pub resent: u64,
+    /// Agents that were welcomed at least once.
+    pub welcomed: u64,
+    /// What the broker or the link said when it ended one; the first few.
+    pub reasons: Vec<String>,
+    /// Due → acknowledged, µs.
+    pub ack_us: Histogram<u64>,
+}
+
+/// One agent.
+#[derive(Debug)]
+pub struct Agent {
+    plan: Arc<Plan>,
+    host: HostId,
+    boot: BootId,
+    state: State,
+    reader: Reader,
+    out: VecDeque<Bytes>,
+    unacked: VecDeque<Unacked>,
+    values: Values,
+    seq: u64,
+    due: Option<Instant>,
+    welcomed: bool,
+}
+
+#[derive(Debug)]
+struct Unacked {
+    seq: u64,
+    due: Instant,
+    message: Bytes,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Waiting(Instant),
+    Dialling,
+    Greeting(ConnId, StreamId),
+    Open(ConnId, StreamId),
+}
+
+impl Plan {
+    /// For `series` series a host.
+    #[must_use]
+    pub fn new(broker: SocketAddr, series: usize, interval: Duration) -> Self {
+        let schemas = rows::schemas(series);
+        let encoded = |schema: &Schema| (schema.id(), encode(&Message::Schema(schema.clone())));
+        Self { broker, series, interval, schemas: schemas.iter().map(encoded).collect() }
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        let ack_us = Histogram::new_with_bounds(1, ACK_US_MAX, 3).expect("fixed, valid bounds");
+        Self {
+            made: 0,
+            acked: 0,
+            refused: 0,
+            bytes: 0,
+            closed: 0,
+            resent: 0,
+            welcomed: 0,
+            reasons: Vec::new(),
+            ack_us,
+        }
+    }
+}
+
+impl Agent {
+    /// An agent that dials at `dial_at`; it makes no rows before [`Self::start`].
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, host: HostId, boot: BootId, dial_at: Instant) -> Self {
+        let [_, _, _, _, _, _, _, _, seed @ ..] = host.0.to_le_bytes();
+        let values = Values::new(plan.series, u64::from_le_bytes(seed));
+        Self {
+            plan,
+            host,
+            boot,
+            state: State::Waiting(dial_at),
+            reader: Reader::default(),
+            out: VecDeque::new(),
+            unacked: VecDeque::new(),
+            values,
+            seq: 0,
+            due: None,
+            welcomed: false,
+        }
+    }
+
+    /// Makes rows from `first` on.
+    pub fn start(&mut self, first: Instant) {
+        self.due = Some(first);
+    }
+
+    /// Makes no more rows; what is unacknowledged is still seen through.
+    pub fn stop(&mut self) {
+        self.due = None;
+    }
+
+    /// Frames made and not acknowledged.
+    #[must_use]
+    pub fn unacked(&self) -> usize {
+        self.unacked.len()
+    }
+
+    /// When [`Self::act`] has something to do at the latest, the link apart.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Instant> {
+        match (self.state, self.due) {
+            (State::Waiting(until), Some(due)) => Some(until.min(due)),
+            (State::Waiting(until), None) => Some(until),
+            (_, due) => due,
+        }
+    }
+
+    /// Does what `now` asks for: events, dialling, rows, and everything on to the stream.
+    pub fn act(&mut self, now: Instant, wall_ns: i64, link: &mut Link, tally: &mut Tally) {
+        while let Some(event) = link.poll() {
+            self.on_event(now, link, &event, tally);
+        }
+        if let State::Waiting(until) = self.state
+            && until <= now
+        {
+            match link.connect(now, self.plan.broker, &Dial::With(Alpn::Agent)) {
+                Ok(_) => self.state = State::Dialling,
+                Err(why) => self.lost(now, &why.to_string(), tally),
+            }
+        }
+        while let Some(due) = self.due
+            && due <= now
+        {
+            self.due = Some(due + self.plan.interval);
+            self.tick(due, wall_ns, tally);
+        }
+        self.send(link);
+    }
+
+    fn tick(&mut self, due: Instant, wall_ns: i64, tally: &mut Tally) {
+        if UNACKED_MAX < self.unacked.len() + self.plan.schemas.len() {
+            tally.refused += 1;
+            return;
+        }
+        self.values.tick();
+        for ((schema, _), values) in self.plan.schemas.iter().zip(self.values.sections()) {
+            self.seq += 1;
+            let row = (*schema, values);
+            let message = rows::message(self.host, self.boot, self.seq, wall_ns, row);
+            tally.made += 1;
+            tally.bytes += message.len() as u64;
+            if matches!(self.state, State::Open(..)) {
+                self.out.push_back(message.clone());
+            }
+            self.unacked.push_back(Unacked { seq: self.seq, due, message });
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, link: &mut Link, event: &Event, tally: &mut Tally) {
+        match event {
+            Event::Connected { conn, .. } => {
+                let Some(stream) = link.open(*conn) else {
+                    link.close(now, *conn, "no stream");
+                    return self.lost(now, "the broker allows no stream", tally);
+                };
+                self.state = State::Greeting(*conn, stream);
+                self.reader = Reader::default();
+                self.out.clear();
+                self.out.push_back(encode(&Message::Hello(self.hello())));
+                self.out.extend(self.plan.schemas.iter().map(|(_, bytes)| bytes.clone()));
+            }
+            Event::Readable { .. } => self.read(now, link, tally),
+            Event::Closed { why, .. } => self.lost(now, &why.to_string(), tally),
+            Event::Opened { .. } | Event::Writable { .. } | Event::Room { .. } => {}
+        }
+    }
+
+    fn read(&mut self, now: Instant, link: &mut Link, tally: &mut Tally) {
+        let (State::Greeting(conn, stream) | State::Open(conn, stream)) = self.state else {
+            return;
+        };
+        loop {
+            let received = link.recv(conn, stream, &mut self.reader);
+            loop {
+                match self.reader.next() {
+                    Ok(Some(Incoming::Control(message))) => {
+                        self.on_message(now, &message, conn, stream, tally);
+                    }
+                    Ok(Some(Incoming::Frame(_))) => {}
+                    Ok(None) => break,
+                    Err(why) => {
+                        link.close(now, conn, "malformed");
+                        return self.lost(now, &why.to_string(), tally);
+                    }
+                }
+            }
+            match received {
+                Ok(Received::More) => {}
+                Ok(Received::Blocked) => return,
+                Ok(Received::Finished) | Err(_) => {
+                    link.close(now, conn, "the stream has ended");
+                    return self.lost(now, "the broker ended the stream", tally);
+                }
+            }
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        conn: ConnId,
+        stream: StreamId,
+        tally: &mut Tally,
+    ) {
+        match message {
+            Message::Welcome { stored_seq, .. } => {
+                self.acked(now, *stored_seq, tally);
+                self.state = State::Open(conn, stream);
+                if self.welcomed {
+                    tally.resent += self.unacked.len() as u64;
+                } else {
+                    self.welcomed = true;
+                    tally.welcomed += 1;
+                }
+                self.out.extend(self.unacked.iter().map(|waiting| waiting.message.clone()));
+            }
+            Message::Ack { boot, seq } if *boot == self.boot.0 => self.acked(now, *seq, tally),
+            Message::Refused { why } => tally.reason(why),
+            Message::Redirect { broker } => tally.reason(&format!("redirected to {broker}")),
+            _ => {}
+        }
+    }
+
+    fn acked(&mut self, now: Instant, through: u64, tally: &mut Tally) {
+        while let Some(first) = self.unacked.front()
+            && first.seq <= through
+        {
+            let us = now.saturating_duration_since(first.due).as_micros();
+            tally.ack_us.saturating_record(u64::try_from(us).unwrap_or(u64::MAX).max(1));
+            tally.acked += 1;
+            self.unacked.pop_front();
+        }
+    }
+
+    fn send(&mut self, link: &mut Link) {
+        let (State::Greeting(conn, stream) | State::Open(conn, stream)) = self.state else {
+            return;
+        };
+        if self.out.is_empty() {
+            return;
+        }
+        // An error is followed by `Closed`, which sees to it.
+        let _ = link.send(conn, stream, self.out.make_contiguous());
+        while self.out.front().is_some_and(Bytes::is_empty) {
+            self.out.pop_front();
+        }
+    }
+
+    fn lost(&mut self, now: Instant, why: &str, tally: &mut Tally) {
+        tally.closed += 1;
+        tally.reason(why);
+        self.out.clear();
+        self.state = State::Waiting(now + REDIAL);
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            host: self.host.0,
+            boot: self.boot.0,
+            instance: format!("load-{:08x}", self.host.0 >> 96),
+            job: "node".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: "simulated".into(),
+            labels: Vec::new(),
+            interval_ms: u64::try_from(self.plan.interval.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Tally {
+    fn reason(&mut self, why: &str) {
+        if self.reasons.len() < REASONS_MAX && !self.reasons.iter().any(|reason| reason == why) {
+            self.reasons.push(why.to_owned());
+        }
+    }
+}
+
+/// Frames that wait for their acknowledgement at once, an agent: ten minutes of one section a second.
+pub const UNACKED_MAX: usize = 600;
+/// Time until a lost agent dials again.
+const REDIAL: Duration = Duration::from_secs(1);
+/// Different reasons kept.
+const REASONS_MAX: usize = 8;
+/// Latencies above this are counted as this.
+const ACK_US_MAX: u64 = 10 * 60 * 1_000_000;

@@ -1,0 +1,362 @@
+//! The loop that drives the fleet: the only place of this crate that reads the clock.
+
+#![expect(clippy::disallowed_methods, reason = "the load generator's loop: it reads the clock")]
+
+use crate::load::{Agent, Plan, Tally};
+use crate::process;
+use mio::{Events, Interest, Poll, Token};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::link::{
+    Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
+};
+use strobe_wire::pki::{Authority, Identity, PkiError, Role, Subject};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The broker.
+    pub broker: SocketAddr,
+    /// How many hosts.
+    pub agents: usize,
+    /// Series a host.
+    pub series: usize,
+    /// How long rows are made, after all are connected.
+    pub lasting: Duration,
+    /// Time between two ticks of a host.
+    pub interval: Duration,
+    /// How long the last acknowledgements are waited for.
+    pub drain: Duration,
+    /// The broker's process, to be measured.
+    pub broker_pid: Option<u32>,
+}
+
+/// What a run found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Counts and latencies.
+    pub tally: Tally,
+    /// Frames that were never acknowledged.
+    pub lost: u64,
+    /// Seconds in which rows were made.
+    pub seconds: f64,
+    /// Seconds until all were welcomed.
+    pub connect_seconds: f64,
+    /// CPU of this process in those seconds, ns.
+    pub generator_cpu_ns: u64,
+    /// CPU of the broker in those seconds, ns.
+    pub broker_cpu_ns: Option<u64>,
+    /// Its memory at the end, KiB: proportional, resident.
+    pub broker_kib: Option<(u64, u64)>,
+}
+
+/// Why a run could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A socket or the poll.
+    #[error("{what}: {why}; is the limit of open files (ulimit -n) above the number of agents?")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The system's reason.
+        why: io::Error,
+    },
+    /// Certificates.
+    #[error("making the agents' certificates: {0}")]
+    Pki(#[from] PkiError),
+    /// A link.
+    #[error("making an agent's link: {0}")]
+    Link(#[from] LinkError),
+    /// Random numbers.
+    #[error("the system gives no randomness: {0}")]
+    Random(getrandom::Error),
+    /// Not all agents were welcomed.
+    #[error("{welcomed} of {agents} agents were welcomed in {seconds} s: {reasons:?}")]
+    Connect {
+        /// How many were.
+        welcomed: u64,
+        /// Of how many.
+        agents: usize,
+        /// How long it was waited.
+        seconds: u64,
+        /// What was heard.
+        reasons: Vec<String>,
+    },
+}
+
+struct Fleet {
+    poll: Poll,
+    events: Events,
+    members: Vec<Member>,
+    /// When to look at which member; each at most once.
+    timers: BTreeSet<(Instant, usize)>,
+    tally: Tally,
+    epoch: (Instant, SystemTime),
+}
+
+struct Member {
+    agent: Agent,
+    link: Link,
+    socket: Socket,
+    wake: Option<Instant>,
+}
+
+/// Who a simulated host is: its certificate and its ids.
+#[derive(Debug)]
+pub struct Host {
+    /// Signed by the broker's authority.
+    pub identity: Identity,
+    /// In the certificate.
+    pub host: HostId,
+    /// This life.
+    pub boot: BootId,
+}
+
+/// Certificates for `count` new hosts, signed here: a token is good for one enrolment only.
+///
+/// # Errors
+/// No randomness, or the authority cannot sign.
+pub fn hosts(authority: &Authority, count: usize) -> Result<Vec<Host>, RunError> {
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut hosts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (host, boot) = (HostId(random()?), BootId(random()?));
+        let subject = Subject { role: Role::Agent, host };
+        let identity = authority.issue(&subject, now_s, CERTIFICATE_S)?;
+        hosts.push(Host { identity, host, boot });
+    }
+    Ok(hosts)
+}
+
+/// Connects all, makes rows, and waits until everything is acknowledged (or [`Load::drain`] is over).
+///
+/// # Errors
+/// See [`RunError`]; frames that are not acknowledged are no error but [`Outcome::lost`].
+pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
+    let mut fleet = Fleet::new(load, hosts)?;
+    let began = Instant::now();
+    let patience = CONNECT + Duration::from_millis(5) * u32::try_from(load.agents).unwrap_or(0);
+    while fleet.tally.welcomed < load.agents as u64 {
+        if patience < began.elapsed() {
+            return Err(RunError::Connect {
+                welcomed: fleet.tally.welcomed,
+                agents: load.agents,
+                seconds: patience.as_secs(),
+                reasons: fleet.tally.reasons,
+            });
+        }
+        fleet.turn(began + patience)?;
+    }
+    let connect_seconds = began.elapsed().as_secs_f64();
+    let cpu = || load.broker_pid.and_then(process::cpu_ns);
+    let own = || process::cpu_ns(std::process::id()).unwrap_or(0);
+    let (broker_before, own_before) = (cpu(), own());
+    let began = Instant::now();
+    fleet.start(began, load.interval);
+    while began.elapsed() < load.lasting {
+        fleet.turn(began + load.lasting)?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let broker_cpu_ns =
+        cpu().zip(broker_before).map(|(after, before)| after.saturating_sub(before));
+    let generator_cpu_ns = own().saturating_sub(own_before);
+    let broker_kib =
+        load.broker_pid.and_then(process::pss_kib).zip(load.broker_pid.and_then(process::rss_kib));
+    fleet.stop();
+    let drained_by = Instant::now() + load.drain;
+    while fleet.unacked() != 0 && Instant::now() < drained_by {
+        fleet.turn(drained_by)?;
+    }
+    let lost = fleet.unacked();
+    fleet.close();
+    let tally = fleet.tally;
+    Ok(Outcome {
+        tally,
+        lost,
+        seconds,
+        connect_seconds,
+        generator_cpu_ns,
+        broker_cpu_ns,
+        broker_kib,
+    })
+}
+
+impl Fleet {
+    fn new(load: &Load, hosts: Vec<Host>) -> Result<Self, RunError> {
+        let epoch = (Instant::now(), SystemTime::now());
+        let plan = Arc::new(Plan::new(load.broker, load.series, load.interval));
+        let mut fleet = Self {
+            poll: Poll::new().map_err(io("making a poll"))?,
+            events: Events::with_capacity(1024),
+            members: Vec::with_capacity(hosts.len()),
+            timers: BTreeSet::new(),
+            tally: Tally::default(),
+            epoch,
+        };
+        let wall_s = epoch.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        for (index, host) in hosts.into_iter().enumerate() {
+            let dial_at = epoch.0 + DIAL_EVERY * u32::try_from(index).unwrap_or(u32::MAX);
+            let mut socket = Socket::bind(&SocketConfig {
+                bind: any_of(load.broker),
+                offload: Offload::Off,
+                batch: 1,
+                kernel_bytes: 0,
+            })
+            .map_err(io("binding an agent's socket"))?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let registry = fleet.poll.registry();
+            registry
+                .register(socket.source(), Token(index), interest)
+                .map_err(io("polling an agent's socket"))?;
+            let link = Link::new(&LinkConfig {
+                identity: Some(host.identity),
+                side: Side::Agent,
+                connections_max: 4,
+                whole_datagrams: socket.keeps_datagrams_whole(),
+                wall_s,
+                seed: None,
+            })?;
+            let agent = Agent::new(Arc::clone(&plan), host.host, host.boot, dial_at);
+            fleet.members.push(Member { agent, link, socket, wake: None });
+            fleet.schedule(index, Some(dial_at));
+        }
+        Ok(fleet)
+    }
+
+    /// Waits until something is due, at most until `until`, and does it.
+    fn turn(&mut self, until: Instant) -> Result<(), RunError> {
+        let now = Instant::now();
+        let next = self.timers.first().map_or(until, |(at, _)| (*at).min(until));
+        let wait = next.saturating_duration_since(now);
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            Err(why) if why.kind() != io::ErrorKind::Interrupted => {
+                return Err(RunError::Io { what: "polling", why });
+            }
+            _ => {}
+        }
+        let ready: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
+        for index in ready {
+            self.step(index)?;
+        }
+        // Those that are due now, once each: a step may make another timer that is due already.
+        let now = Instant::now();
+        let due: Vec<usize> =
+            self.timers.range(..=(now, usize::MAX)).map(|(_, index)| *index).collect();
+        for index in due {
+            self.step(index)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, index: usize) -> Result<(), RunError> {
+        let now = Instant::now();
+        let wall_ns = self.wall_ns(now);
+        let Some(Member { agent, link, socket, .. }) = self.members.get_mut(index) else {
+            return Ok(());
+        };
+        let received = socket.receive(now, link).map_err(io("receiving"))?;
+        link.on_timeout(now);
+        agent.act(now, wall_ns, link, &mut self.tally);
+        let sent = socket.transmit(now, link);
+        // What sending freed is told as an event, which is seen to next time at the latest.
+        let again = received == Progress::More || sent == Progress::More;
+        let next = if again {
+            Some(now)
+        } else {
+            [agent.timeout(), link.timeout()].into_iter().flatten().min()
+        };
+        self.schedule(index, next);
+        Ok(())
+    }
+
+    fn schedule(&mut self, index: usize, at: Option<Instant>) {
+        let Some(member) = self.members.get_mut(index) else { return };
+        if let Some(before) = member.wake.take() {
+            self.timers.remove(&(before, index));
+        }
+        if let Some(at) = at {
+            member.wake = Some(at);
+            self.timers.insert((at, index));
+        }
+    }
+
+    /// Spreads the hosts' ticks evenly over the interval.
+    fn start(&mut self, now: Instant, interval: Duration) {
+        let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX).max(1);
+        for index in 0..self.members.len() {
+            let offset =
+                interval.mul_f64(f64::from(u32::try_from(index).unwrap_or(0)) / f64::from(count));
+            self.members[index].agent.start(now + offset);
+            self.schedule(index, Some(now));
+        }
+    }
+
+    fn stop(&mut self) {
+        for member in &mut self.members {
+            member.agent.stop();
+        }
+    }
+
+    fn unacked(&self) -> u64 {
+        self.members.iter().map(|member| member.agent.unacked() as u64).sum()
+    }
+
+    fn close(&mut self) {
+        let now = Instant::now();
+        for Member { link, socket, .. } in &mut self.members {
+            link.close_all(now, "the run is over");
+            socket.transmit(now, link);
+        }
+    }
+
+    fn wall_ns(&self, now: Instant) -> i64 {
+        let (then, wall) = self.epoch;
+        let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + (now - then);
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Milliseconds since the epoch, for names of results.
+#[must_use]
+pub fn wall_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+/// The clock, for [`crate::agents`].
+#[must_use]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Sleeps, for [`crate::agents`].
+pub fn sleep_until(at: Instant) {
+    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
+fn any_of(broker: SocketAddr) -> SocketAddr {
+    match broker {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+fn random() -> Result<u128, RunError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(RunError::Random)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+fn io(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |why| RunError::Io { what, why }
+}
+
+/// One dials after the other: 500 handshakes a second.
+const DIAL_EVERY: Duration = Duration::from_millis(2);
+/// Time for connecting, and 5 ms an agent more.
+const CONNECT: Duration = Duration::from_secs(15);
+/// A simulated host's certificate lives a day.
+const CERTIFICATE_S: u64 = 24 * 3600;
