@@ -64,10 +64,10 @@ const MODES: [string, string][] = [
   ["system", "System"],
   ["user", "User"],
   ["nice", "Nice"],
-  ["irq", "Interrupts"],
-  ["softirq", "Soft interrupts"],
+  ["irq", "IRQ"],
+  ["softirq", "Soft IRQ"],
   ["steal", "Stolen"],
-  ["iowait", "Waiting for I/O"],
+  ["iowait", "I/O wait"],
 ];
 
 const cpuModes: Finish = (moment) => {

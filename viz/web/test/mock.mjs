@@ -9,7 +9,7 @@ import { WebSocketServer } from "ws";
 
 const dist = join(dirname(fileURLToPath(import.meta.url)), "../dist");
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
-export const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:";
+export const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 const GIB = 2 ** 30;
 
 const HOSTS = [
