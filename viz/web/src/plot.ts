@@ -137,6 +137,9 @@ export class Card {
   /** The lines to draw: all, or the largest where there are too many to tell apart. */
   private select(grid: Grid): { lines: Line[]; left: number } {
     let all = [...grid.lines].filter(([, values]) => values.some((value) => value !== null));
+    const places = new Map(all.map(([name], i) => [name, i]));
+    const idle = this.spec.mirrored ? idlers(all) : new Set<string>();
+    all = all.filter(([name]) => !idle.has(name));
     const most = this.spec.heat ? HEAT_LINES_MAX : LINES_MAX;
     const left = Math.max(0, all.length - most);
     if (left > 0) {
@@ -147,14 +150,15 @@ export class Card {
     const palette = colors();
     const free = getComputedStyle(document.documentElement).getPropertyValue("--edge-strong").trim();
     const heat = isHeat(this.spec, all.length);
-    const lines = all.map(([name, values], i) => {
+    const lines = all.map(([name, values]) => {
+      const i = places.get(name)!;
       const place = heat ? 0 : this.spec.mirrored ? i >> 1 : i;
       const dash = this.spec.mirrored && i % 2 === 1 ? [4, 3] : place >= palette.length ? [6, 3] : [];
       // What is free is ground, not matter: it gets no colour of its own.
       const color = heat ? palette[0]! : name === "Free" ? free : palette[place % palette.length]!;
       return { name, values, color, dash };
     });
-    return { lines, left };
+    return { lines, left: left + idle.size };
   }
 
   private build(data: uPlot.AlignedData, left: number): void {
@@ -165,7 +169,7 @@ export class Card {
     this.cells = entries.map((entry) => entry.querySelector(".value")!);
     this.legend.replaceChildren(...entries);
     if (isHeat(this.spec, this.lines.length)) this.legend.prepend(h("li", { class: "more" }, "Each row is a core; the stronger the colour, the busier."));
-    if (left > 0) this.legend.append(h("li", { class: "more" }, `${left} more, the quietest, are not drawn`));
+    if (left > 0) this.legend.append(h("li", { class: "more" }, `${left} more that ${left === 1 ? "is" : "are"} idle or nearly so ${left === 1 ? "is" : "are"} not drawn`));
   }
 
   private entry(line: Line): HTMLElement {
@@ -271,6 +275,13 @@ export class Card {
     const width = this.figure.clientWidth;
     if (this.plot && width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
   }
+}
+
+/** Pairs of lines that lie at zero all the time, unless all of them do. */
+function idlers(all: [string, (number | null)[]][]): Set<string> {
+  const flat = all.map(([, values]) => values.every((value) => !value));
+  const idle = all.flatMap(([name], i) => (flat[i - (i % 2)] && (flat[i - (i % 2) + 1] ?? true) ? [name] : []));
+  return new Set(idle.length < all.length ? idle : []);
 }
 
 function isHeat(spec: ChartSpec, lines: number): boolean {

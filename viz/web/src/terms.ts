@@ -95,6 +95,16 @@ export function assemble(
   return { times, lines };
 }
 
+/** Forgets the end of which nothing is known: live points belong there, whatever the clocks say. */
+export function trimEnd(grid: Grid): void {
+  const columns = [...grid.lines.values()];
+  let count = grid.times.length;
+  while (count > 0 && columns.every((values) => values[count - 1] === null)) count -= 1;
+  if (columns.length === 0) count = 0;
+  grid.times.length = count;
+  for (const values of columns) values.length = count;
+}
+
 /** Puts a live point behind the grid, or in the place of an unfinished last one. */
 export function append(grid: Grid, seconds: number, lines: Lines, replace: boolean): void {
   const last = grid.times.length - 1;

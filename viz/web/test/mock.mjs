@@ -82,8 +82,8 @@ function columns(host) {
     gauge("filesystem", "node_filesystem_size_bytes", labels, () => size * GIB);
     gauge("filesystem", "node_filesystem_avail_bytes", labels, (t) => size * GIB * (1 - full - 0.004 * Math.sin(t / 900)));
   }
-  for (const [i, device] of ["lo", "eth0", "eth1"].entries()) {
-    const k = [0.1, 1, 0.25][i] * (host.busy + 0.03);
+  for (const [i, device] of ["lo", "eth0", "eth1", "ifb0"].entries()) {
+    const k = [0.1, 1, 0.25, 0][i] * (host.busy + 0.03);
     counter("net", "node_network_receive_bytes_total", { device }, 1.9e7 * k, 20 + i);
     counter("net", "node_network_transmit_bytes_total", { device }, 1.2e7 * k, 23 + i);
     for (const name of ["receive_errs", "transmit_errs", "transmit_drop"]) counter("net", `node_network_${name}_total`, { device }, 0, 1);
@@ -145,7 +145,7 @@ function query(params) {
 
 export async function start(port = 0) {
   const sockets = new Set();
-  const state = { refuse: false, fail: false, empty: false };
+  const state = { refuse: false, fail: false, empty: false, mute: false };
   const server = createServer((request, response) => {
     const url = new URL(request.url, "http://x");
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
@@ -190,6 +190,7 @@ function serve(ws, sockets, state) {
   sockets.add(ws);
   const send = (message) => ws.readyState === ws.OPEN && ws.send(JSON.stringify(message));
   const tick = (first) => {
+    if (state.mute) return;
     const now = Date.now();
     if (watch?.fleet) {
       const hosts = HOSTS.filter((host) => !state.empty && (first || host.state === "fresh")).map((host) => summary(host, now / 1000));

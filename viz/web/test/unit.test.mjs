@@ -142,6 +142,15 @@ test("history is put on its grid with holes kept, and live points follow", () =>
   assert.deepEqual([grid.times, grid.lines.get("line"), grid.lines.get("new")], [[11, 12, 13, 14.5], [null, 3, null, 6], [null, null, null, null]]);
 });
 
+test("an end without values is forgotten, a hole inside is kept", () => {
+  const grid = { times: [1, 2, 3, 4], lines: new Map([["a", [1, null, 3, null]], ["b", [1, null, null, null]]]) };
+  terms.trimEnd(grid);
+  assert.deepEqual([grid.times, grid.lines.get("a"), grid.lines.get("b")], [[1, 2, 3], [1, null, 3], [1, null, null]]);
+  const empty = { times: [1, 2], lines: new Map() };
+  terms.trimEnd(empty);
+  assert.deepEqual(empty.times, []);
+});
+
 test("every chart explains itself in one sentence and has a name of its own", () => {
   const all = charts.GROUPS.flatMap((group) => group.charts);
   assert.equal(new Set(all.map((chart) => chart.id)).size, all.length);
