@@ -31,7 +31,7 @@ export interface Grid {
  * not taken as it stands, because a plain selector would bridge five minutes of silence.
  */
 export function promql(term: Term, selector: string, windowMs: number, fine: boolean): string {
-  const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}"${term.where.pattern}"` : "";
+  const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}${quoted(term.where.pattern)}` : "";
   const series = `${term.metric}{${selector}${where}}[${Math.round(windowMs)}ms]`;
   const inner = term.how === "rate" ? `${fine ? "irate" : "rate"}(${series})` : `avg_over_time(${series})`;
   return `${term.agg}${term.by ? ` by (${term.by})` : ""} (${inner})`;

@@ -111,6 +111,14 @@ function summary(host, t) {
   };
 }
 
+/** As strict as the real parser: a lone backslash is refused. */
+function unescape(text) {
+  return text.replace(/\\(.)/g, (_, c) => {
+    if (!'\\"n'.includes(c)) throw new Error(`unknown escape sequence '${c}'`);
+    return c === "n" ? "\n" : c;
+  });
+}
+
 /** Knows just the shapes of expression that the dashboard sends. */
 function query(params) {
   const [from, to, step] = ["start", "end", "step"].map((name) => Number(params.get(name)));
@@ -125,7 +133,7 @@ function query(params) {
   const match = /^(sum|avg|max)(?: by \((\w+)\))? \((irate|rate|avg_over_time)\((\w+)\{(.*)\}\[(\d+)ms\]\)\)$/.exec(expr);
   if (!match) throw new Error(`the test server cannot evaluate ${expr}`);
   const [, agg, by, fn, name, inside, ms] = match;
-  const matchers = [...inside.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].map(([, label, op, text]) => ({ label, op, test: new RegExp(`^(?:${text})$`) }));
+  const matchers = [...inside.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].map(([, label, op, text]) => [label, op, unescape(text)]).map(([label, op, text]) => ({ label, op, test: new RegExp(`^(?:${text})$`) }));
   const host = HOSTS.find((h) => matchers.some((m) => m.label === "instance" && m.test.test(h.name)));
   const found = columns(host ?? { cores: 0, seed: 0 }).filter((c) => c.name === name && matchers.every(({ label, op, test }) =>
     ["instance", "job"].includes(label) || test.test(c.labels[label] ?? "") === !op.startsWith("!")));
