@@ -12,6 +12,8 @@ export interface ChartSpec {
   stacked?: boolean;
   /** The scale reaches at least this far, so that small numbers look small. */
   atLeast?: number;
+  /** Many lines that share a scale of 0 to 1 become rows of colour, because a tangle tells nothing. */
+  heat?: boolean;
   /** What goes out is drawn below zero. */
   mirrored?: boolean;
   /** Room kept for the legend, so that nothing moves when it fills; more than fits scrolls. */
@@ -62,10 +64,10 @@ const MODES: [string, string][] = [
   ["system", "System"],
   ["user", "User"],
   ["nice", "Nice"],
-  ["irq", "Interrupts"],
-  ["softirq", "Soft interrupts"],
+  ["irq", "IRQ"],
+  ["softirq", "Soft IRQ"],
   ["steal", "Stolen"],
-  ["iowait", "Waiting for I/O"],
+  ["iowait", "I/O wait"],
 ];
 
 const cpuModes: Finish = (moment) => {
@@ -122,7 +124,7 @@ export const GROUPS: readonly Group[] = [
         terms: [rate("mode", "node_cpu_seconds_total", { agg: "avg", by: "mode" })], finish: cpuModes,
       },
       {
-        id: "cores", legendRows: 3, title: "CPU per core", unit: "percent", atLeast: 1, none: "This host reports no CPU times.",
+        id: "cores", legendRows: 3, title: "CPU per core", unit: "percent", heat: true, atLeast: 1, none: "This host reports no CPU times.",
         explain: "How busy each core is; one core at the top while others rest is a single-threaded limit.",
         terms: [rate("busy", "node_cpu_seconds_total", { by: "cpu", where: { label: "mode", not: true, pattern: "idle|iowait" } })],
         finish: cores,
@@ -149,7 +151,7 @@ export const GROUPS: readonly Group[] = [
     charts: [
       {
         id: "memory", legendRows: 1, title: "Memory", unit: "bytes", stacked: true, none: "This host reports no memory figures.",
-        explain: "Where physical memory is; the cache, buffers included, is given back when programs need it.",
+        explain: "Where physical memory is; cache is given back when programs need it.",
         terms: [
           value("total", "node_memory_MemTotal_bytes"), value("free", "node_memory_MemFree_bytes"),
           value("buffers", "node_memory_Buffers_bytes"), value("cached", "node_memory_Cached_bytes"),

@@ -8,7 +8,7 @@ import { ago, moment } from "./format";
 import { GROUPS, METRICS } from "./charts";
 import { Card } from "./plot";
 import { Tracker, type Point, type Reading } from "./rates";
-import { append, assemble, evaluate, promql, quoted, trim } from "./terms";
+import { append, assemble, evaluate, promql, quoted, trim, trimEnd } from "./terms";
 import { hosts, range, type HostInfo } from "./api";
 import { rangeMs, stepMs, windowOf, type Host, type Window } from "./view";
 import { Toolbar } from "./toolbar";
@@ -182,6 +182,7 @@ export class HostPage {
       const answers = await Promise.all(queries);
       if (signal.aborted) return;
       card.grid = assemble(card.spec.terms, answers, grid, card.spec.finish);
+      if (!this.view.held) trimEnd(card.grid);
       this.tailOpen.set(card, false);
       for (const point of this.recent) this.add(card, point);
       card.show(this.shown);
@@ -231,7 +232,8 @@ export class HostPage {
     const last = grid.times[grid.times.length - 1] ?? 0;
     const open = this.tailOpen.get(card) ?? false;
     if (seconds <= last) return;
-    if (point.gap && !open) append(grid, last + this.step / 1000, new Map(), false);
+    const hole = point.gap || (last > 0 && seconds - last > (3.5 * Math.max(this.step, this.info?.interval_ms ?? 0)) / 1000);
+    if (hole && !open) append(grid, last + this.step / 1000, new Map(), false);
     const lines = point.gap ? new Map() : card.spec.finish(evaluate(card.spec.terms, index(point)));
     append(grid, seconds, lines, open);
     this.tailOpen.set(card, !point.closed);

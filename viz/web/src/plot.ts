@@ -18,6 +18,10 @@ export interface Events {
 
 const HEIGHT = 184;
 const LINES_MAX = 16;
+const HEAT_LINES_MIN = 7;
+const HEAT_LINES_MAX = 128;
+/** Seconds between the marks of the time axis. */
+const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2419200];
 const SYNC = "strobe";
 const DRAG_PX_MIN = 8;
 const SUMMARY_MS = 10_000;
@@ -38,6 +42,7 @@ export class Card {
   private readonly summary: HTMLElement;
   private readonly hidden = new Set<string>();
   private plot: uPlot | null = null;
+  private cells: Element[] = [];
   private shape = "";
   private lines: Line[] = [];
   private stacked: (number | null)[][] = [];
@@ -51,6 +56,7 @@ export class Card {
     this.summary = h("p", { class: "sr", id: `${id}-summary` });
     this.figure = h("div", { class: "plot", role: "img", "aria-label": `${spec.title}: chart`, "aria-describedby": `${id}-summary` });
     this.legend.dataset["rows"] = String(spec.legendRows);
+    this.legend.toggleAttribute("data-wide", spec.mirrored === true);
     this.root = h("article", { class: "card", id, "aria-labelledby": `${id}-title` },
       h("h3", { id: `${id}-title` }, spec.title),
       h("p", { class: "explain" }, spec.explain),
@@ -131,30 +137,39 @@ export class Card {
   /** The lines to draw: all, or the largest where there are too many to tell apart. */
   private select(grid: Grid): { lines: Line[]; left: number } {
     let all = [...grid.lines].filter(([, values]) => values.some((value) => value !== null));
-    const left = Math.max(0, all.length - LINES_MAX);
+    const places = new Map(all.map(([name], i) => [name, i]));
+    const idle = this.spec.mirrored ? idlers(all) : new Set<string>();
+    all = all.filter(([name]) => !idle.has(name));
+    const most = this.spec.heat ? HEAT_LINES_MAX : LINES_MAX;
+    const left = Math.max(0, all.length - most);
     if (left > 0) {
       const weight = new Map(all.map(([name, values]) => [name, values.reduce<number>((sum, v) => sum + Math.abs(v ?? 0), 0)]));
-      const keep = new Set([...all].sort((a, b) => weight.get(b[0])! - weight.get(a[0])!).slice(0, LINES_MAX).map(([name]) => name));
+      const keep = new Set([...all].sort((a, b) => weight.get(b[0])! - weight.get(a[0])!).slice(0, most).map(([name]) => name));
       all = all.filter(([name]) => keep.has(name));
     }
     const palette = colors();
     const free = getComputedStyle(document.documentElement).getPropertyValue("--edge-strong").trim();
-    const lines = all.map(([name, values], i) => {
-      const place = this.spec.mirrored ? i >> 1 : i;
+    const heat = isHeat(this.spec, all.length);
+    const lines = all.map(([name, values]) => {
+      const i = places.get(name)!;
+      const place = heat ? 0 : this.spec.mirrored ? i >> 1 : i;
       const dash = this.spec.mirrored && i % 2 === 1 ? [4, 3] : place >= palette.length ? [6, 3] : [];
       // What is free is ground, not matter: it gets no colour of its own.
-      const color = name === "Free" ? free : palette[place % palette.length]!;
+      const color = heat ? palette[0]! : name === "Free" ? free : palette[place % palette.length]!;
       return { name, values, color, dash };
     });
-    return { lines, left };
+    return { lines, left: left + idle.size };
   }
 
   private build(data: uPlot.AlignedData, left: number): void {
     this.plot?.destroy();
     this.plot = new uPlot(this.options(), data, this.figure);
     touch(this.plot, (window) => this.events.zoom(window));
-    this.legend.replaceChildren(...this.lines.map((line) => this.entry(line)));
-    if (left > 0) this.legend.append(h("li", { class: "more" }, `${left} more, the quietest, are not drawn`));
+    const entries = this.lines.map((line) => this.entry(line));
+    this.cells = entries.map((entry) => entry.querySelector(".value")!);
+    this.legend.replaceChildren(...entries);
+    if (isHeat(this.spec, this.lines.length)) this.legend.prepend(h("li", { class: "more" }, "Each row is a core; the stronger the colour, the busier."));
+    if (left > 0) this.legend.append(h("li", { class: "more" }, `${left} more that ${left === 1 ? "is" : "are"} idle or nearly so ${left === 1 ? "is" : "are"} not drawn`));
   }
 
   private entry(line: Line): HTMLElement {
@@ -168,7 +183,7 @@ export class Card {
       this.shape = "";
       const focused = document.activeElement === button;
       this.draw();
-      if (focused) (this.legend.children[this.lines.findIndex((l) => l.name === line.name)]?.firstElementChild as HTMLElement | null)?.focus();
+      if (focused) this.cells[this.lines.findIndex((l) => l.name === line.name)]?.closest("button")?.focus();
     });
     return h("li", {}, button);
   }
@@ -177,6 +192,7 @@ export class Card {
     const style = getComputedStyle(document.documentElement);
     const color = (name: string) => style.getPropertyValue(name).trim();
     const { unit, stacked } = this.spec;
+    const heat = isHeat(this.spec, this.lines.length);
     const axis = { stroke: color("--ink-soft"), font: "11px system-ui, sans-serif", ticks: { show: false }, grid: { stroke: color("--grid"), width: 1 } };
     return {
       width: Math.max(120, this.figure.clientWidth),
@@ -187,23 +203,26 @@ export class Card {
         y: false,
         sync: { key: SYNC, scales: ["x", null], filters: { pub: (type) => type !== "mousedown" && type !== "mouseup" && type !== "dblclick" } } as uPlot.Cursor.Sync,
         drag: { x: true, y: false, setScale: false, dist: DRAG_PX_MIN },
-        points: { size: 7 },
+        points: { size: 7, show: !heat },
         bind: { dblclick: () => () => (this.events.reset(), null) },
       },
       scales: { x: { time: true, auto: false, range: (_, min, max) => [min, max] }, y: { range: (_, min, max) => this.range(min, max) } },
       axes: [
-        { ...axis, size: 28, space: 76, values: (u, splits) => splits.map((s) => clock(s, (u.scales["x"]!.max ?? 0) - (u.scales["x"]!.min ?? 0))) },
+        { ...axis, size: 28, space: 70, incrs: TIME_STEPS, values: (u, splits) => splits.map((s) => clock(s, (u.scales["x"]!.max ?? 0) - (u.scales["x"]!.min ?? 0))) },
         {
-          ...axis, size: 72, space: 28, values: (_, splits) => splits.map((v) => tick(v, unit)),
+          ...axis, size: this.figure.clientWidth < 420 ? 60 : 72, space: 28, values: (_, splits) => splits.map((v) => (heat ? this.lines[v]?.name ?? "" : tick(v, unit))),
+          ...(heat ? { incrs: [1, 2, 4, 8, 16, 32], grid: { show: false } } : {}),
           ...(unit.startsWith("bytes") ? { incrs: Array.from({ length: 56 }, (_, i) => 2 ** i) } : {}),
         },
       ],
       series: [{}, ...this.lines.map((line) => ({
         label: line.name, stroke: line.color, width: stacked ? 1 : 1.5, dash: line.dash, show: !this.hidden.has(line.name), points: { show: false },
+        ...(heat ? { paths: () => null } : {}),
         ...(stacked ? { fill: fade(line.color, line.name === "Free" ? 0.1 : 0.55) } : this.lines.length <= 2 && !this.spec.mirrored ? { fill: fade(line.color, 0.12) } : {}),
       }))],
       bands: stacked ? bands(this.lines, this.hidden) : [],
       hooks: {
+        ...(heat ? { draw: [(u: uPlot) => rows(u, this.lines, this.hidden)] } : {}),
         setCursor: [(u) => {
           this.values(u.cursor.idx ?? null);
           if (u.cursor.event) this.events.cursor((u.cursor.left ?? -1) < 0 ? null : u.posToVal(u.cursor.left!, "x"));
@@ -220,6 +239,7 @@ export class Card {
 
   private range(min: number | null, max: number | null): [number, number] {
     const least = this.spec.atLeast ?? 0;
+    if (isHeat(this.spec, this.lines.length)) return [0, this.lines.length];
     if (this.spec.mirrored) {
       const size = Math.max(Math.abs(min ?? 0), Math.abs(max ?? 0), 1);
       return [Math.min(-size * 0.08, (min ?? 0) * 1.1), Math.max(size * 0.08, (max ?? 0) * 1.1)];
@@ -231,7 +251,7 @@ export class Card {
   /** The legend at index `at`, or at the newest known values. */
   private values(at: number | null): void {
     this.lines.forEach((line, i) => {
-      const cell = this.legend.children[i]?.querySelector(".value");
+      const cell = this.cells[i];
       if (!cell) return;
       const value = at !== null ? line.values[at] ?? null : newest(line.values);
       text(cell, format(value === null ? null : this.spec.mirrored ? Math.abs(value) : value, this.spec.unit));
@@ -255,6 +275,43 @@ export class Card {
     const width = this.figure.clientWidth;
     if (this.plot && width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
   }
+}
+
+/** Pairs of lines that lie at zero all the time, unless all of them do. */
+function idlers(all: [string, (number | null)[]][]): Set<string> {
+  const flat = all.map(([, values]) => values.every((value) => !value));
+  const idle = all.flatMap(([name], i) => (flat[i - (i % 2)] && (flat[i - (i % 2) + 1] ?? true) ? [name] : []));
+  return new Set(idle.length < all.length ? idle : []);
+}
+
+function isHeat(spec: ChartSpec, lines: number): boolean {
+  return spec.heat === true && lines >= HEAT_LINES_MIN;
+}
+
+/** One row a line, its colour as strong as the value; holes stay holes. */
+function rows(u: uPlot, lines: Line[], hidden: Set<string>): void {
+  const { ctx, bbox } = u;
+  const times = u.data[0];
+  const height = bbox.height / lines.length;
+  const at = (i: number) => u.valToPos(times[i]!, "x", true);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  lines.forEach((line, row) => {
+    if (hidden.has(line.name)) return;
+    ctx.fillStyle = line.color;
+    const top = Math.round(bbox.top + bbox.height - (row + 1) * height);
+    const tall = Math.max(1, Math.round(bbox.top + bbox.height - row * height) - top - (height > 5 ? 1 : 0));
+    for (let i = 1; i < times.length; i += 1) {
+      const value = line.values[i];
+      if (value === null || value === undefined) continue;
+      const left = Math.floor(at(i - 1));
+      ctx.globalAlpha = 0.06 + 0.94 * Math.min(1, Math.max(0, value)) ** 1.4;
+      ctx.fillRect(left, top, Math.max(1, Math.floor(at(i)) - left), tall);
+    }
+  });
+  ctx.restore();
 }
 
 /** A finger drawn sideways selects; up and down still scrolls the page. */

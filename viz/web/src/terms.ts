@@ -31,7 +31,7 @@ export interface Grid {
  * not taken as it stands, because a plain selector would bridge five minutes of silence.
  */
 export function promql(term: Term, selector: string, windowMs: number, fine: boolean): string {
-  const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}"${term.where.pattern}"` : "";
+  const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}${quoted(term.where.pattern)}` : "";
   const series = `${term.metric}{${selector}${where}}[${Math.round(windowMs)}ms]`;
   const inner = term.how === "rate" ? `${fine ? "irate" : "rate"}(${series})` : `avg_over_time(${series})`;
   return `${term.agg}${term.by ? ` by (${term.by})` : ""} (${inner})`;
@@ -93,6 +93,16 @@ export function assemble(
     }
   });
   return { times, lines };
+}
+
+/** Forgets the end of which nothing is known: live points belong there, whatever the clocks say. */
+export function trimEnd(grid: Grid): void {
+  const columns = [...grid.lines.values()];
+  let count = grid.times.length;
+  while (count > 0 && columns.every((values) => values[count - 1] === null)) count -= 1;
+  if (columns.length === 0) count = 0;
+  grid.times.length = count;
+  for (const values of columns) values.length = count;
 }
 
 /** Puts a live point behind the grid, or in the place of an unfinished last one. */

@@ -35,7 +35,7 @@ export class Toolbar {
       h("div", { class: "segments", role: "group", "aria-label": "Move the window" },
         button("‹", "Earlier", () => verbs.move(-0.5, 1)), button("›", "Later", () => verbs.move(0.5, 1)),
         button("−", "Zoom out", () => verbs.move(0, 2)), button("+", "Zoom in", () => verbs.move(0, 0.5))),
-      this.pause, h("p", { class: "times" }, this.when, this.at), this.dialog);
+      this.pause, h("p", { class: "times" }, this.at, this.when), this.dialog);
   }
 
   show(view: Host, window: Window): void {

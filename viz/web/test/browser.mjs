@@ -197,6 +197,30 @@ test("the page works from the keyboard alone", async () => visit("#/", async (pa
   await page.waitForFunction(() => location.hash.startsWith("#/") && !location.hash.includes("host"), null, LONG);
 }));
 
+test("silence is shown as a hole, and idle interfaces are named but not drawn", generated, async () => visit(await host(), async (page) => {
+  await ready(page);
+  await page.locator("#chart-network").scrollIntoViewIfNeeded();
+  await page.getByText("2 more that are idle or nearly so are not drawn").waitFor(LONG);
+  mock.state.mute = true;
+  await page.waitForTimeout(5500);
+  mock.state.mute = false;
+  const when = await page.locator(".when").innerText();
+  await page.waitForFunction((old) => document.querySelector(".when").innerText !== old, when, LONG);
+  await page.waitForTimeout(1500);
+  await page.locator("#chart-cpu").scrollIntoViewIfNeeded();
+  await page.waitForTimeout(300);
+  // The ground shows through the stacked area at one place between its ends.
+  const holes = await page.evaluate(() => {
+    const canvas = document.querySelector("#chart-cpu canvas");
+    const over = document.querySelector("#chart-cpu .u-over").getBoundingClientRect();
+    const left = Math.round(over.left - canvas.getBoundingClientRect().left);
+    const { data } = canvas.getContext("2d").getImageData(left, Math.round(over.height) - 6, Math.round(over.width), 1);
+    const inked = Array.from({ length: data.length / 4 }, (_, i) => (Math.max(data[i * 4], data[i * 4 + 2]) - Math.min(data[i * 4], data[i * 4 + 2]) > 40 ? "x" : " ")).join("");
+    return inked.trim().split(/ {4,}/).length - 1;
+  });
+  assert.equal(holes, 1);
+}));
+
 test("a custom window can be typed", async () => visit(await host(), async (page) => {
   await ready(page);
   await page.getByRole("button", { name: "Custom… window of time" }).click();

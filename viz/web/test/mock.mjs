@@ -9,7 +9,7 @@ import { WebSocketServer } from "ws";
 
 const dist = join(dirname(fileURLToPath(import.meta.url)), "../dist");
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
-export const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:";
+export const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 const GIB = 2 ** 30;
 
 const HOSTS = [
@@ -82,8 +82,8 @@ function columns(host) {
     gauge("filesystem", "node_filesystem_size_bytes", labels, () => size * GIB);
     gauge("filesystem", "node_filesystem_avail_bytes", labels, (t) => size * GIB * (1 - full - 0.004 * Math.sin(t / 900)));
   }
-  for (const [i, device] of ["lo", "eth0", "eth1"].entries()) {
-    const k = [0.1, 1, 0.25][i] * (host.busy + 0.03);
+  for (const [i, device] of ["lo", "eth0", "eth1", "ifb0"].entries()) {
+    const k = [0.1, 1, 0.25, 0][i] * (host.busy + 0.03);
     counter("net", "node_network_receive_bytes_total", { device }, 1.9e7 * k, 20 + i);
     counter("net", "node_network_transmit_bytes_total", { device }, 1.2e7 * k, 23 + i);
     for (const name of ["receive_errs", "transmit_errs", "transmit_drop"]) counter("net", `node_network_${name}_total`, { device }, 0, 1);
@@ -111,6 +111,14 @@ function summary(host, t) {
   };
 }
 
+/** As strict as the real parser: a lone backslash is refused. */
+function unescape(text) {
+  return text.replace(/\\(.)/g, (_, c) => {
+    if (!'\\"n'.includes(c)) throw new Error(`unknown escape sequence '${c}'`);
+    return c === "n" ? "\n" : c;
+  });
+}
+
 /** Knows just the shapes of expression that the dashboard sends. */
 function query(params) {
   const [from, to, step] = ["start", "end", "step"].map((name) => Number(params.get(name)));
@@ -125,7 +133,7 @@ function query(params) {
   const match = /^(sum|avg|max)(?: by \((\w+)\))? \((irate|rate|avg_over_time)\((\w+)\{(.*)\}\[(\d+)ms\]\)\)$/.exec(expr);
   if (!match) throw new Error(`the test server cannot evaluate ${expr}`);
   const [, agg, by, fn, name, inside, ms] = match;
-  const matchers = [...inside.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].map(([, label, op, text]) => ({ label, op, test: new RegExp(`^(?:${text})$`) }));
+  const matchers = [...inside.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].map(([, label, op, text]) => [label, op, unescape(text)]).map(([label, op, text]) => ({ label, op, test: new RegExp(`^(?:${text})$`) }));
   const host = HOSTS.find((h) => matchers.some((m) => m.label === "instance" && m.test.test(h.name)));
   const found = columns(host ?? { cores: 0, seed: 0 }).filter((c) => c.name === name && matchers.every(({ label, op, test }) =>
     ["instance", "job"].includes(label) || test.test(c.labels[label] ?? "") === !op.startsWith("!")));
@@ -145,7 +153,7 @@ function query(params) {
 
 export async function start(port = 0) {
   const sockets = new Set();
-  const state = { refuse: false, fail: false, empty: false };
+  const state = { refuse: false, fail: false, empty: false, mute: false };
   const server = createServer((request, response) => {
     const url = new URL(request.url, "http://x");
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
@@ -190,6 +198,7 @@ function serve(ws, sockets, state) {
   sockets.add(ws);
   const send = (message) => ws.readyState === ws.OPEN && ws.send(JSON.stringify(message));
   const tick = (first) => {
+    if (state.mute) return;
     const now = Date.now();
     if (watch?.fleet) {
       const hosts = HOSTS.filter((host) => !state.empty && (first || host.state === "fresh")).map((host) => summary(host, now / 1000));

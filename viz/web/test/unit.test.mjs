@@ -125,6 +125,7 @@ test("a term says the same to the broker and to live rows", () => {
   const term = { key: "in", metric: "m", how: "rate", agg: "sum", by: "device", where: { label: "device", not: true, pattern: "lo|veth.*" } };
   assert.equal(terms.promql(term, 'instance="a"', 3000, false), 'sum by (device) (rate(m{instance="a",device!~"lo|veth.*"}[3000ms]))');
   assert.equal(terms.promql({ ...term, how: "value", agg: "avg", by: undefined }, 'instance="a"', 3000, true), 'avg (avg_over_time(m{instance="a",device!~"lo|veth.*"}[3000ms]))');
+  assert.match(terms.promql({ ...term, where: { ...term.where, pattern: "ram\\d+" } }, "", 3000, false), /!~"ram\\\\d\+"/, "a backslash is escaped once more");
   const readings = new Map([["m", [["eth0", 3], ["eth0", 4], ["lo", 100], ["veth1", 5], ["loop", 2], ["eth1", null]].map(([device, value]) => ({ name: "m", labels: { device }, value }))]]);
   assert.deepEqual([...terms.evaluate([term], readings)], [["in|eth0", 7], ["in|loop", 2]]);
   assert.deepEqual([...terms.evaluate([{ ...term, agg: "avg" }], readings)], [["in|eth0", 3.5], ["in|loop", 2]]);
@@ -140,6 +141,15 @@ test("history is put on its grid with holes kept, and live points follow", () =>
   terms.append(grid, 14.5, new Map([["line", 6]]), true);
   terms.trim(grid, 11);
   assert.deepEqual([grid.times, grid.lines.get("line"), grid.lines.get("new")], [[11, 12, 13, 14.5], [null, 3, null, 6], [null, null, null, null]]);
+});
+
+test("an end without values is forgotten, a hole inside is kept", () => {
+  const grid = { times: [1, 2, 3, 4], lines: new Map([["a", [1, null, 3, null]], ["b", [1, null, null, null]]]) };
+  terms.trimEnd(grid);
+  assert.deepEqual([grid.times, grid.lines.get("a"), grid.lines.get("b")], [[1, 2, 3], [1, null, 3], [1, null, null]]);
+  const empty = { times: [1, 2], lines: new Map() };
+  terms.trimEnd(empty);
+  assert.deepEqual(empty.times, []);
 });
 
 test("every chart explains itself in one sentence and has a name of its own", () => {
