@@ -126,7 +126,7 @@ impl Enrol {
     ) -> Result<Option<Identity>, EnrolError> {
         link.recv(self.conn, stream, &mut self.reader)
             .map_err(|error| EnrolError::Lost(error.to_string()))?;
-        let said = self.reader.next().map_err(|error| EnrolError::Answer(error.to_string()))?;
+        let said = self.reader.pull().map_err(|error| EnrolError::Answer(error.to_string()))?;
         let Some(Incoming::Control(message)) = said else { return Ok(None) };
         match *message {
             Message::Enrolled { certificate, ca } => {

@@ -265,7 +265,7 @@ impl Uplink {
                 Err(error) => return self.hang_up(now, link, ring, conn, &error.to_string()),
             };
             loop {
-                match self.reader.next() {
+                match self.reader.pull() {
                     Ok(Some(incoming)) => self.heard(now, link, ring, incoming),
                     Ok(None) => break,
                     Err(error) => return self.hang_up(now, link, ring, conn, &error.to_string()),

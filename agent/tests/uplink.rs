@@ -99,7 +99,7 @@ impl Broker {
             self.conversations.remove(&(conn, stream)).unwrap_or_default();
         while self.link.recv(conn, stream, &mut reader) == Ok(Received::More) {}
         let mut answers = Vec::new();
-        while let Some(incoming) = reader.next().unwrap() {
+        while let Some(incoming) = reader.pull().unwrap() {
             match incoming {
                 Incoming::Control(message) => answers.extend(self.control(*message, &mut schemas)),
                 Incoming::Frame(bytes) => self.frame(&bytes, &schemas),

@@ -322,7 +322,7 @@ impl Net {
         let received = self.link.recv(place.conn, place.stream, &mut stream.reader);
         let outcome = loop {
             let Some(stream) = self.streams.get_mut(&place) else { return };
-            match stream.reader.next() {
+            match stream.reader.pull() {
                 Ok(Some(incoming)) => {
                     if let Err(why) = self.on_message(place, incoming, now_ms, ask) {
                         break Err(why);

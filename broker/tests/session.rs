@@ -96,7 +96,7 @@ impl Peer {
                     _ => {}
                 }
             }
-            if let Some(Incoming::Control(message)) = self.reader.next().unwrap() {
+            if let Some(Incoming::Control(message)) = self.reader.pull().unwrap() {
                 return Some(*message);
             }
             if self.closed.is_some() {

@@ -232,7 +232,7 @@ impl Agent {
         loop {
             let received = link.recv(conn, stream, &mut self.reader);
             loop {
-                match self.reader.next() {
+                match self.reader.pull() {
                     Ok(Some(Incoming::Control(message))) => {
                         self.on_message(now, &message, conn, stream, tally);
                     }

@@ -295,7 +295,7 @@ impl Session<'_> {
             };
             loop {
                 let Some(stream) = self.streams.get_mut(&id) else { return };
-                match stream.reader.next() {
+                match stream.reader.pull() {
                     Ok(Some(incoming)) => self.said(id, incoming),
                     Ok(None) => break,
                     Err(error) => {

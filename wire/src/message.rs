@@ -201,11 +201,11 @@ impl Reader {
     ///
     /// # Errors
     /// The stream is broken for good.
-    pub fn next(&mut self) -> Result<Option<Incoming>, MessageError> {
+    pub fn pull(&mut self) -> Result<Option<Incoming>, MessageError> {
         let Some(head) = self.buffer.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let tag = head[4];
-        if length < 2 || MESSAGE_BYTES_MAX < length {
+        if !(2..=MESSAGE_BYTES_MAX).contains(&length) {
             return Err(MessageError::Length(length));
         }
         if self.buffer.len() < 4 + length {
@@ -248,7 +248,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
                 reader.push(part);
-                while let Some(incoming) = reader.next().unwrap() {
+                while let Some(incoming) = reader.pull().unwrap() {
                     seen.push(incoming);
                 }
             }
@@ -265,7 +265,7 @@ mod tests {
         let check = |bytes: &[u8], wanted: MessageError| {
             let mut reader = Reader::default();
             reader.push(bytes);
-            assert_eq!(reader.next(), Err(wanted));
+            assert_eq!(reader.pull(), Err(wanted));
         };
         check(&[0, 0, 0, 0, 1], MessageError::Length(0));
         check(&[255, 255, 255, 255, 1], MessageError::Length(u32::MAX as usize));

@@ -178,7 +178,7 @@ fn exchange(pair: &mut Pair, frames: usize) {
         pair.client.send(conn, stream, waiting.make_contiguous()).unwrap();
         waiting.retain(|chunk| !chunk.is_empty());
         let _ = pair.server.recv(at_server, stream, &mut reader);
-        while let Some(said) = reader.next().unwrap() {
+        while let Some(said) = reader.pull().unwrap() {
             assert_eq!(said, Said::Frame(body(seen).into()), "frame {seen}");
             seen += 1;
             let ack = encode(&Message::Ack { boot: 1, seq: seen as u64 });
