@@ -185,7 +185,7 @@ fn exchange(pair: &mut Pair, frames: usize) {
             assert_eq!(pair.server.send(at_server, stream, &mut [ack.clone()]), Ok(ack.len()));
         }
         let _ = pair.client.recv(conn, stream, &mut acks).unwrap();
-        while let Some(said) = acks.next().unwrap() {
+        while let Some(said) = acks.pull().unwrap() {
             back += 1;
             let wanted = Message::Ack { boot: 1, seq: back };
             assert_eq!(said, Said::Control(Box::new(wanted)));
