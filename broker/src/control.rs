@@ -60,7 +60,7 @@ fn receive(stream: &mut UnixStream) -> io::Result<Message> {
     let mut reader = Reader::default();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match reader.next().map_err(io::Error::other)? {
+        match reader.pull().map_err(io::Error::other)? {
             Some(Incoming::Control(message)) => return Ok(*message),
             Some(Incoming::Frame(_)) => return Err(io::Error::other("a frame is no answer")),
             None => {}

@@ -372,7 +372,7 @@ impl Ingest {
             window.cover(loss.first.to_native(), loss.last.to_native());
         }
         let ahead_ms = (header.wall_ns / 1_000_000).saturating_sub(now_ms);
-        let in_time = -TIME_BEHIND_MAX_MS <= ahead_ms && ahead_ms <= TIME_AHEAD_MAX_MS;
+        let in_time = (-TIME_BEHIND_MAX_MS..=TIME_AHEAD_MAX_MS).contains(&ahead_ms);
         Ok(if in_time { Verdict::Store } else { Verdict::Consumed })
     }
 
