@@ -101,7 +101,7 @@ impl Little {
         let mut answer = None;
         loop {
             let (reader, count) = self.readers.get_mut(&(conn, stream)).unwrap();
-            match reader.next().unwrap() {
+            match reader.pull().unwrap() {
                 None => break,
                 Some(Incoming::Control(message)) => {
                     if let Message::Hello(hello) = *message {
