@@ -247,8 +247,7 @@ impl Net {
     pub(crate) fn pump(&mut self) {
         let places: Vec<Place> = self.subscribers.iter().copied().collect();
         for place in places {
-            loop {
-                let Some(stream) = self.streams.get_mut(&place) else { break };
+            while let Some(stream) = self.streams.get_mut(&place) {
                 let StreamRole::Subscriber(subscription) = &stream.role else { break };
                 if !stream.out.is_empty() {
                     break;
@@ -283,6 +282,7 @@ impl Net {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Connected { conn, alpn, subject, .. } => {

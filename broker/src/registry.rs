@@ -80,6 +80,7 @@ impl Registry {
     ///
     /// # Errors
     /// The file cannot be opened or read.
+    #[expect(clippy::type_complexity, reason = "said once, and taken apart at once")]
     pub fn open(dir: &Path) -> Result<(Self, Vec<(HostId, BootId, Window)>), RegistryError> {
         let path = dir.join("registry.redb");
         let fail = |doing, why: String| RegistryError::Database { doing, path: path.clone(), why };

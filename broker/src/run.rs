@@ -124,6 +124,7 @@ impl Broker {
     ///
     /// # Errors
     /// What it cannot have, in a sentence.
+    #[expect(clippy::too_many_lines, reason = "one flat list: every part is made once, in order")]
     pub fn start(config: Config) -> Result<Self, BrokerError> {
         if let StoreChoice::Redis(url) = &config.store {
             return Err(BrokerError::StoreUnknown(url.clone()));
@@ -206,6 +207,7 @@ impl Broker {
 
     /// Answers a request; blocks while it is computed.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "the caller has no more use for it")]
     pub fn api(&self, request: ApiRequest) -> ApiResponse {
         self.respond(&request)
     }
@@ -448,8 +450,8 @@ impl Loop {
         let mut refused = Vec::new();
         let questions = &self.questions;
         self.net.advance(now, now_ms, &mut |Ask::Api(place, request)| {
-            let asked = questions.as_ref().map(|to| to.try_send((place, request)));
-            if !matches!(asked, Some(Ok(()))) {
+            let asked = questions.as_ref().is_some_and(|to| to.try_send((place, request)).is_ok());
+            if !asked {
                 refused.push(place);
             }
         });

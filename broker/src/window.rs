@@ -115,6 +115,7 @@ impl Window {
 
     /// As it is kept on disk: `through`, then the two lists of ranges.
     #[must_use]
+    #[expect(clippy::type_complexity, reason = "said once, and taken apart at once")]
     pub fn to_parts(&self) -> (u64, Vec<(u64, u64)>, Vec<(u64, u64)>) {
         let list = |ranges: &Ranges| ranges.0.iter().map(|(a, b)| (*a, *b)).collect();
         (self.through, list(&self.beyond), list(&self.missing))

@@ -90,8 +90,15 @@ pub(crate) struct Scribe {
     failing: bool,
     batches: Vec<Batch>,
     waiting: Vec<SyncSender<Result<(), StoreError>>>,
-    windows: Vec<(u64, Vec<(HostId, Vec<BootRecord>)>)>,
+    windows: Vec<Windows>,
     fault: Option<StoreError>,
+}
+
+/// The windows of hosts that changed, to be kept once what they cover is on disk.
+#[derive(Debug)]
+struct Windows {
+    failures: u64,
+    hosts: Vec<(HostId, Vec<BootRecord>)>,
 }
 
 /// Whether the thread goes on.
@@ -145,7 +152,7 @@ impl Scribe {
                 Next::Gather
             }
             Order::Windows { failures, windows } => {
-                self.windows.push((failures, windows));
+                self.windows.push(Windows { failures, hosts: windows });
                 Next::Commit
             }
             Order::Stop => Next::End,
@@ -191,7 +198,7 @@ impl Scribe {
                 false
             }
         };
-        for (failures, windows) in std::mem::take(&mut self.windows) {
+        for Windows { failures, hosts: windows } in std::mem::take(&mut self.windows) {
             if good && failures == self.failures {
                 self.keep(now_ms, &windows);
             }

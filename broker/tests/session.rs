@@ -1,6 +1,8 @@
 //! A broker on loopback and an agent made of the bare link: enrol, hello, frames, acknowledgements,
 //! restarts.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

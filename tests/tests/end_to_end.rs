@@ -38,7 +38,7 @@ fn nothing_stored_is_lost_by_one_hundred_kills() {
     let mut before = BTreeSet::new();
     let mut seed = 0x5eed_u64;
     for round in 0..100 {
-        let mut strobe = up(dir.text(), &viz, &broker, &["--interval", "100ms"]);
+        let mut strobe = up(dir.text(), &viz, &broker, &["--set", "agent.interval=100ms"]);
         let mut after = None;
         wait("the store answers", 20, || {
             after = stored(&viz);
