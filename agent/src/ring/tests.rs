@@ -1,3 +1,5 @@
+//! The ring against a plain queue, and under threads.
+
 use super::*;
 use hugepage_config::Want;
 use proptest::collection::vec;
