@@ -6,9 +6,11 @@
 //! after `Writer::commit`. What is not covered thereby: the loop's own turns, and sealing, for
 //! the store's housekeeping is not run and the WAL keeps every frame for the oracle.
 //!
-//! Every decision comes from the seed and the virtual clock. Not deterministic are the TLS keys
-//! and signatures, hence datagrams' bytes and, by a byte or two, the lengths of those of a
-//! handshake; no decision looks at either. Connection ids come from the seed.
+//! Every decision comes from the seed and the virtual clock, each kind from its own stream. Not
+//! deterministic are the TLS keys and signatures and the connection ids, hence datagrams' bytes
+//! and, by a byte or two, the lengths of those of a handshake. No decision looks at either, but
+//! such a byte can make one datagram more, and the network's dice fall otherwise from there on:
+//! a few seeds in a hundred. A failing seed that then passes is to be run some more times.
 //!
 //! `STROBE_SIM_SEEDS=1000` runs more seeds, `STROBE_SIM_SEED=17` runs one.
 
@@ -65,10 +67,16 @@ fn what_is_acknowledged_is_stored_once_whatever_fails() {
     }
 }
 
+/// Other keys, same decisions; a handshake's length may still move a few runs (see the module).
 #[test]
 fn the_same_seed_is_the_same_run() {
-    let identities = Identities::new();
-    for seed in [3, 4] {
-        assert_eq!(run(&identities, seed), run(&identities, seed), "seed {seed}");
+    let keys = [Identities::new(), Identities::new()];
+    let mut equal = 0;
+    for seed in 1..=50 {
+        let [one, two] = keys.each_ref().map(|identities| run(identities, seed));
+        assert_eq!((one.restarts, one.partitions), (two.restarts, two.partitions), "seed {seed}");
+        equal += u64::from(one == two);
     }
+    println!("{equal} of 50 runs are equal to the last datagram");
+    assert!(40 <= equal, "only {equal} of 50 runs came out the same");
 }

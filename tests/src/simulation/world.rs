@@ -47,7 +47,8 @@ pub(crate) struct Tally {
 /// One run.
 pub(crate) struct World {
     identities: Identities,
-    random: u64,
+    /// One stream for each source of decisions, so that one does not shift the others.
+    dice: [u64; 4],
     start: Instant,
     now: Instant,
     agent: Life,
@@ -172,7 +173,7 @@ impl World {
         let _ = std::fs::remove_dir_all(&dir);
         let mut world = Self {
             identities: identities.clone(),
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            dice: [1, 2, 3, 4].map(|n| (4 * seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             start,
             now: start,
             agent: Life::new(&identities.agent, 1, start),
@@ -190,7 +191,7 @@ impl World {
             oracle: Oracle::default(),
             tally: Tally::default(),
         };
-        world.loss_percent = [0, 2, 10, 25][world.index(4)];
+        world.loss_percent = [0, 2, 10, 25][world.index(LUCK, 4)];
         world
     }
 
@@ -251,18 +252,18 @@ impl World {
         if !self.faults {
             return;
         }
-        if self.chance(100) {
+        if self.chance(LUCK, 100) {
             self.tally.restarts += 1;
             self.lives += 1;
             self.agent = Life::new(&self.identities.agent, self.lives, self.now);
         }
-        if self.chance(100) && self.broker.is_some() {
+        if self.chance(LUCK, 100) && self.broker.is_some() {
             self.tally.other_crashes += 1;
             self.crash();
         }
-        if self.chance(60) {
+        if self.chance(LUCK, 60) {
             self.tally.partitions += 1;
-            self.parted_until = self.now + Duration::from_millis(self.below(20_000));
+            self.parted_until = self.now + Duration::from_millis(self.below(LUCK, 20_000));
         }
     }
 
@@ -306,9 +307,9 @@ impl World {
             return;
         }
         self.commit_next = now + COMMIT;
-        let fate = match self.below(150) {
+        let fate = match self.below(DISK, 150) {
             0 if self.faults => Fate::Before,
-            1 if self.faults => Fate::Torn(self.below(1000)),
+            1 if self.faults => Fate::Torn(self.below(DISK, 1000)),
             2 if self.faults => Fate::After,
             _ => Fate::Good,
         };
@@ -328,7 +329,7 @@ impl World {
         if let Some(shell) = self.broker.take() {
             self.tally.duplicates += shell.duplicates();
         }
-        self.broker_back = self.now + Duration::from_millis(self.below(5_000));
+        self.broker_back = self.now + Duration::from_millis(self.below(DISK, 5_000));
     }
 
     fn transmit(&mut self) {
@@ -353,14 +354,15 @@ impl World {
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, ecn: u8, bytes: &[u8]) {
         self.tally.datagrams += 1;
-        let copies = match self.below(100) {
+        let network = if to == broker_address() { THERE } else { BACK };
+        let copies = match self.below(network, 100) {
             _ if self.now < self.parted_until => 0,
             n if n < self.loss_percent => 0,
             n if n < self.loss_percent * 3 / 2 => 2,
             _ => 1,
         };
         for _ in 0..copies {
-            let jitter = if self.loss_percent == 0 { 0 } else { self.below(30) };
+            let jitter = if self.loss_percent == 0 { 0 } else { self.below(network, 30) };
             let at = self.now + Duration::from_millis(5 + jitter);
             self.flying.push(Flying { at, from, to, ecn, bytes: bytes.to_vec() });
         }
@@ -387,19 +389,21 @@ impl World {
         u64::try_from((self.now - self.start).as_millis()).expect("a short run")
     }
 
-    fn chance(&mut self, one_in: u64) -> bool {
-        self.below(one_in) == 0
+    fn chance(&mut self, die: usize, one_in: u64) -> bool {
+        self.below(die, one_in) == 0
     }
 
-    fn index(&mut self, below: usize) -> usize {
-        usize::try_from(self.below(below as u64)).expect("it was one")
+    fn index(&mut self, die: usize, below: usize) -> usize {
+        usize::try_from(self.below(die, below as u64)).expect("it was one")
     }
 
-    fn below(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 16) % below
+    /// xorshift64.
+    fn below(&mut self, die: usize, below: u64) -> u64 {
+        let random = &mut self.dice[die];
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        (*random >> 16) % below
     }
 }
 
@@ -429,6 +433,11 @@ fn broker_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7801))
 }
 
+/// Indices into the dice: misfortunes, commits and restarts, the network's two directions.
+const LUCK: usize = 0;
+const DISK: usize = 1;
+const THERE: usize = 2;
+const BACK: usize = 3;
 const HOST: HostId = HostId(7);
 const NOW_S: u64 = 1_790_000_000;
 const NOW_MS: i64 = 1_790_000_000_000;
