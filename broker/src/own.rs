@@ -6,6 +6,7 @@
 use crate::net::NetCounts;
 use crate::registry::Health;
 use crate::store::StoreCounts;
+use crate::store::redis::{MirrorCounts, TROUBLES};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -45,6 +46,7 @@ pub(crate) fn json_answer(status: u16, value: &serde_json::Value) -> ApiResponse
 pub(crate) fn metrics(
     net: &NetCounts,
     store: &StoreCounts,
+    mirror: Option<&MirrorCounts>,
     hosts: &[HostInfo],
     now_ms: i64,
 ) -> ApiResponse {
@@ -77,6 +79,9 @@ pub(crate) fn metrics(
     out.counter("blocks_corrupt_total", "Blocks with a wrong checksum.", store.blocks_corrupt);
     out.gauge("segment_bytes", "Bytes of all segments.", store.segment_bytes);
     out.gauge("head_bytes", "Bytes of unsealed rows in memory.", store.head_bytes);
+    if let Some(mirror) = mirror {
+        out.redis(mirror);
+    }
     let mut states: BTreeMap<&str, u64> = ["fresh", "late", "lost"].map(|s| (s, 0)).into();
     for info in hosts {
         *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
@@ -96,6 +101,19 @@ pub(crate) fn metrics(
 struct Exposition(String);
 
 impl Exposition {
+    fn redis(&mut self, mirror: &MirrorCounts) {
+        self.counter("redis_blocks_written_total", "Blocks that Redis took.", mirror.blocks);
+        self.counter("redis_bytes_written_total", "Their bytes.", mirror.bytes);
+        self.head("redis_failures_total", "counter", "Passes to Redis that failed, by reason.");
+        for (trouble, count) in TROUBLES.iter().zip(mirror.failures) {
+            let reason = format!("{{reason=\"{}\"}}", trouble.word());
+            self.line("redis_failures_total", &reason, count);
+        }
+        self.gauge("redis_lag_segments", "Segments not whole in Redis.", mirror.lag_segments);
+        self.gauge("redis_lag_milliseconds", "Age of the oldest of them.", mirror.lag_ms);
+        self.gauge("redis_connected", "1 if Redis took the last pass.", mirror.connected.into());
+    }
+
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         let written = writeln!(
             self.0,
@@ -160,9 +178,10 @@ mod tests {
     fn metrics_have_help_type_and_reasons() {
         let mut net = NetCounts::default();
         net.ingest.refused.insert("crc", 3);
-        let answer = metrics(&net, &StoreCounts::default(), &[], 0);
+        let answer = metrics(&net, &StoreCounts::default(), Some(&MirrorCounts::default()), &[], 0);
         let body = String::from_utf8(answer.body).unwrap();
         assert!(body.contains("strobe_broker_refused_total{reason=\"crc\"} 3\n"), "{body}");
+        assert!(body.contains("strobe_broker_redis_failures_total{reason=\"auth\"} 0\n"), "{body}");
         assert!(body.contains("# TYPE strobe_broker_hosts gauge\n"), "{body}");
     }
 }

@@ -19,6 +19,7 @@ use crate::net::{Ask, Net, NetCounts, Parts, Place};
 use crate::own;
 use crate::query::{Engine, Limits};
 use crate::registry::{Registry, RegistryError};
+use crate::store::redis::{Mirror, MirrorCounts, UrlError};
 use crate::store::{RemoteSeries, Store, StoreConfig, StoreError};
 use crate::writer::{Next, Order, Report, Scribe};
 use mio::{Events, Interest, Poll, Token as Source, Waker};
@@ -68,9 +69,9 @@ pub enum BrokerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A store that this version does not have.
-    #[error("broker.store is {0:?}, but this version keeps samples in local files only; set local")]
-    StoreUnknown(String),
+    /// The URL of Redis.
+    #[error("broker.store: {0}")]
+    Redis(#[from] UrlError),
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -95,6 +96,7 @@ struct Shared {
     counts: Arc<Mutex<NetCounts>>,
     /// `Release` by [`Broker::stop`], `Acquire` by the loops: it carries nothing but itself.
     stopping: Arc<AtomicBool>,
+    mirror: Option<Arc<Mutex<MirrorCounts>>>,
     writes_waiting: AtomicUsize,
     threads: Mutex<Threads>,
 }
@@ -126,9 +128,6 @@ impl Broker {
     /// What it cannot have, in a sentence.
     #[expect(clippy::too_many_lines, reason = "one flat list: every part is made once, in order")]
     pub fn start(config: Config) -> Result<Self, BrokerError> {
-        if let StoreChoice::Redis(url) = &config.store {
-            return Err(BrokerError::StoreUnknown(url.clone()));
-        }
         let (now_ms, now_s) = (wall_ms(), wall_s());
         let state = StateDir::open(&config.dir)?;
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
@@ -168,6 +167,8 @@ impl Broker {
         let (answers_out, answers) = channel();
         let hub = Hub::default();
         let fingerprint = authority.fingerprint();
+        let stopping = Arc::default();
+        let mirror = mirror(&config, &store, &fingerprint, &stopping)?;
         let scribe = Scribe::new(writer, registry.clone(), hub.clone());
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
         let shared = Arc::new(Shared {
@@ -181,7 +182,8 @@ impl Broker {
             orders: orders.clone(),
             waker,
             counts: Arc::default(),
-            stopping: Arc::default(),
+            stopping,
+            mirror: mirror.as_ref().map(Mirror::counts),
             writes_waiting: AtomicUsize::new(0),
             threads: Mutex::default(),
         });
@@ -200,6 +202,10 @@ impl Broker {
         let mut others = broker.answerers(questions_in, &answers_out)?;
         others.push(broker.writer(scribe, orders_in, reports_out)?);
         others.push(broker.control()?);
+        if let Some(mirror) = mirror {
+            let stopping = Arc::clone(&broker.shared.stopping);
+            others.push(spawn("strobe-redis", move || mirror_loop(mirror, &stopping))?);
+        }
         let network = spawn("strobe-net", move || network.run())?;
         *broker.threads() = Threads { network: Some(network), others, state: Some(state) };
         Ok(broker)
@@ -222,7 +228,10 @@ impl Broker {
             "/-/ready" => own::text(200, "Strobe is ready."),
             "/metrics" => {
                 let net = self.counts();
-                own::metrics(&net, &shared.store.counts(), &shared.registry.hosts(), wall_ms())
+                let mirror = shared.mirror.as_deref();
+                let mirror = mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
+                let (store, hosts) = (shared.store.counts(), shared.registry.hosts());
+                own::metrics(&net, &store, mirror.as_ref(), &hosts, wall_ms())
             }
             "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
             path if path.starts_with("/api/v1/") => {
@@ -521,6 +530,32 @@ fn write_loop(
     }
 }
 
+/// The mirror that the settings want.
+fn mirror(
+    config: &Config,
+    store: &Store,
+    fingerprint: &[u8; 32],
+    stopping: &Arc<AtomicBool>,
+) -> Result<Option<Mirror>, UrlError> {
+    let StoreChoice::Redis(url) = &config.store else { return Ok(None) };
+    let owner: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+    Mirror::new(store, url, &owner, Arc::clone(stopping)).map(Some)
+}
+
+fn mirror_loop(mut mirror: Mirror, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Acquire) {
+        let until = monotonic() + mirror.pass(wall_ms());
+        while !stopping.load(Ordering::Acquire) {
+            let left = until.saturating_duration_since(monotonic());
+            if left.is_zero() {
+                break;
+            }
+            // `Broker::stop` is not kept waiting for the rest of a back-off.
+            std::thread::park_timeout(left.min(STOP_SEEN));
+        }
+    }
+}
+
 fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
     let fail = |source| BrokerError::Listen { address, source };
     let config = SocketConfig {
@@ -601,5 +636,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 const COUNT_EVERY: Duration = Duration::from_millis(500);
 /// How often a store that refuses is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How soon the mirror's thread sees that it shall end.
+const STOP_SEEN: Duration = Duration::from_millis(200);
 /// The broker's own certificate is made anew at every start.
 const IDENTITY_S: u64 = 10 * 365 * 24 * 3600;

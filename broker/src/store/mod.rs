@@ -16,6 +16,7 @@ mod block;
 mod check;
 mod head;
 mod local;
+pub mod redis;
 mod replay;
 mod rollup;
 mod seal;

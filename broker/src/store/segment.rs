@@ -193,6 +193,12 @@ impl Segment {
         Ok(new)
     }
 
+    /// Its number, as its name has it.
+    pub(super) fn number(&self) -> Option<u64> {
+        let digits = self.path.file_stem()?.to_str()?.split('-').nth(1)?;
+        u64::from_str_radix(digits, 16).ok()
+    }
+
     /// Closes the file and forgets the index until the next use.
     pub(super) fn unload(&self) {
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -200,6 +206,11 @@ impl Segment {
 }
 
 impl Loaded {
+    /// All blocks, by source, schema, time.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// The blocks of a source and schema that overlap a range.
     pub(super) fn blocks(
         &self,
