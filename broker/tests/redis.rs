@@ -1,6 +1,8 @@
 //! The mirror against a real redis-server on loopback: bytes, refill, and trouble that ingest does
 //! not feel.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

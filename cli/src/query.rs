@@ -10,7 +10,7 @@ use strobe_wire::settings::duration_ms;
 pub(crate) struct Args {
     #[command(flatten)]
     to: To,
-    /// The expression, as in 'sum by (mode) (rate(node_cpu_seconds_total[1m]))'.
+    /// The expression, as in `sum by (mode) (rate(node_cpu_seconds_total[1m]))`.
     expression: String,
     /// Print the API's JSON.
     #[arg(long)]

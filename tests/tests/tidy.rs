@@ -55,7 +55,7 @@ const LARGE: &[(&str, usize)] = &[
     ("agent/src/sampler.rs", 610),
     ("broker/src/net.rs", 620),
     ("broker/src/query/engine.rs", 670),
-    ("broker/src/run.rs", 620),
+    ("broker/src/run.rs", 660),
     ("broker/src/store/block.rs", 640),
     ("viz/src/front.rs", 570),
     ("viz/src/live.rs", 660),
