@@ -300,3 +300,25 @@ fn a_wanted_password_is_counted_and_ingest_goes_on() {
     broker.stop();
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+#[test]
+fn a_redis_that_hangs_is_left_in_bounded_time() {
+    let (dir, base) = (dir("hang"), base_ms());
+    let (store, writer) = open(&dir, base);
+    let server = Server::start(free_port(), &[]);
+    let pid = nix::unistd::Pid::from_raw(server.child.id().try_into().unwrap());
+    let mut mirror = Mirror::new(&store, &server.url(), "me", Arc::default()).unwrap();
+    mirror.pass(base);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let begin = now();
+    // While connected, and while connecting.
+    mirror.pass(base);
+    mirror.pass(base);
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!(counts(&mirror).failures, [2, 0, 0, 0]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    mirror.pass(base);
+    assert!(counts(&mirror).connected);
+    drop((writer, store));
+    std::fs::remove_dir_all(dir).unwrap();
+}

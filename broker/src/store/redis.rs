@@ -198,8 +198,11 @@ impl Mirror {
         for shard in 0..SHARDS {
             pipe.cmd("HMGET").arg(mark_key(shard)).arg(&["store", "raw", "rollup"]);
         }
-        let found: Vec<(Option<String>, Option<u64>, Option<u64>)> =
-            pipe.query(&mut connection.0)?;
+        let found: Vec<(Option<String>, Option<u64>, Option<u64>)> = connection
+            .query(&pipe)?
+            .into_iter()
+            .map(::redis::from_redis_value)
+            .collect::<Result<_, _>>()?;
         let ours = |(store, raw, rollup): (Option<String>, Option<u64>, Option<u64>)| {
             if store.as_ref() == Some(&self.owner) {
                 (raw.unwrap_or(0), rollup.unwrap_or(0))
@@ -270,7 +273,7 @@ impl Mirror {
                 blocks += 1;
                 bytes += block.len();
             }
-            pipe.exec(&mut connection.0)?;
+            connection.exec(&pipe)?;
             self.count(|counts| {
                 counts.blocks += blocks;
                 counts.bytes += u64::try_from(bytes).unwrap_or(0);
@@ -309,7 +312,7 @@ impl Mirror {
                     .ignore();
             }
             if !pipe.is_empty() {
-                pipe.exec(&mut connection.0)?;
+                connection.exec(&pipe)?;
             }
         }
         Ok(())
@@ -334,7 +337,7 @@ impl Mirror {
                 .ignore();
             pipe.cmd("EXPIRE").arg(&key).arg(jittered(METADATA_S, &key)).ignore();
         }
-        pipe.exec(&mut connection.0)
+        connection.exec(&pipe)
     }
 
     /// Seconds that a block has still to be kept; `None`: none.
@@ -365,6 +368,23 @@ impl Mirror {
 
     fn count(&self, change: impl FnOnce(&mut MirrorCounts)) {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Connection {
+    fn exec(&mut self, pipe: &::redis::Pipeline) -> ::redis::RedisResult<()> {
+        self.query(pipe).map(drop)
+    }
+
+    /// Every answer, or the first that is an error. The crate's own pipeline would wait for each
+    /// answer of a server that hangs, one time-out after the other.
+    fn query(&mut self, pipe: &::redis::Pipeline) -> ::redis::RedisResult<Vec<::redis::Value>> {
+        self.0.send_packed_command(&pipe.get_packed_pipeline())?;
+        let answers = (0..pipe.len()).map(|_| match self.0.recv_response()? {
+            ::redis::Value::ServerError(refused) => Err(refused.into()),
+            answer => Ok(answer),
+        });
+        answers.collect()
     }
 }
 
