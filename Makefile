@@ -11,7 +11,7 @@ test: setup-test web
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 # The dashboard: bundled from the npm registry into viz/web/dist, embedded by viz/build.rs.
 web: viz/web/dist/index.html

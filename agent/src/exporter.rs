@@ -1,8 +1,8 @@
 //! `/metrics` for Prometheus: a small HTTP/1.1 server on one mio loop.
 //!
-//! Each scrape is a fresh sample of its own sampler, as node_exporter's is. Bounds: [`PEERS_MAX`]
-//! connections (a further one is closed at once), [`HEAD_BYTES_MAX`] of request head, and
-//! [`PEER_NS`] for a whole request and answer; a connection serves one request and is closed.
+//! Each scrape is a fresh sample of its own sampler, as node_exporter's is. Bounds: `PEERS_MAX`
+//! connections (a further one is closed at once), `HEAD_BYTES_MAX` of request head, and
+//! `PEER_NS` for a whole request and answer; a connection serves one request and is closed.
 
 use crate::clock::{boottime_ns, monotonic_ns, wall_ns};
 use crate::exposition::{CONTENT_TYPE, sample};

@@ -7,7 +7,7 @@
 //!
 //! The sampler never waits for the network. The network loop enrols first if there is no identity
 //! yet, retrying for as long as it takes unless the broker refuses the token. On a stop, the
-//! sampler seals its last event, and the network loop gives the broker [`DRAIN`] to acknowledge.
+//! sampler seals its last event, and the network loop gives the broker `DRAIN` to acknowledge.
 
 use crate::clock;
 use crate::config::Config;

@@ -2,7 +2,7 @@
 //! uplink before the first frame of a schema it has not sent yet.
 //!
 //! The lock is taken only when a set changes and when a frame names a schema the uplink has not
-//! seen. At most [`SCHEMAS_MAX`] are kept; the oldest that its section has outgrown goes first, so
+//! seen. At most `SCHEMAS_MAX` are kept; the oldest that its section has outgrown goes first, so
 //! what a section uses now is always there.
 
 use std::collections::VecDeque;

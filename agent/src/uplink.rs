@@ -14,7 +14,7 @@
 //! first frame that was not released; what `Welcome` says is stored is not sent twice. A schema
 //! goes once a connection, before the first row that uses it.
 //!
-//! Bounds: unacknowledged frames by the ring's slots; chunks waiting for QUIC by [`CHUNKS_MAX`];
+//! Bounds: unacknowledged frames by the ring's slots; chunks waiting for QUIC by `CHUNKS_MAX`;
 //! a full ring refuses the sampler, which counts it.
 
 use crate::ring::{Reader as Ring, Ticket};

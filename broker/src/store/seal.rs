@@ -65,7 +65,7 @@ impl SealJob {
         Ok(self.rest.is_empty())
     }
 
-    /// Syncs the segment; `None` if there was nothing to seal. Then [`release`] lets go of the
+    /// Syncs the segment; `None` if there was nothing to seal. Then `release` lets go of the
     /// rows, after the segment is visible.
     pub(super) fn finish(self) -> Result<(Option<Segment>, Done), StoreError> {
         let done = Done { blocks: self.done };
