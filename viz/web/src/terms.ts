@@ -32,7 +32,9 @@ export interface Grid {
  */
 export function promql(term: Term, selector: string, windowMs: number, fine: boolean): string {
   const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}${quoted(term.where.pattern)}` : "";
-  const series = `${term.metric}{${selector}${where}}[${Math.round(windowMs)}ms]`;
+  // File systems are asked every 5 s (agent.filesystem_interval): a shorter window would show holes.
+  const windowLeast = term.metric.startsWith("node_filesystem_") ? 17_500 : 0;
+  const series = `${term.metric}{${selector}${where}}[${Math.round(Math.max(windowMs, windowLeast))}ms]`;
   const inner = term.how === "rate" ? `${fine ? "irate" : "rate"}(${series})` : `avg_over_time(${series})`;
   return `${term.agg}${term.by ? ` by (${term.by})` : ""} (${inner})`;
 }
