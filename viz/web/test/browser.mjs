@@ -197,7 +197,7 @@ test("the page works from the keyboard alone", async () => visit("#/", async (pa
   await page.waitForFunction(() => location.hash.startsWith("#/") && !location.hash.includes("host"), null, LONG);
 }));
 
-test("silence is shown as a hole, and idle interfaces are named but not drawn", generated, async () => visit(await host(), async (page) => {
+test("silence is shown as a hole, and idle interfaces are named but not drawn", generated, async () => visit(await host("range=1m"), async (page) => {
   await ready(page);
   await page.locator("#chart-network").scrollIntoViewIfNeeded();
   await page.getByText("2 more that are idle or nearly so are not drawn").waitFor(LONG);
@@ -206,7 +206,7 @@ test("silence is shown as a hole, and idle interfaces are named but not drawn", 
   mock.state.mute = false;
   const when = await page.locator(".when").innerText();
   await page.waitForFunction((old) => document.querySelector(".when").innerText !== old, when, LONG);
-  await page.waitForTimeout(1500);
+  await page.waitForTimeout(5000);
   await page.locator("#chart-cpu").scrollIntoViewIfNeeded();
   await page.waitForTimeout(300);
   // The ground shows through the stacked area at one place between its ends.
