@@ -347,9 +347,8 @@ impl Loop {
     /// Moves one client on as far as it goes.
     fn drive(&mut self, slot: usize) {
         for _ in 0..DRIVE_TURNS_MAX {
+            let now = self.now_ms();
             let Some(Some(client)) = self.clients.get_mut(slot) else { return };
-            let now =
-                u64::try_from(clock().duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
             let flushed = client.flush(now);
             let pulled = client.pull(now, &self.config.front, &mut self.buffer);
             let (Ok(flushed), Ok(pulled)) = (flushed, pulled) else { return self.close(slot) };
