@@ -662,8 +662,7 @@ impl Loop {
     fn give_up(&mut self, slot: usize, now: u64) {
         let mut untouched = true;
         for index in 0..self.lanes.len() {
-            let job = self.lanes[index].job.take_if(|job| job.client == Some(slot));
-            if let Some(job) = job {
+            if let Some(job) = self.lanes[index].job.take_if(|job| job.client == Some(slot)) {
                 untouched = job.relay.is_untouched();
                 // Its worker may never answer: the next request gets a new connection.
                 self.fail_lane(index);
