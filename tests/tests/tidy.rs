@@ -56,7 +56,6 @@ const LARGE: &[(&str, usize)] = &[
     ("broker/src/net.rs", 620),
     ("broker/src/query/engine.rs", 670),
     ("broker/src/run.rs", 660),
-    ("broker/src/store/redis.rs", 540),
     ("viz/src/front.rs", 570),
     ("viz/src/live.rs", 660),
     ("viz/src/run.rs", 730),
