@@ -5,8 +5,8 @@ use super::local::{Shared, Writer, Written};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
-use std::fs;
 use std::sync::Arc;
+use strobe_journal::disk;
 
 /// What is under way, and when what is next.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
             continue;
         }
         writer.shared.remove_segment(&segment.path);
-        fs::remove_file(&segment.path).map_err(io("remove", &segment.path))?;
+        disk::remove(&segment.path).map_err(io("remove", &segment.path))?;
         bytes = bytes.saturating_sub(segment.bytes);
         removed = true;
         writer.shared.count(|counts| {
