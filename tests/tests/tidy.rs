@@ -54,7 +54,6 @@ const LARGE: &[(&str, usize)] = &[
     ("agent/src/run.rs", 560),
     ("agent/src/sampler.rs", 610),
     ("broker/src/net.rs", 620),
-    ("broker/src/query/engine.rs", 670),
     ("broker/src/run.rs", 660),
     ("broker/src/store/block.rs", 640),
     ("broker/src/store/redis.rs", 540),
