@@ -7,8 +7,10 @@
 //! the clock.
 
 pub mod agents;
+pub mod broker;
 pub mod load;
 pub mod process;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod suite;
