@@ -151,32 +151,22 @@ impl Broker {
         Ok(metrics.lines().find_map(value))
     }
 
+    /// A token with which one agent may enrol.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn token(&self) -> Result<String, BrokerError> {
+        let body = self.ask("/api/strobe/v1/tokens", "lifetime_ms=60000")?;
+        Ok(body.trim().to_owned())
+    }
+
     /// Ends it as an operator does (SIGTERM), seals what is left, and counts what there is.
     ///
     /// # Errors
     /// What could not be read.
-    pub fn stored(mut self) -> Result<Stored, BrokerError> {
+    pub fn stored(mut self, from_ms: i64) -> Result<Stored, BrokerError> {
         self.end();
-        let store = self.dir.join("store");
-        let mut stored = Stored { wal_bytes: bytes_of(&store.join("wal")), ..Stored::default() };
-        let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(store.clone()) };
-        let later_ms = i64::try_from(run::wall_ms()).unwrap_or(0) + SEALED_AFTER_MS;
-        let (_, mut writer, _) = Store::open(config, later_ms)?;
-        writer.settle(later_ms)?;
-        drop(writer);
-        let report = check(&store)?;
-        stored.damage = report.damage;
-        for file in report.files {
-            let sum = if file.step_ms == 0 { &mut stored.raw } else { &mut stored.rollups };
-            sum.blocks += file.blocks;
-            sum.samples += file.samples;
-            sum.bytes += file.bytes;
-            let length = |file: &SegmentReport| file.samples.checked_div(file.blocks);
-            if file.step_ms == 0 && length(&stored.best) < length(&file) {
-                stored.best = file;
-            }
-        }
-        Ok(stored)
+        sealed(&self.dir.join("store"), from_ms)
     }
 
     fn end(&mut self) {
@@ -197,11 +187,53 @@ impl Drop for Broker {
     }
 }
 
+/// Seals everything in the store of a broker that has ended, one window after the other from the
+/// one that `from_ms` is in, as the broker would have, and counts what there is.
+///
+/// # Errors
+/// What could not be read or written.
+pub fn sealed(store: &Path, from_ms: i64) -> Result<Stored, BrokerError> {
+    let mut stored = Stored { wal_bytes: bytes_of(&store.join("wal")), ..Stored::default() };
+    let config = StoreConfig {
+        free_bytes_min: 0,
+        head_bytes_max: usize::MAX,
+        ..StoreConfig::at(store.to_owned())
+    };
+    let now_ms = i64::try_from(run::wall_ms()).unwrap_or(0);
+    let (_, mut writer, _) = Store::open(config, from_ms)?;
+    let mut at_ms = from_ms.div_euclid(WINDOW_MS) * WINDOW_MS;
+    while at_ms < now_ms {
+        at_ms += WINDOW_MS;
+        writer.settle(at_ms + SEALED_AFTER_MS)?;
+    }
+    drop(writer);
+    let report = check(store)?;
+    stored.damage = report.damage;
+    for file in report.files {
+        let sum = if file.step_ms == 0 { &mut stored.raw } else { &mut stored.rollups };
+        sum.blocks += file.blocks;
+        sum.samples += file.samples;
+        sum.block_bytes += file.block_bytes;
+        sum.bytes += file.bytes;
+        let length = |file: &SegmentReport| file.samples.checked_div(file.blocks);
+        if file.step_ms == 0 && length(&stored.best) < length(&file) {
+            stored.best = file;
+        }
+    }
+    Ok(stored)
+}
+
 impl Stored {
     /// Bytes a sample of the best segment: full windows, where the run had one.
     #[must_use]
     pub fn bytes_per_sample(&self) -> Option<f64> {
         (self.best.samples != 0).then(|| self.best.bytes as f64 / self.best.samples as f64)
+    }
+
+    /// The same of its blocks alone, without the file's lists of series and places.
+    #[must_use]
+    pub fn block_bytes_per_sample(&self) -> Option<f64> {
+        (self.best.samples != 0).then(|| self.best.block_bytes as f64 / self.best.samples as f64)
     }
 }
 
@@ -228,5 +260,7 @@ fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BrokerError
 
 const START: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(20);
-/// Every window that had begun is over then, and its delay for late rows too.
-const SEALED_AFTER_MS: i64 = 11 * 60 * 1000;
+/// What a block covers.
+pub const WINDOW_MS: i64 = 600_000;
+/// A window's delay for late rows, and a little.
+const SEALED_AFTER_MS: i64 = 31_000;

@@ -8,7 +8,9 @@
 
 pub mod agents;
 pub mod broker;
+pub mod http;
 pub mod load;
+pub mod peers;
 pub mod process;
 pub mod report;
 pub mod rows;

@@ -456,7 +456,8 @@ mod tests {
         let model = Arc::new(Model::new(Shape::Host, 175));
         let mut moved = 0;
         for seed in 1..=20 {
-            let mut values = Values::new(Arc::clone(&model), u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+            let mut values =
+                Values::new(Arc::clone(&model), u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
             let before = values.values.clone();
             values.tick(1);
             moved += before.iter().zip(&values.values).filter(|(a, b)| a != b).count();

@@ -29,6 +29,8 @@ pub struct SegmentReport {
     pub blocks: u64,
     /// Samples of the blocks that check.
     pub samples: u64,
+    /// Bytes of the blocks.
+    pub block_bytes: u64,
     /// Bytes of the file, all included.
     pub bytes: u64,
 }

@@ -235,6 +235,7 @@ pub(super) fn check(path: &Path, damage: &mut Vec<String>) -> Result<SegmentRepo
     let mut report = SegmentReport { step_ms: footer.step_ms, bytes, ..SegmentReport::default() };
     for entry in &footer.entries {
         report.blocks += 1;
+        report.block_bytes += u64::from(entry.length);
         let data = Data::File(&file, entry.offset, entry.length);
         match Block::open(data).and_then(|block| block.check()) {
             Ok(samples) => report.samples += samples,

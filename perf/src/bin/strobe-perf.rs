@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
+use strobe_perf::suite::bytes;
 use strobe_perf::suite::load::{self, Seal};
 use strobe_perf::suite::{Bench, Found};
 
@@ -48,6 +50,8 @@ struct Cli {
 enum What {
     /// Many simulated agents against a broker; fails if a frame is lost.
     Load(LoadArguments),
+    /// What a sample of this host's /proc takes on the disk, and elsewhere.
+    Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
 }
@@ -83,6 +87,22 @@ enum ShapeArgument {
 }
 
 #[derive(Args, Debug)]
+struct BytesArguments {
+    /// How long this host is watched.
+    #[arg(long, default_value_t = 21)]
+    minutes: u64,
+    /// A recording made with --keep: it is sealed again, and nothing is recorded.
+    #[arg(long)]
+    recorded: Option<PathBuf>,
+    /// Where the recording goes to stay, on the disk of --scratch.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Leave the other stores out.
+    #[arg(long)]
+    alone: bool,
+}
+
+#[derive(Args, Debug)]
 struct AgentsArguments {
     /// An argument more for strobe-agent (repeat it), such as `--strobe-argument=--broker=…`.
     #[arg(long, allow_hyphen_values = true)]
@@ -104,6 +124,7 @@ struct AgentsArguments {
 fn act(bench: &Bench, command: &What) -> Result<(), String> {
     let found = match command {
         What::Load(arguments) => load::measure(bench, &load_wanted(arguments)?)?,
+        What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
     };
     let line: Vec<String> = std::env::args().collect();
@@ -125,6 +146,15 @@ fn load_wanted(arguments: &LoadArguments) -> Result<load::Wanted, String> {
         lasting: Duration::from_secs(arguments.seconds),
         seal: if arguments.seal_inside { Seal::Inside } else { Seal::AnyTime },
     })
+}
+
+fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {
+    bytes::Wanted {
+        lasting: Duration::from_secs(60 * arguments.minutes),
+        recorded: arguments.recorded.clone(),
+        keep: arguments.keep.clone(),
+        peers: if arguments.alone { Vec::new() } else { Kind::ALL.to_vec() },
+    }
 }
 
 fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {

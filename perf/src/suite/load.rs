@@ -51,6 +51,7 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
         let wait = Duration::from_millis(u64::try_from(full_ms).unwrap_or(0));
         run::sleep_until(run::now() + wait.saturating_sub(BEFORE_SEAL));
     }
+    let from_ms = i64::try_from(run::wall_ms()).unwrap_or(0);
     let broker = Broker::start(&bench.program("strobe-broker")?, &scratch).map_err(|e| text(&e))?;
     let authority = broker.authority().map_err(|e| text(&e))?;
     let asked = Load {
@@ -76,7 +77,7 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
         .iter()
         .map(|(name, counter)| (*name, broker.counter(counter).ok().flatten()))
         .collect();
-    let stored = broker.stored().map_err(|e| text(&e))?;
+    let stored = broker.stored(from_ms).map_err(|e| text(&e))?;
     Ok(tell(wanted, &outcome, &counted, &stored))
 }
 

@@ -1,5 +1,6 @@
 //! The measurements, one file each: what is started, what is asked of it, and what is told.
 
+pub mod bytes;
 pub mod load;
 
 use crate::report::Table;
