@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use strobe_journal::{Journal, free_bytes};
 use strobe_wire::frame::{self, Payload};
@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
     removed_ms: AtomicI64,
+    /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
+    last_number: AtomicU64,
 }
 
 /// From when on there are finer samples than rollups.
@@ -99,6 +101,7 @@ impl Store {
             counts: Mutex::default(),
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(i64::MIN),
+            last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
@@ -437,9 +440,9 @@ impl Shared {
 
     pub(super) fn remove_segment(&self, path: &Path) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let removed = segments.iter().filter(|segment| segment.path == path);
-        if let Some(last_ms) = removed.map(|segment| segment.last_ms).max() {
-            self.removed_ms.fetch_max(last_ms, Ordering::Relaxed);
+        for segment in segments.iter().filter(|segment| segment.path == path) {
+            self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
+            self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
         }
         segments.retain(|segment| segment.path != path);
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
@@ -514,11 +517,14 @@ impl Shared {
         }
     }
 
-    /// The next free file of a kind.
+    /// The next free file of a kind. A number is not used twice: Redis knows what it means.
     pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
         let dir = self.config.dir.join(SEGMENTS);
         let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
-        Ok(dir.join(format!("{kind}-{:016x}.seg", last.saturating_add(1))))
+        let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
+        let next = last.saturating_add(1);
+        self.last_number.fetch_max(next, Ordering::Relaxed);
+        Ok(dir.join(format!("{kind}-{next:016x}.seg")))
     }
 }
 
