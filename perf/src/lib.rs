@@ -7,6 +7,7 @@
 //! the clock.
 
 pub mod agents;
+pub mod floor;
 pub mod load;
 pub mod process;
 pub mod report;

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::floor;
 use strobe_perf::report::{Table, write};
 use strobe_perf::run::{Load, Outcome, hosts, load, wall_ms};
 use strobe_wire::pki::Authority;
@@ -16,6 +17,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         What::Load(arguments) => run_load(&arguments),
         What::Agents(arguments) => run_agents(&arguments),
+        What::Floor { files } => {
+            floor::read_for_ever(&files).map(|()| ExitCode::SUCCESS).map_err(|why| why.to_string())
+        }
     };
     match done {
         Ok(code) => code,
@@ -40,6 +44,12 @@ enum What {
     Load(LoadArguments),
     /// Runs strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// Reads files once a second and does nothing else; `agents` starts it.
+    #[command(hide = true)]
+    Floor {
+        /// What to read.
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -76,7 +86,14 @@ struct AgentsArguments {
     /// strobe-agent; left out if it is not there.
     #[arg(long, default_value = "target/release/strobe-agent")]
     strobe: PathBuf,
-    /// An argument more for strobe-agent (repeat it), such as `--strobe-argument=--broker=…`.
+    /// The broker it sends to and the program that makes tokens; with one of them left out,
+    /// nothing is sent.
+    #[arg(long, default_value = "target/release/strobe-broker")]
+    broker: PathBuf,
+    /// See `--broker`.
+    #[arg(long, default_value = "target/release/strobe")]
+    cli: PathBuf,
+    /// An argument more for strobe-agent (repeat it), such as `--strobe-argument=--interval=5s`.
     #[arg(long, allow_hyphen_values = true)]
     strobe_argument: Vec<String>,
     /// node_exporter; left out if it is not there.
@@ -133,6 +150,9 @@ fn run_agents(arguments: &AgentsArguments) -> Result<ExitCode, String> {
     let comparison = Comparison {
         strobe: there(&arguments.strobe),
         strobe_arguments: arguments.strobe_argument.clone(),
+        fleet: there(&arguments.broker)
+            .zip(there(&arguments.cli))
+            .map(|(broker, strobe)| Fleet { broker, strobe }),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),
