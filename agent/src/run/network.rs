@@ -306,8 +306,8 @@ fn uplink_config(broker: &str, hello: Hello) -> UplinkConfig {
 }
 
 fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
-    // One 64 KiB receive buffer: an agent hears acknowledgements.
-    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 1, kernel_bytes: 0 })
+    // An agent hears acknowledgements: of the second buffer it only learns that it stayed empty.
+    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 2, kernel_bytes: 0 })
         .map_err(io_error("bind a UDP socket"))
 }
 
