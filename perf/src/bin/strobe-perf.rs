@@ -4,7 +4,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
 use strobe_perf::suite::bytes;
@@ -54,6 +55,12 @@ enum What {
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// Reads files once a second and does nothing else; `agents` starts it.
+    #[command(hide = true)]
+    Floor {
+        /// What to read.
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -126,6 +133,9 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Load(arguments) => load::measure(bench, &load_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Floor { files } => {
+            return floor::read_for_ever(files).map_err(|why| why.to_string());
+        }
     };
     let line: Vec<String> = std::env::args().collect();
     tell(bench, &found, &line.join(" "))
@@ -162,6 +172,9 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     let comparison = Comparison {
         strobe: there(&bench.programs.join("strobe-agent")),
         strobe_arguments: arguments.strobe_argument.clone(),
+        fleet: there(&bench.programs.join("strobe-broker"))
+            .zip(there(&bench.programs.join("strobe")))
+            .map(|(broker, strobe)| Fleet { broker, strobe }),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),
