@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use strobe_wire::ids::HostId;
@@ -40,6 +41,8 @@ pub struct LinkSettings {
 pub struct BrokerLink {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// How enrolling ended; nothing comes if there was an identity already.
+    enrolment: Option<Receiver<Result<(), BrokerLinkError>>>,
 }
 
 /// Why there can be no link.
@@ -75,6 +78,8 @@ impl BrokerLink {
             return Err(BrokerLinkError::NoToken);
         }
         let (remote, end) = pair();
+        let (told, enrolment) = sync_channel(1);
+        let enrolment = identity.is_none().then_some(enrolment);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut poll = Poll::new()?;
@@ -84,10 +89,19 @@ impl BrokerLink {
             let mut pause = PAUSE_MIN;
             while !stopped.load(Ordering::Acquire) {
                 let began = clock();
+                let stranger = identity.is_none();
                 match session(&settings, &mut identity, &mut poll, &end, &stopped) {
                     Ok(why) => log::warn!("the link to {} ended: {why}", settings.broker),
-                    Err(error @ BrokerLinkError::Refused(_)) => return log::error!("{error}"),
+                    Err(error @ BrokerLinkError::Refused(_)) => {
+                        log::error!("{error}");
+                        // Nobody may wait for it any more.
+                        drop(told.try_send(Err(error)));
+                        return;
+                    }
                     Err(error) => log::warn!("the broker at {}: {error}", settings.broker),
+                }
+                if stranger && identity.is_some() {
+                    drop(told.try_send(Ok(())));
                 }
                 end.connected(false);
                 if began.elapsed() > PAUSE_MAX {
@@ -98,7 +112,19 @@ impl BrokerLink {
             }
         };
         let thread = std::thread::Builder::new().name("viz-link".to_owned()).spawn(run)?;
-        Ok((Self { stop, thread: Some(thread) }, remote))
+        Ok((Self { stop, thread: Some(thread), enrolment }, remote))
+    }
+
+    /// Whether this dashboard is enrolled, now or within `wait`.
+    ///
+    /// # Errors
+    /// The broker said no: it will not be asked again.
+    pub fn enrolled(&self, wait: Duration) -> Result<bool, BrokerLinkError> {
+        let Some(enrolment) = &self.enrolment else { return Ok(true) };
+        match enrolment.recv_timeout(wait) {
+            Ok(outcome) => outcome.map(|()| true),
+            Err(_) => Ok(false),
+        }
     }
 }
 
