@@ -42,7 +42,18 @@ pub struct BrokerLink {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     /// How enrolling ended; nothing comes if there was an identity already.
-    enrolment: Option<Receiver<Result<(), BrokerLinkError>>>,
+    enrolment: Option<Receiver<Enrolment>>,
+}
+
+/// How far this dashboard is known to the broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enrolment {
+    /// It has its certificate.
+    Done,
+    /// The broker has not answered yet.
+    Pending,
+    /// The broker said no, for a reason that is logged: it will not be asked again.
+    Refused,
 }
 
 /// Why there can be no link.
@@ -91,17 +102,18 @@ impl BrokerLink {
                 let began = clock();
                 let stranger = identity.is_none();
                 match session(&settings, &mut identity, &mut poll, &end, &stopped) {
+                    Ok(_) if stopped.load(Ordering::Acquire) => return,
+                    Ok(why) if stranger && identity.is_some() => log::info!("{why}"),
                     Ok(why) => log::warn!("the link to {} ended: {why}", settings.broker),
                     Err(error @ BrokerLinkError::Refused(_)) => {
-                        log::error!("{error}");
                         // Nobody may wait for it any more.
-                        drop(told.try_send(Err(error)));
-                        return;
+                        let _ = told.try_send(Enrolment::Refused);
+                        return log::error!("{error}");
                     }
                     Err(error) => log::warn!("the broker at {}: {error}", settings.broker),
                 }
                 if stranger && identity.is_some() {
-                    drop(told.try_send(Ok(())));
+                    let _ = told.try_send(Enrolment::Done);
                 }
                 end.connected(false);
                 if began.elapsed() > PAUSE_MAX {
@@ -115,16 +127,11 @@ impl BrokerLink {
         Ok((Self { stop, thread: Some(thread), enrolment }, remote))
     }
 
-    /// Whether this dashboard is enrolled, now or within `wait`.
-    ///
-    /// # Errors
-    /// The broker said no: it will not be asked again.
-    pub fn enrolled(&self, wait: Duration) -> Result<bool, BrokerLinkError> {
-        let Some(enrolment) = &self.enrolment else { return Ok(true) };
-        match enrolment.recv_timeout(wait) {
-            Ok(outcome) => outcome.map(|()| true),
-            Err(_) => Ok(false),
-        }
+    /// How enrolling stands, now or within `wait`.
+    #[must_use]
+    pub fn enrolment(&self, wait: Duration) -> Enrolment {
+        let Some(enrolment) = &self.enrolment else { return Enrolment::Done };
+        enrolment.recv_timeout(wait).unwrap_or(Enrolment::Pending)
     }
 }
 
@@ -265,7 +272,11 @@ impl Session<'_> {
                 }
                 self.end.connected(self.enrolling.is_none());
             }
-            Event::Closed { conn, why } if *conn == self.conn => self.over = Some(why.to_string()),
+            Event::Closed { conn, why } if *conn == self.conn => {
+                let foreign = why.to_string().contains("UnknownIssuer");
+                let hint = if foreign { FOREIGN } else { "" };
+                self.over = Some(format!("{why}{hint}"));
+            }
             Event::Readable { stream, .. } => self.read(*stream),
             Event::Writable { stream, .. } => self.write(*stream),
             Event::Connected { .. }
@@ -413,6 +424,9 @@ fn wall_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// What an operator can do about a certificate that our authority did not sign.
+const FOREIGN: &str = " (another broker answers there than the one that made this dashboard's \
+    token or certificate: check --broker and --token)";
 const SOCKET: Token = Token(0);
 const WAKER: Token = Token(1);
 const WAIT: Duration = Duration::from_millis(250);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use strobe_viz::Viz;
 use strobe_viz::backend::Backend;
 use strobe_viz::config::{Config, KEYS};
-use strobe_viz::link_run::{BrokerLink, LinkSettings};
+use strobe_viz::link_run::{BrokerLink, Enrolment, LinkSettings};
 use strobe_wire::program;
 
 fn main() -> ExitCode {
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
     program::log_to_stderr("strobe-viz", log::LevelFilter::Info);
     match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             complain(&format!("strobe-viz: {error}"));
             ExitCode::FAILURE
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs until a signal.
-fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+fn run(args: &[String]) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let settings = program::settings(KEYS, args)?;
     let dir = match settings.text("viz.dir") {
         "" | "auto" => default_dir(),
@@ -53,8 +53,12 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;
     let (link, remote) = BrokerLink::start(LinkSettings { broker: broker.clone(), token, dir })?;
-    if !link.enrolled(ENROL_WAIT)? {
-        log::warn!("the broker at {broker} does not answer yet; going on trying");
+    match link.enrolment(ENROL_WAIT) {
+        Enrolment::Done => {}
+        Enrolment::Pending => {
+            log::warn!("not enrolled with the broker at {broker} yet; going on trying");
+        }
+        Enrolment::Refused => return Ok(ExitCode::FAILURE),
     }
     let viz = Viz::start(config, Backend::Remote(remote))?;
     say(&format!("Strobe's dashboard: {scheme}://{}", viz.addr()));
@@ -62,7 +66,7 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     // The link first: it answers what the dashboard's workers wait for.
     drop(link);
     viz.stop();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn make(dir: &Path) -> Result<(), String> {
