@@ -43,12 +43,17 @@ pub(crate) enum ApiError {
 /// Answers one request. `now_ms` is the default evaluation time.
 #[must_use]
 pub fn handle(engine: &Engine, limits: &Limits, request: &ApiRequest, now_ms: i64) -> Answer {
+    let engine = &engine.for_query();
     let call = Call { engine, limits, now_ms };
     let answer = match request.path.as_str() {
         "/api/v1/write" => return write(request),
         _ => Form::of(request).map_err(ApiError::Bad).and_then(|form| call.route(request, &form)),
     };
-    Answer::Response(answer.and_then(|body| finish(body, limits)).unwrap_or_else(|e| failure(&e)))
+    let finished = answer.and_then(|mut body| {
+        body.warnings(&engine.store().warnings());
+        finish(body, limits)
+    });
+    Answer::Response(finished.unwrap_or_else(|e| failure(&e)))
 }
 
 /// The response to [`Answer::Write`] once the samples are durable, or why they are not.
