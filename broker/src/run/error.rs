@@ -3,7 +3,7 @@
 use crate::dir::DirError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
-use crate::store::redis::UrlError;
+use crate::store::redis::RedisError;
 use std::io;
 use std::net::SocketAddr;
 use strobe_wire::link::LinkError;
@@ -35,9 +35,9 @@ pub enum BrokerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The URL of Redis.
+    /// Redis.
     #[error("broker.store: {0}")]
-    Redis(#[from] UrlError),
+    Redis(#[from] RedisError),
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {

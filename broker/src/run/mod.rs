@@ -23,9 +23,9 @@ use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
-use crate::query::{Engine, Limits};
+use crate::query::{Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{Mirror, MirrorCounts, UrlError};
+use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
 use crate::store::{RemoteSeries, Store, StoreConfig};
 use crate::writer::{Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
@@ -121,7 +121,7 @@ impl Broker {
         let hub = Hub::default();
         let fingerprint = authority.fingerprint();
         let stopping = Arc::default();
-        let mirror = mirror(&config, &store, &fingerprint, &stopping)?;
+        let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
         let scribe = Scribe::new(writer, registry.clone(), hub.clone(), every, monotonic());
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
@@ -190,7 +190,16 @@ impl Broker {
             "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
             path if path.starts_with("/api/v1/") => {
                 let limits = Limits::usual();
-                match api::handle(&shared.engine, &limits, request, wall_ms()) {
+                let since = monotonic();
+                let pulse = || match shared.stopping.load(Ordering::Acquire) {
+                    true => Pulse::Abandoned,
+                    false => {
+                        let elapsed = monotonic().saturating_duration_since(since).as_millis();
+                        Pulse::Elapsed(u64::try_from(elapsed).unwrap_or(u64::MAX))
+                    }
+                };
+                let deadline = Deadline::new(&pulse, limits.time_ms_max);
+                match api::handle(&shared.engine, &limits, request, wall_ms(), deadline) {
                     Answer::Response(response) => response,
                     Answer::Write(series) => api::written(self.write(series)),
                 }
@@ -364,12 +373,14 @@ impl Broker {
 fn mirror(
     config: &Config,
     store: &Store,
-    fingerprint: &[u8; 32],
+    registry: &Registry,
     stopping: &Arc<AtomicBool>,
-) -> Result<Option<Mirror>, UrlError> {
-    let StoreChoice::Redis(url) = &config.store else { return Ok(None) };
-    let owner: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
-    Mirror::new(store, url, &owner, Arc::clone(stopping)).map(Some)
+    now_ms: i64,
+) -> Result<Option<Mirror>, RedisError> {
+    let StoreChoice::Redis(redis) = &config.store else { return Ok(None) };
+    let (registry, stopping) = (Some(registry.clone()), Arc::clone(stopping));
+    let parts = redis::Parts { store, registry, stopping, now_ms, clock: monotonic };
+    Mirror::new(redis.clone(), parts).map(Some)
 }
 
 fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {

@@ -227,7 +227,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
         });
     }
     if removed {
-        forget(&writer.shared);
+        forget(&writer.shared, now_ms);
     }
     if LOADED_MAX < segments.len() {
         segments.iter().for_each(|segment| segment.unload());
@@ -236,9 +236,11 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Forgets sections that end before everything that is stored.
-fn forget(shared: &Arc<Shared>) {
-    let oldest = shared.segments().iter().map(|segment| segment.first_ms).min();
+/// Forgets sections that end before everything that is stored, here or in Redis.
+fn forget(shared: &Arc<Shared>, now_ms: i64) {
+    let oldest = shared.segments().into_iter().map(|segment| segment.first_ms);
+    let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
+    let oldest = oldest.chain(far).min();
     for source in shared.sources() {
         source.write().sections.retain(|_, section| {
             0 < section.rows.len()
