@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::agents::{Comparison, compare};
 use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
@@ -208,9 +208,7 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     let comparison = Comparison {
         strobe: there(&bench.programs.join("strobe-agent")),
         strobe_arguments: arguments.strobe_argument.clone(),
-        fleet: there(&bench.programs.join("strobe-broker"))
-            .zip(there(&bench.programs.join("strobe")))
-            .map(|(broker, strobe)| Fleet { broker, strobe }),
+        broker: there(&bench.programs.join("strobe-broker")),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),
