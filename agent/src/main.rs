@@ -10,18 +10,18 @@ use strobe_agent::exposition::sample;
 use strobe_agent::run::{Stop, run};
 use strobe_agent::sampler::{Sampler, Tick};
 use strobe_agent::schemas::Table;
-use strobe_wire::settings::Settings;
+use strobe_wire::program;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match act(args) {
+    match act(&args) {
         Ok(text) => print(&text),
         Err(error) => complain(&error.to_string()),
     }
 }
 
 /// Does what the command line says; what it returns is printed.
-fn act(mut args: Vec<String>) -> Result<String, Box<dyn std::error::Error>> {
+fn act(args: &[String]) -> Result<String, Box<dyn std::error::Error>> {
     if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
         return Ok(help());
     }
@@ -29,16 +29,7 @@ fn act(mut args: Vec<String>) -> Result<String, Box<dyn std::error::Error>> {
         return Ok(format!("strobe-agent {}\n", env!("CARGO_PKG_VERSION")));
     }
     let env = |name: &str| std::env::var(name).ok();
-    let file = match config_file(&mut args)?.or_else(|| env("STROBE_CONFIG")) {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| format!("reading the configuration {path}: {error}"))?;
-            Some((path, text))
-        }
-    };
-    let file = file.as_ref().map(|(path, text)| (path.as_str(), text.as_str()));
-    let settings = Settings::load(KEYS, file, &env, &args)?;
+    let settings = program::settings(KEYS, args)?;
     let config = Config::new(&settings, &env)?;
     if config.once {
         let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
@@ -58,7 +49,7 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
                 .into(),
         );
     }
-    log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Info))?;
+    program::log_to_stderr("strobe-agent", log::LevelFilter::Info);
     let exporter = match config.listen {
         None => None,
         Some(address) => {
@@ -91,23 +82,6 @@ fn serve_beside(exporter: Exporter) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Takes `--config FILE` out of the arguments.
-fn config_file(args: &mut Vec<String>) -> Result<Option<String>, String> {
-    let Some(at) = args.iter().position(|arg| arg == "--config" || arg.starts_with("--config="))
-    else {
-        return Ok(None);
-    };
-    let flag = args.remove(at);
-    if let Some(path) = flag.strip_prefix("--config=") {
-        return Ok(Some(path.to_owned()));
-    }
-    if at < args.len() {
-        Ok(Some(args.remove(at)))
-    } else {
-        Err("--config needs a file".to_owned())
-    }
-}
-
 fn print(text: &str) -> ExitCode {
     use std::io::Write;
     // A reader that went away (`| head`) is no failure.
@@ -123,22 +97,5 @@ fn complain(error: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Info
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            complain(&format!("{}: {}", record.level().as_str().to_lowercase(), record.args()));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-static LOGGER: Logger = Logger;
 /// How long `--once` waits for file systems: node_exporter's mount time-out.
 const ONCE_WAIT: Duration = Duration::from_secs(5);
