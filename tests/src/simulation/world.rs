@@ -296,6 +296,7 @@ impl World {
         self.tally.duplicates += net.ingest.duplicate;
         self.tally.blocks_sealed += store.blocks_sealed;
         assert_eq!(net.ingest.lost.get("skipped"), None, "an agent left a hole");
+        assert_eq!(net.ingest.refused.get("forked"), None, "a restart is no fork");
     }
 
     fn transmit(&mut self) {
