@@ -183,6 +183,9 @@ impl Scribe {
                 }
                 self.answer(None);
                 self.settle(report);
+                if let Err(error) = self.writer.work(now_ms) {
+                    log::error!("sealing is put off: {error}");
+                }
                 true
             }
             Err(error) => {
@@ -200,7 +203,7 @@ impl Scribe {
         };
         for Windows { failures, hosts: windows } in std::mem::take(&mut self.windows) {
             if good && failures == self.failures {
-                self.keep(now_ms, &windows);
+                self.keep(&windows);
             }
         }
     }
@@ -260,13 +263,13 @@ impl Scribe {
     }
 
     /// Windows first, then the housekeeping that may let go of the log they stand for.
-    fn keep(&mut self, now_ms: i64, windows: &[(HostId, Vec<BootRecord>)]) {
+    fn keep(&mut self, windows: &[(HostId, Vec<BootRecord>)]) {
         if let Err(error) = self.registry.save(windows) {
             log::error!("hosts and windows are kept in memory only for now: {error}");
             return;
         }
-        if let Err(error) = self.writer.tick(now_ms) {
-            log::error!("sealing is put off: {error}");
+        if let Err(error) = self.writer.release() {
+            log::error!("the write-ahead log stays: {error}");
         }
     }
 }

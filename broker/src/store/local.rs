@@ -312,13 +312,31 @@ impl Writer {
         self.commit_now()
     }
 
-    /// Seals what is due, removes what is too old or too much, and releases the WAL; a bounded
-    /// piece of work a call. Call it a few times a second.
+    /// As [`Writer::work`], and then [`Writer::release`].
+    ///
+    /// # Errors
+    /// As these.
+    pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        self.work(now_ms)?;
+        self.release()
+    }
+
+    /// Seals and rolls up what is due, removes what is too old or too much; a bounded piece of
+    /// work a call. Call it a few times a second: a thousand hosts are 125 pieces.
     ///
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
-    pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
+    pub fn work(&mut self, now_ms: i64) -> Result<(), StoreError> {
         super::upkeep::tick(self, now_ms)
+    }
+
+    /// Removes the WAL files whose rows are all sealed. What else the WAL stands for (which frames
+    /// were seen) must be kept elsewhere by now.
+    ///
+    /// # Errors
+    /// A file that could not be removed.
+    pub fn release(&mut self) -> Result<(), StoreError> {
+        super::upkeep::release(self)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
@@ -345,11 +363,28 @@ impl Writer {
             samples += self.shared.apply(pending, i64::MIN);
         }
         self.pending_bytes = 0;
+        let wal_bytes = self.journal.bytes();
         self.shared.count(|counts| {
             counts.samples += samples;
             counts.commits += 1;
+            counts.wal_bytes = wal_bytes;
         });
+        if self.shared.config.wal_file_bytes <= self.journal.active_bytes() {
+            // What was committed is safe in the old file; without room for a new one it grows.
+            match self.rotate() {
+                Ok(_) => {}
+                Err(error) => log::warn!("the write-ahead log's file is not changed: {error}"),
+            }
+        }
         Ok(())
+    }
+
+    /// Closes the WAL file, in which all is visible by now; the next one stands alone.
+    pub(super) fn rotate(&mut self) -> Result<u64, StoreError> {
+        assert!(self.pending.is_empty());
+        let closed = self.journal.rotate()?;
+        self.written = Written::default();
+        Ok(closed)
     }
 
     fn floor(&self) -> Result<(), StoreError> {

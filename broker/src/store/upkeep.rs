@@ -1,10 +1,11 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
-use super::local::{Shared, Writer, Written};
+use super::local::{Shared, Writer};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use strobe_journal::disk;
 
@@ -22,6 +23,8 @@ pub(super) struct Upkeep {
     look_ms: i64,
     /// Not before this after a failure.
     retry_ms: i64,
+    /// WAL files whose rows are all sealed.
+    sealed_wal: BTreeSet<u64>,
 }
 
 impl Upkeep {
@@ -42,6 +45,7 @@ impl Upkeep {
             hours_ms: next(HOURS),
             look_ms: now_ms,
             retry_ms: i64::MIN,
+            sealed_wal: BTreeSet::new(),
         }
     }
 
@@ -78,7 +82,12 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     }
     let window = (now_ms - SEAL_DELAY_MS).div_euclid(SEAL_MS) * SEAL_MS;
     let head = writer.shared.count(|_| ()).head_bytes;
-    if usize::try_from(head).unwrap_or(usize::MAX) > writer.shared.config.head_bytes_max {
+    let config = &writer.shared.config;
+    // A WAL that eats up the store's share is sealed away, rather than history for it.
+    let wal_max = (config.bytes_max / WAL_SHARE).max(config.wal_file_bytes.saturating_mul(2));
+    if config.head_bytes_max < usize::try_from(head).unwrap_or(usize::MAX)
+        || wal_max < writer.journal.bytes()
+    {
         return start_seal(writer, i64::MAX);
     }
     if writer.upkeep.sealed_ms < window {
@@ -94,8 +103,7 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     // What is appended must be in memory before its WAL file is closed.
     writer.commit_now()?;
-    let through = writer.journal.rotate()?;
-    writer.written = Written::default();
+    let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
     let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
     writer.upkeep.seal = Some(job);
@@ -118,13 +126,26 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     done.release();
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
-    for number in writer.journal.closed().to_vec() {
-        let last = writer.wal_last_ms.get(&number).copied();
-        if number <= through && last.is_none_or(|last| last < cut_ms) {
-            writer.journal.remove(number)?;
-            writer.wal_last_ms.remove(&number);
+    // Files are closed in the order of time, almost: one may hold a row of a clock that is ahead.
+    let sealed = |number: &u64| {
+        let last = writer.wal_last_ms.get(number);
+        *number <= through && last.is_none_or(|last| *last < cut_ms)
+    };
+    writer.upkeep.sealed_wal.extend(writer.journal.closed().filter(sealed));
+    Ok(())
+}
+
+/// Removes the WAL files whose rows all lie in segments.
+pub(super) fn release(writer: &mut Writer) -> Result<(), StoreError> {
+    while let Some(number) = writer.upkeep.sealed_wal.pop_first() {
+        if let Err(error) = writer.journal.remove(number) {
+            writer.upkeep.sealed_wal.insert(number);
+            return Err(error.into());
         }
+        writer.wal_last_ms.remove(&number);
     }
+    let wal_bytes = writer.journal.bytes();
+    writer.shared.count(|counts| counts.wal_bytes = wal_bytes);
     Ok(())
 }
 
@@ -185,6 +206,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     };
     let segments = writer.shared.segments();
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    bytes = bytes.saturating_add(writer.journal.bytes());
     let mut removed = false;
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
@@ -230,7 +252,7 @@ fn forget(shared: &Arc<Shared>, now_ms: i64) {
 }
 
 /// Counts the bytes of unsealed rows.
-fn measure(shared: &Shared) {
+pub(super) fn measure(shared: &Shared) {
     let mut bytes = 0;
     for source in shared.sources() {
         let state = source.read();
@@ -247,6 +269,8 @@ fn measure(shared: &Shared) {
 const SEAL_MS: i64 = 600_000;
 /// Rows may come this late and still be in their block.
 const SEAL_DELAY_MS: i64 = 30_000;
+/// The WAL may have this part of the size cap.
+const WAL_SHARE: u64 = 4;
 const LOOK_MS: i64 = 2_000;
 const RETRY_MS: i64 = 10_000;
 /// Sources sealed or rolled up in one tick: about 10 ms of work.
