@@ -251,37 +251,7 @@ impl Store {
         let bounds = (range.start_ms, range.end_ms);
         let by_schema = by_schema(places);
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
-        let mut young = Vec::new();
-        let mut kinds = BTreeMap::new();
-        let state = source.read();
-        for (&schema, wanted) in &by_schema {
-            let Some(section) = state.sections.get(&schema) else { continue };
-            let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
-            let within = section.young.iter().filter(within);
-            young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
-            kinds.insert(schema, Arc::clone(&section.schema));
-            for &(column, series) in wanted {
-                let kind = kind_of(&section.schema, column);
-                let rows = section.rows.column(column, bounds);
-                if let Some(pairs) = scratch.pairs.get_mut(series) {
-                    pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
-                }
-            }
-        }
-        for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
-            if let Some(remote) = state.remote.get(&place.name) {
-                push_remote(remote, range, pairs);
-            }
-        }
-        drop(state);
-        let memory = std::path::Path::new("memory");
-        for (schema, block) in young {
-            let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-            let read = Block::open(Data::Memory(&block)).and_then(|block| {
-                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
-            });
-            read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
-        }
+        let kinds = gather_memory(source, places, &by_schema, bounds, scratch)?;
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
@@ -329,6 +299,48 @@ fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
         }
     }
     by_schema
+}
+
+/// Appends the samples that are in memory; returns the schemas.
+fn gather_memory(
+    source: &Source,
+    places: &[Places],
+    by_schema: &BTreeMap<u64, Vec<(usize, usize)>>,
+    bounds: (i64, i64),
+    scratch: &mut Scratch,
+) -> Result<BTreeMap<u64, Arc<Schema>>, StoreError> {
+    let mut young = Vec::new();
+    let mut kinds = BTreeMap::new();
+    let state = source.read();
+    for (&schema, wanted) in by_schema {
+        let Some(section) = state.sections.get(&schema) else { continue };
+        let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
+        let within = section.young.iter().filter(within);
+        young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
+        kinds.insert(schema, Arc::clone(&section.schema));
+        for &(column, series) in wanted {
+            let kind = kind_of(&section.schema, column);
+            let rows = section.rows.column(column, bounds);
+            if let Some(pairs) = scratch.pairs.get_mut(series) {
+                pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
+            }
+        }
+    }
+    for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
+        if let Some(remote) = state.remote.get(&place.name) {
+            push_remote(remote, bounds, pairs);
+        }
+    }
+    drop(state);
+    for (schema, block) in young {
+        let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
+        Block::open(Data::Memory(&block))
+            .and_then(|block| {
+                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+            })
+            .map_err(|why| StoreError::Corrupt { path: "memory".into(), offset: 0, why })?;
+    }
+    Ok(kinds)
 }
 
 /// Appends a block's samples of the wanted (column, series).
@@ -461,9 +473,9 @@ fn select_source(
     part
 }
 
-fn push_remote(remote: &RemoteColumn, range: TimeRange, pairs: &mut Vec<(i64, f64)>) {
+fn push_remote(remote: &RemoteColumn, bounds: (i64, i64), pairs: &mut Vec<(i64, f64)>) {
     let samples = remote.times.iter().zip(&remote.values);
-    let within = samples.filter(|(time, _)| (range.start_ms..=range.end_ms).contains(time));
+    let within = samples.filter(|(time, _)| (bounds.0..=bounds.1).contains(time));
     pairs.extend(within.map(|(&time, &raw)| (time, f64::from_bits(raw))));
 }
 
