@@ -14,6 +14,8 @@
 
 mod block;
 mod check;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod head;
 mod local;
 pub mod redis;
