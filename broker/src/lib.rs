@@ -8,7 +8,7 @@ mod dir;
 pub mod fuzz;
 pub mod hub;
 pub mod ingest;
-mod net;
+pub mod net;
 mod own;
 pub mod query;
 pub mod registry;
@@ -17,7 +17,7 @@ mod run;
 pub mod store;
 pub mod tokens;
 pub mod window;
-mod writer;
+pub mod writer;
 
 pub use config::Config;
 pub use dir::DirError;

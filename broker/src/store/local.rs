@@ -282,11 +282,39 @@ impl Writer {
     /// [`StoreError::Full`] or the WAL refused. Nothing appended is visible or may be
     /// acknowledged; it is kept, and the next commit tries again.
     pub fn commit(&mut self, _now_ms: i64) -> Result<(), StoreError> {
+        // Also with nothing to write: so it is found out that there is room again.
+        self.floor()?;
         if self.pending.is_empty() && self.pending_bytes == 0 {
             return Ok(());
         }
-        self.floor()?;
         self.commit_now()
+    }
+
+    /// Forgets everything appended since the last commit: its sender was told, and sends it again.
+    pub fn discard(&mut self) {
+        self.journal.discard();
+        // Names stay: they were not refused, and go into the WAL again before the next row.
+        self.pending.retain(|pending| matches!(pending, Pending::Labels(..)));
+        self.pending_bytes = 0;
+        self.written = Written::default();
+    }
+
+    /// The last WAL file that nothing is appended to any more.
+    #[must_use]
+    pub fn wal_closed(&self) -> Option<u64> {
+        self.journal.closed().last().copied()
+    }
+
+    /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
+    /// which tell them too, may be removed once their rows are sealed.
+    pub fn windows_kept(&mut self, through: Option<u64>) {
+        self.upkeep.kept = self.upkeep.kept.max(through);
+    }
+
+    /// Whether no housekeeping is under way.
+    #[must_use]
+    pub fn is_tidy(&self) -> bool {
+        !self.upkeep.progress().0
     }
 
     /// Seals what is due, removes what is too old or too much, and releases the WAL; a bounded

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use strobe_broker::config::KEYS;
-use strobe_broker::query::{Engine, Limits, Output};
+use strobe_broker::query::{Deadline, Engine, Limits, Output};
 use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
 use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
 use strobe_broker::{Broker, Config};
@@ -164,7 +164,7 @@ pub(crate) fn base_ms() -> i64 {
 /// What `expr` gives at `at_ms` for one host, and what it says is missing.
 pub(crate) fn query(store: &Store, expr: &str, at_ms: i64) -> (usize, Vec<String>) {
     let engine = Engine::new(store.for_query());
-    let output = engine.instant(expr, at_ms, &Limits::usual()).unwrap();
+    let output = engine.instant(expr, at_ms, &Limits::usual(), Deadline::never()).unwrap();
     let Output::Matrix(series) = output else { panic!("{expr} is a range") };
     (series.iter().map(|raw| raw.times.len()).sum(), engine.store().warnings())
 }
