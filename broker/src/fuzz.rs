@@ -57,8 +57,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
         for (name, le) in
             [("up", ""), ("reqs", ""), ("temp", ""), ("h_bucket", "1"), ("h_bucket", "+Inf")]
         {
-            let labels =
-                [("__name__", name), ("job", "j"), ("instance", instance), ("le", le)];
+            let labels = [("__name__", name), ("job", "j"), ("instance", instance), ("le", le)];
             let labels = labels.iter().filter(|(_, value)| !value.is_empty());
             let labels = labels.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             let sample = |n: i32| {

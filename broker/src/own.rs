@@ -108,6 +108,7 @@ impl Exposition {
     fn redis(&mut self, mirror: &MirrorCounts) {
         self.counter("redis_blocks_written_total", "Blocks that Redis took.", mirror.blocks);
         self.counter("redis_bytes_written_total", "Their bytes.", mirror.bytes);
+        self.counter("redis_rows_written_total", "Rows that its streams took.", mirror.rows);
         self.head("redis_failures_total", "counter", "Passes to Redis that failed, by reason.");
         for (trouble, count) in TROUBLES.iter().zip(mirror.failures) {
             let reason = format!("{{reason=\"{}\"}}", trouble.word());

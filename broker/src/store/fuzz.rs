@@ -245,8 +245,7 @@ fn append(journal: &mut Journal, op: &WalOp, seq: u64) -> usize {
             (wal::FRAME, Bytes::copy_from_slice(&slot[..length]).to_vec(), values.len())
         }
         WalOp::Samples { source, name, samples } => {
-            let series =
-                super::head::SeriesName { name: name.clone(), labels: Labels::default() };
+            let series = super::head::SeriesName { name: name.clone(), labels: Labels::default() };
             let bytes = wal::samples(u128::from(*source), &series, samples);
             (wal::SAMPLES, bytes, samples.len())
         }
