@@ -5,7 +5,7 @@ pub use crate::store::fuzz::{
 };
 
 use crate::api::{self, Answer};
-use crate::query::{Engine, Limits};
+use crate::query::{Deadline, Engine, Limits};
 use crate::store::{RemoteSeries, Store, StoreConfig, TimeRange};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -21,9 +21,9 @@ pub fn promql(kind: u8, text: &str) {
     let engine = &*ENGINE;
     if kind.is_multiple_of(2) {
         let at_ms = T0_MS + i64::from(kind) * 1000;
-        let _ = engine.instant(text, at_ms, &LIMITS);
+        let _ = engine.instant(text, at_ms, &LIMITS, Deadline::never());
         let range = TimeRange { start_ms: T0_MS, end_ms: at_ms };
-        let _ = engine.range(text, range, 7_000, &LIMITS);
+        let _ = engine.range(text, range, 7_000, &LIMITS, Deadline::never());
         return;
     }
     let mut parts = text.splitn(3, ' ');
@@ -36,7 +36,9 @@ pub fn promql(kind: u8, text: &str) {
         body: part().into_bytes(),
         ..ApiRequest::default()
     };
-    if let Answer::Response(response) = api::handle(engine, &LIMITS, &request, T0_MS) {
+    if let Answer::Response(response) =
+        api::handle(engine, &LIMITS, &request, T0_MS, Deadline::never())
+    {
         assert!((200..600).contains(&response.status), "{}", response.status);
         if response.content_type == "application/json" {
             let read = serde_json::from_slice::<serde_json::Value>(&response.body);
@@ -87,4 +89,5 @@ const LIMITS: Limits = Limits {
     samples_max: 100_000,
     values_max: 10_000,
     output_bytes_max: 1 << 16,
+    time_ms_max: 1_000,
 };

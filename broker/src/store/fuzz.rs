@@ -153,7 +153,7 @@ pub fn block_round_trip(columns: u8, kinds: &[u8], rows: &[(u16, Vec<Option<u64>
         let bytes = encode(&meta, Content::Rows(&wanted), &kinds, level);
         assert_eq!(bytes, encode(&meta, Content::Rows(&wanted), &kinds, level), "same bytes");
         let opened = Block::open(Data::Memory(&bytes)).expect("what was encoded opens");
-        assert_eq!(opened.check(), Ok(()));
+        assert!(opened.check().is_ok());
         assert_eq!(decode_rows(&bytes).as_ref(), Ok(&wanted));
     }
 }

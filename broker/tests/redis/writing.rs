@@ -6,6 +6,7 @@ use crate::support::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use strobe_broker::store::redis::{Mirror, Parts, RedisConfig};
 use strobe_wire::ids::HostId;
 
@@ -173,4 +174,41 @@ fn a_stream_is_bounded_and_can_be_left_out() {
         assert!(found.last().is_none_or(|last| *last == 1999));
     }
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Redis is killed and comes back with what it had: it is filled from its own mark on, nothing twice.
+#[test]
+fn a_redis_that_comes_back_filled_gets_what_it_lacks() {
+    let (dir, base) = (dir("filled"), base_ms());
+    let files = dir.with_extension("aof");
+    drop(std::fs::remove_dir_all(&files));
+    std::fs::create_dir_all(&files).unwrap();
+    let aof = ["--dir", files.to_str().unwrap(), "--appendonly", "yes", "--appendfsync", "always"];
+    let (store, mut writer) = open(&dir, base);
+    let server = Server::start(free_port(), &aof);
+    let port = server.port;
+    let mut mirror = mirror(&store, &server.url(), base);
+    write_rows(&mut writer, 0..10, base - 400_000);
+    fill(&mut writer, base);
+    while mirror.pass(base).is_zero() {}
+    let before = server.blocks();
+    drop(server);
+    write_rows(&mut writer, 10..20, base + 100_000);
+    fill(&mut writer, base + 600_000);
+    mirror.pass(base + 600_000);
+    assert!(!counts(&mirror).connected);
+    let server = Server::start(port, &aof);
+    // Its file is read behind the open port.
+    until("the fill", || mirror.pass(base + 600_000) > Duration::from_millis(999));
+    let after = server.blocks();
+    assert_eq!((before.len(), after.len()), (21, 42));
+    assert!(before.iter().all(|(key, block)| after.get(key) == Some(block)));
+    equal_local(&dir, &after);
+    let counts = counts(&mirror);
+    assert_eq!((counts.blocks, counts.rows), (42, 20), "each once");
+    assert_eq!(seqs(&stream(&server)), Vec::from_iter(0..20));
+    drop(server);
+    for dir in [dir, files] {
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
