@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
                 client.front.end();
                 client.poll();
             }
-            Op::Answered => client.answered(),
+            Op::Answered => drop(client.answered()),
         }
         if ops.is_empty() {
             break;
