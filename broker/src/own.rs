@@ -76,6 +76,8 @@ pub(crate) fn metrics(
         net.storing.into(),
     );
     out.counter("samples_total", "Samples made visible.", store.samples);
+    let help = "Samples of remote-write of more than 7 days ago or 10 min ahead.";
+    out.counter("samples_refused_total", help, store.samples_refused);
     out.counter("commits_total", "Group commits (fdatasync).", store.commits);
     out.counter("blocks_sealed_total", "Blocks sealed.", store.blocks_sealed);
     out.counter("segments_expired_total", "Segments removed by age.", store.segments_expired);

@@ -23,7 +23,7 @@ enum Op {
     Schema { columns: u8, seed: u8 },
     Labels { source: u8, pairs: Vec<(String, String)> },
     Row { source: u8, columns: u8, seed: u8, time_s: u16 },
-    Samples { source: u8, name: String, samples: Vec<(i64, u64)> },
+    Samples { source: u8, name: String, samples: Vec<(u32, u64)> },
     Rotate,
 }
 
@@ -36,7 +36,12 @@ impl From<Op> for WalOp {
             Op::Row { source, columns, seed, time_s } => {
                 Self::Row { source, columns, seed, time_s }
             }
-            Op::Samples { source, name, samples } => Self::Samples { source, name, samples },
+            // The door lets in a week; nothing older is in a log.
+            Op::Samples { source, name, samples } => Self::Samples {
+                source,
+                name,
+                samples: samples.into_iter().map(|(ms, bits)| (ms % 604_800_000, bits)).collect(),
+            },
             Op::Rotate => Self::Rotate,
         }
     }

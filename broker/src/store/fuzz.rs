@@ -70,8 +70,8 @@ pub enum WalOp {
         source: u8,
         /// The metric.
         name: String,
-        /// Times and bits.
-        samples: Vec<(i64, u64)>,
+        /// Milliseconds and bits.
+        samples: Vec<(u32, u64)>,
     },
     /// The next file.
     Rotate,
@@ -209,7 +209,7 @@ pub fn wal(ops: &[WalOp]) -> Recovered {
     let (store, mut writer, _) = Store::open(config.clone(), T0_MS).expect("it always opens");
     let found = read(&store);
     // What was recovered can be sealed; a bad time or a foreign row may not stop it.
-    let sealed = writer.settle(T0_MS + 86_400_000);
+    let sealed = writer.settle(T0_MS + 3 * 3_600_000);
     drop((store, writer));
     let (store, writer, _) = Store::open(config, T0_MS).expect("it always opens");
     if sealed.is_ok() {
@@ -246,7 +246,9 @@ fn append(journal: &mut Journal, op: &WalOp, seq: u64) -> usize {
         }
         WalOp::Samples { source, name, samples } => {
             let series = super::head::SeriesName { name: name.clone(), labels: Labels::default() };
-            let bytes = wal::samples(u128::from(*source), &series, samples);
+            let samples: Vec<(i64, u64)> =
+                samples.iter().map(|&(ms, bits)| (T0_MS + i64::from(ms), bits)).collect();
+            let bytes = wal::samples(u128::from(*source), &series, &samples);
             (wal::SAMPLES, bytes, samples.len())
         }
         WalOp::Rotate => {

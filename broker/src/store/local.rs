@@ -136,6 +136,11 @@ impl Store {
         self.shared.count(|_| ())
     }
 
+    /// Counts samples that were not taken.
+    pub(crate) fn refused(&self, samples: u64) {
+        self.shared.count(|counts| counts.samples_refused += samples);
+    }
+
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
         self.shared.sources()
     }

@@ -151,6 +151,8 @@ pub struct StoreCounts {
     pub segment_bytes: u64,
     /// Bytes of unsealed rows in memory.
     pub head_bytes: u64,
+    /// Samples of remote-write that were too old or too far ahead.
+    pub samples_refused: u64,
 }
 
 /// Why the store could not do something.
