@@ -112,7 +112,7 @@ fn remote_write_is_handed_on() {
     let (engine, _writer, dir) = open("write");
     let body = remote_write::encode(&[RemoteSeries {
         labels: strobe_wire::schema::Labels(vec![("__name__".to_owned(), "x".to_owned())]),
-        samples: vec![(1, 2.0)],
+        samples: vec![(NOW_MS, 2.0), (1, 2.0)],
     }]);
     let mut request = ApiRequest {
         method: "POST".to_owned(),
@@ -122,7 +122,8 @@ fn remote_write_is_handed_on() {
         ..ApiRequest::default()
     };
     let got = handle(&engine, &Limits::usual(), &request, NOW_MS, Deadline::never());
-    assert!(matches!(got, Answer::Write(series) if series.len() == 1));
+    assert!(matches!(got, Answer::Write(series) if series[0].samples == [(NOW_MS, 2.0)]));
+    assert_eq!(engine.store().counts().samples_refused, 1);
     request.body.truncate(3);
     let Answer::Response(response) =
         handle(&engine, &Limits::usual(), &request, NOW_MS, Deadline::never())

@@ -21,7 +21,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use strobe_journal::{Journal, free_bytes};
+use strobe_journal::{Journal, Position, free_bytes};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
@@ -68,6 +68,8 @@ pub(super) struct Shared {
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
     removed_ms: AtomicI64,
+    /// Behind the last committed record of the WAL.
+    synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     last_number: AtomicU64,
 }
@@ -102,6 +104,7 @@ impl Store {
             counts: Mutex::default(),
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(i64::MIN),
+            synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
@@ -110,6 +113,7 @@ impl Store {
             replay.record(number, record);
         });
         let (journal, damage) = journal?;
+        shared.note_synced(journal.synced());
         let (recovery, schemas, labels, wal_last_ms) = replay.finish(&damage);
         let upkeep = Upkeep::new(&shared, now_ms);
         let writer = Writer {
@@ -130,6 +134,11 @@ impl Store {
     #[must_use]
     pub fn counts(&self) -> StoreCounts {
         self.shared.count(|_| ())
+    }
+
+    /// Counts samples that were not taken.
+    pub(crate) fn refused(&self, samples: u64) {
+        self.shared.count(|counts| counts.samples_refused += samples);
     }
 
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
@@ -372,6 +381,7 @@ impl Writer {
     /// As [`Writer::commit`], whatever space is left.
     pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
         self.journal.commit()?;
+        self.shared.note_synced(self.journal.synced());
         let mut samples = 0;
         for pending in self.pending.drain(..) {
             samples += self.shared.apply(pending, i64::MIN);
@@ -494,6 +504,15 @@ impl Shared {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    /// Behind the last committed record of the WAL.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_synced(&self, at: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     pub(super) fn removed_ms(&self) -> i64 {

@@ -15,6 +15,8 @@
 mod block;
 mod check;
 mod codec;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod head;
 mod local;
 pub mod redis;
@@ -153,6 +155,8 @@ pub struct StoreCounts {
     pub wal_bytes: u64,
     /// Bytes of unsealed rows in memory.
     pub head_bytes: u64,
+    /// Samples of remote-write that were too old or too far ahead.
+    pub samples_refused: u64,
 }
 
 /// Why the store could not do something.
