@@ -55,7 +55,6 @@ const LARGE: &[(&str, usize)] = &[
     ("agent/src/sampler.rs", 610),
     ("broker/src/query/engine.rs", 670),
     ("viz/src/front.rs", 570),
-    ("viz/src/live.rs", 660),
     ("viz/src/run.rs", 730),
     ("wire/src/link.rs", 910),
 ];
