@@ -54,7 +54,5 @@ const LARGE: &[(&str, usize)] = &[
     ("agent/src/run.rs", 560),
     ("agent/src/sampler.rs", 610),
     ("broker/src/query/engine.rs", 670),
-    ("viz/src/front.rs", 570),
-    ("viz/src/run.rs", 730),
     ("wire/src/link.rs", 910),
 ];
