@@ -73,7 +73,10 @@ export class FleetPage {
     if (message.type !== "fleet" && message.type !== "fleet_delta") return;
     this.nowMs = message.now_ms;
     const first = this.hosts.size === 0;
-    if (message.type === "fleet") for (const id of this.hosts.keys()) if (!message.hosts.some((host) => host.id === id)) this.forget(id);
+    if (message.type === "fleet") {
+      const there = new Set(message.hosts.map((host) => host.id));
+      for (const id of this.hosts.keys()) if (!there.has(id)) this.forget(id);
+    }
     for (const host of message.hosts) this.hosts.set(host.id, { ...this.hosts.get(host.id), ...host });
     this.order(message.type === "fleet");
     const spark = this.nowMs - this.sparkAt >= SPARK_STEP_MS;
