@@ -17,6 +17,8 @@ const ORDER_MS = 5000;
 const SPARK_CPU = 'sum by (instance) (rate(node_cpu_seconds_total{mode!~"idle|iowait"}[15s])) / count by (instance) (rate(node_cpu_seconds_total{mode="idle"}[15s]))';
 const SPARK_NET = (way: string) => `sum by (instance) (rate(node_network_${way}_bytes_total{device!="lo"}[15s]))`;
 
+const NO_HOST = `No host has reported yet. Make a token where the broker runs (strobe token create), then start an agent on each host: strobe-agent --broker ${location.hostname}:7801 --token TOKEN. It appears here within seconds.`;
+
 const COLUMNS = ["Host", "State", "CPU", "Memory", "Disk", "Network", "Pressure"];
 const STATE_NAMES: Record<string, string> = { fresh: "Fresh", late: "Late", lost: "Lost" };
 
@@ -141,7 +143,7 @@ export class FleetPage {
     text(this.more, `Show ${Math.min(PAGE_ROWS, wanted.length - shown.length)} more of ${wanted.length} hosts`);
     this.table.hidden = shown.length === 0;
     this.note.hidden = shown.length > 0;
-    text(this.note, this.hosts.size === 0 ? "No host has reported yet. Start an agent and it appears here within seconds." : `No host matches “${this.filter}”.`);
+    text(this.note, this.hosts.size === 0 ? NO_HOST : `No host matches “${this.filter}”.`);
   }
 
   private count(): void {
@@ -233,6 +235,7 @@ class Row {
       (top[1] ?? 0) >= 0.0005 && !lost ? `${percent(top[1])} ${top[0]}` : percent(show(top[1])),
     ];
     words.forEach((word, i) => text(this.texts[i]!, word));
+    this.texts[3]!.dataset["severity"] = severity(show(host.fs));
     cpu.set(show(host.cpu));
     mem.set(show(host.mem));
     disk.set(show(host.disk_busy));
