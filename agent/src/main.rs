@@ -1,6 +1,5 @@
 //! `strobe-agent`: watches one host.
 
-use nix::sys::signal::{SigSet, Signal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,8 +63,7 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
         // Without a broker nothing is owed to anybody: a signal just ends the process.
         (Some(exporter), None) => exporter.run()?,
         (exporter, _) => {
-            let stop = Stop::new()?;
-            stop_on_signals(&stop)?;
+            let stop = Stop::on_signals()?;
             if let Some(exporter) = exporter {
                 serve_beside(exporter)?;
             }
@@ -81,23 +79,6 @@ fn serve_beside(exporter: Exporter) -> std::io::Result<()> {
             log::error!("/metrics is no longer served: {error}");
         }
     })?;
-    Ok(())
-}
-
-/// SIGTERM and SIGINT are blocked in every thread and taken by one that stops the agent.
-fn stop_on_signals(stop: &Stop) -> Result<(), Box<dyn std::error::Error>> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    let stop = stop.clone();
-    std::thread::Builder::new().name("strobe-signal".to_owned()).stack_size(64 << 10).spawn(
-        move || {
-            // An error cannot happen (the set is valid); stopping is the safe answer to it.
-            let _ = signals.wait();
-            stop.stop();
-        },
-    )?;
     Ok(())
 }
 

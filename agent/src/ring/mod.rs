@@ -6,7 +6,6 @@
 //!  claim ── CAS on tail ──▶ Claim            next ──▶ Slot ── bytes() ──▶ Bytes ──▶ QUIC
 //!  seal into the slot                        release(through) on acknowledgement
 //!  publish(length) │ drop = abandoned        rewind() after a reconnect
-//!  wake() once a tick ══════ eventfd ══════▶ poll, clear_wake
 //!
 //!  region   ┌──────┬──────┬──────┬─────┐  slots of 4 KiB in huge pages where there are some
 //!           └──────┴──────┴──────┴─────┘
@@ -33,20 +32,16 @@
 mod ledger;
 mod memory;
 mod sync;
-mod wake;
 
 use bytes::Bytes;
 use hugepage_config::{Got, Region};
 use ledger::Cursor;
 use memory::Memory;
 use std::fmt;
-use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use strobe_wire::limits::FRAME_BYTES_MAX;
-use wake::Wake;
 
 /// A new ring's two ends.
 #[derive(Debug)]
@@ -62,6 +57,8 @@ pub struct Ring {
 pub struct Writer {
     memory: Arc<Memory>,
     head_seen: u64,
+    /// The ticket before, and how long its frame was: what comes next is guessed to be like it.
+    before: (u64, usize),
 }
 
 /// A slot that is being written: 4 KiB of the caller's own. Dropping it abandons the slot.
@@ -70,6 +67,7 @@ pub struct Claim<'a> {
     ticket: u64,
     /// What `Drop` publishes: 0 is "abandoned".
     length: u64,
+    before: &'a mut usize,
 }
 
 /// Takes frames out, in the order of their claims.
@@ -103,9 +101,6 @@ pub enum RingError {
         /// Bytes of the region.
         bytes: usize,
     },
-    /// No eventfd.
-    #[error("creating the ring's eventfd: {0}; raise the limit of open files")]
-    Wake(#[source] io::Error),
 }
 
 impl Ring {
@@ -121,10 +116,9 @@ impl Ring {
         if bytes / FRAME_BYTES_MAX < slots {
             return Err(RingError::Region { slots, bytes });
         }
-        let wake = Wake::new().map_err(RingError::Wake)?;
-        let memory = Arc::new(Memory::new(region, slots, wake));
+        let memory = Arc::new(Memory::new(region, slots));
         Ok(Self {
-            writer: Writer { memory: Arc::clone(&memory), head_seen: 0 },
+            writer: Writer { memory: Arc::clone(&memory), head_seen: 0, before: (0, 0) },
             reader: Reader { memory, cursor: Cursor::default() },
         })
     }
@@ -138,12 +132,13 @@ impl Writer {
             self.memory.refused.fetch_add(1, Relaxed);
             return None;
         };
-        Some(Claim { memory: &self.memory, ticket, length: 0 })
-    }
-
-    /// Tells the reader's loop that something was published. Once a tick is enough.
-    pub fn wake(&self) {
-        self.memory.wake.ring();
+        // The next slot of this writer comes from the reader's cache while this one is written.
+        // Two writers in turn get every second ticket: the same distance again is the best guess.
+        let (before, length) = self.before;
+        let next = ticket + ticket.saturating_sub(before).clamp(1, AHEAD_MAX);
+        self.memory.fetch_mut(next, length);
+        self.before.0 = ticket;
+        Some(Claim { memory: &self.memory, ticket, length: 0, before: &mut self.before.1 })
     }
 
     /// Claims refused since the start, by all writers.
@@ -168,6 +163,7 @@ impl Claim<'_> {
         assert!(0 < length);
         assert!(length <= FRAME_BYTES_MAX);
         self.length = u64::try_from(length).unwrap_or(0);
+        *self.before = length;
         Ticket(self.ticket)
     }
 }
@@ -206,6 +202,10 @@ impl Reader {
     pub fn next(&mut self) -> Option<Slot<'_>> {
         let (ticket, length) = self.cursor.next(&self.memory.ledger)?;
         let length = usize::try_from(length).unwrap_or(FRAME_BYTES_MAX);
+        // The frame behind it, if there is one, comes over while this one is looked at.
+        if self.memory.ledger.read(ticket + 1).is_some() {
+            self.memory.fetch(ticket + 1, length);
+        }
         Some(Slot { memory: &self.memory, ticket, length })
     }
 
@@ -238,6 +238,12 @@ impl Reader {
         self.memory.ledger.occupied()
     }
 
+    /// Slots claimed since the start: it tells whether somebody wrote since it was last asked.
+    #[must_use]
+    pub fn claimed(&self) -> u64 {
+        self.memory.ledger.claimed()
+    }
+
     /// Claims refused since the start, by all writers.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -248,19 +254,6 @@ impl Reader {
     #[must_use]
     pub fn pages(&self) -> Got {
         self.memory.got()
-    }
-
-    /// Makes the eventfd unreadable again. Do this *before* the last [`Reader::next`] that
-    /// gives `None`, or a frame in between is seen one wake late. Says whether it was rung.
-    pub fn clear_wake(&self) -> bool {
-        self.memory.wake.clear()
-    }
-}
-
-/// The eventfd that [`Writer::wake`] makes readable.
-impl AsFd for Reader {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.wake.as_fd()
     }
 }
 
@@ -338,6 +331,8 @@ impl fmt::Debug for Slot<'_> {
     }
 }
 
+/// Writers in turn for whom the next slot is guessed.
+const AHEAD_MAX: u64 = 8;
 /// 64 GiB of slots: far more than any agent has use for, and sums of indexes stay far from overflow.
 const SLOTS_MAX: usize = 1 << 24;
 

@@ -23,7 +23,7 @@ use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
-use crate::query::{Engine, Limits};
+use crate::query::{Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
 use crate::store::{RemoteSeries, Store, StoreConfig};
@@ -190,7 +190,16 @@ impl Broker {
             "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
             path if path.starts_with("/api/v1/") => {
                 let limits = Limits::usual();
-                match api::handle(&shared.engine, &limits, request, wall_ms()) {
+                let since = monotonic();
+                let pulse = || match shared.stopping.load(Ordering::Acquire) {
+                    true => Pulse::Abandoned,
+                    false => {
+                        let elapsed = monotonic().saturating_duration_since(since).as_millis();
+                        Pulse::Elapsed(u64::try_from(elapsed).unwrap_or(u64::MAX))
+                    }
+                };
+                let deadline = Deadline::new(&pulse, limits.time_ms_max);
+                match api::handle(&shared.engine, &limits, request, wall_ms(), deadline) {
                     Answer::Response(response) => response,
                     Answer::Write(series) => api::written(self.write(series)),
                 }
