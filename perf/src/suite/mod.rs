@@ -2,6 +2,7 @@
 
 pub mod bytes;
 pub mod load;
+pub mod queries;
 
 use crate::report::Table;
 use crate::run;
