@@ -106,6 +106,20 @@ impl Registry {
         info.clone()
     }
 
+    /// A host that an earlier life of this broker knew; what it says itself stands above that.
+    pub fn restore(&self, info: HostInfo) {
+        let id = HostId(info.hello.host);
+        let mut memory = self.lock();
+        memory.dirty.insert(id, ());
+        match memory.hosts.get_mut(&id) {
+            Some(known) => {
+                known.first_seen_ms = known.first_seen_ms.min(info.first_seen_ms);
+                known.last_seen_ms = known.last_seen_ms.max(info.last_seen_ms);
+            }
+            None => drop(memory.hosts.insert(id, info)),
+        }
+    }
+
     /// A frame of the host came.
     pub fn seen(&self, host: HostId, now_ms: i64) {
         let mut memory = self.lock();

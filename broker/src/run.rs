@@ -19,7 +19,7 @@ use crate::net::{Ask, Net, NetCounts, Parts, Place};
 use crate::own;
 use crate::query::{Deadline, Engine, Limits, Pulse};
 use crate::registry::{Registry, RegistryError};
-use crate::store::redis::{Mirror, MirrorCounts, UrlError};
+use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
 use crate::store::{RemoteSeries, Store, StoreConfig, StoreError};
 use crate::writer::{Next, Order, Report, Scribe};
 use mio::{Events, Interest, Poll, Token as Source, Waker};
@@ -69,9 +69,9 @@ pub enum BrokerError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The URL of Redis.
+    /// Redis.
     #[error("broker.store: {0}")]
-    Redis(#[from] UrlError),
+    Redis(#[from] RedisError),
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -168,7 +168,7 @@ impl Broker {
         let hub = Hub::default();
         let fingerprint = authority.fingerprint();
         let stopping = Arc::default();
-        let mirror = mirror(&config, &store, &fingerprint, &stopping)?;
+        let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let scribe = Scribe::new(writer, registry.clone(), hub.clone());
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
         let shared = Arc::new(Shared {
@@ -547,12 +547,14 @@ fn write_loop(
 fn mirror(
     config: &Config,
     store: &Store,
-    fingerprint: &[u8; 32],
+    registry: &Registry,
     stopping: &Arc<AtomicBool>,
-) -> Result<Option<Mirror>, UrlError> {
-    let StoreChoice::Redis(url) = &config.store else { return Ok(None) };
-    let owner: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
-    Mirror::new(store, url, &owner, Arc::clone(stopping)).map(Some)
+    now_ms: i64,
+) -> Result<Option<Mirror>, RedisError> {
+    let StoreChoice::Redis(redis) = &config.store else { return Ok(None) };
+    let (registry, stopping) = (Some(registry.clone()), Arc::clone(stopping));
+    let parts = redis::Parts { store, registry, stopping, now_ms, clock: monotonic };
+    Mirror::new(redis.clone(), parts).map(Some)
 }
 
 fn mirror_loop(mut mirror: Mirror, stopping: &AtomicBool) {

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use strobe_broker::config::KEYS;
-use strobe_broker::store::redis::{Mirror, MirrorCounts};
+use strobe_broker::query::{Deadline, Engine, Limits, Output};
+use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
 use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
 use strobe_broker::{Broker, Config, remote_write};
 use strobe_wire::message::ApiRequest;
@@ -69,18 +70,22 @@ impl Server {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
-    /// Every block by its key, by way of the indexes.
-    fn blocks(&self, index: &str) -> BTreeMap<String, Vec<u8>> {
+    /// Every raw block by its host and place, by way of the indexes.
+    fn blocks(&self) -> BTreeMap<String, Vec<u8>> {
         let mut redis = self.connect();
         let ask = |name: &str| redis::cmd(name);
-        let indexes: Vec<String> = ask("KEYS").arg(index).query(&mut redis).unwrap();
+        let indexes: Vec<String> =
+            ask("KEYS").arg("monitor:index:metrics:*").query(&mut redis).unwrap();
         let mut out = BTreeMap::new();
         for index in indexes {
-            let keys: Vec<String> =
+            let places: Vec<String> =
                 ask("ZRANGE").arg(&index).arg(0).arg(-1).query(&mut redis).unwrap();
-            for key in keys {
-                let block: Vec<u8> = ask("GET").arg(&key).query(&mut redis).unwrap();
-                assert!(out.insert(key, block).is_none());
+            for place in places {
+                let first_ms: i64 = place.split(':').next().unwrap().parse().unwrap();
+                let t = first_ms / 600_000 * 600_000;
+                let key = format!("{}:{t}", index.replace(":index:metrics:", ":metrics:"));
+                let block: Vec<u8> = ask("HGET").arg(&key).arg(&place).query(&mut redis).unwrap();
+                assert!(out.insert(format!("{index}:{place}"), block).is_none());
             }
         }
         out
@@ -122,7 +127,7 @@ fn fill(writer: &mut Writer, end_ms: i64) {
     }
 }
 
-/// The blocks of the segment files, found by their key's place.
+/// The blocks of the segment files, found by their place.
 fn equal_local(dir: &Path, blocks: &BTreeMap<String, Vec<u8>>) {
     let files: Vec<_> = std::fs::read_dir(dir.join("segments")).unwrap().collect();
     let raw = |number: u64| {
@@ -130,7 +135,8 @@ fn equal_local(dir: &Path, blocks: &BTreeMap<String, Vec<u8>>) {
         files.iter().flatten().find(|f| f.file_name() == *name).map(|f| f.path()).unwrap()
     };
     for (key, block) in blocks {
-        let (number, offset) = key.rsplit(':').next().unwrap().split_once('.').unwrap();
+        let mut parts = key.rsplit('.');
+        let (offset, number) = (parts.next().unwrap(), parts.next().unwrap());
         let file = std::fs::read(raw(u64::from_str_radix(number, 16).unwrap())).unwrap();
         let at = usize::from_str_radix(offset, 16).unwrap();
         assert!(block.starts_with(b"HB1"), "{key}");
@@ -153,17 +159,28 @@ fn base_ms() -> i64 {
     (wall_ms() - 3_600_000) / 600_000 * 600_000
 }
 
-const RAW: &str = "monitor:index:metrics:*";
+/// What `expr` gives at `at_ms` for one host, and what it says is missing.
+fn query(store: &Store, expr: &str, at_ms: i64) -> (usize, Vec<String>) {
+    let engine = Engine::new(store.for_query());
+    let output = engine.instant(expr, at_ms, &Limits::usual(), Deadline::never()).unwrap();
+    let Output::Matrix(series) = output else { panic!("{expr} is a range") };
+    (series.iter().map(|raw| raw.times.len()).sum(), engine.store().warnings())
+}
+
+fn mirror(store: &Store, url: &str, now_ms: i64) -> Mirror {
+    let parts = Parts { store, registry: None, stopping: Arc::default(), now_ms, clock: now };
+    Mirror::new(RedisConfig::at(url.to_owned()), parts).unwrap()
+}
 
 #[test]
 fn blocks_arrive_as_they_are_and_an_empty_redis_is_refilled() {
     let (dir, base) = (dir("refill"), base_ms());
     let (store, mut writer) = open(&dir, base);
     let server = Server::start(free_port(), &[]);
-    let mut mirror = Mirror::new(&store, &server.url(), "me", Arc::default()).unwrap();
+    let mut mirror = mirror(&store, &server.url(), base);
     fill(&mut writer, base);
     while mirror.pass(base).is_zero() {}
-    let first = server.blocks(RAW);
+    let first = server.blocks();
     assert_eq!(first.len(), 20, "{:?}", counts(&mirror));
     equal_local(&dir, &first);
     let before = counts(&mirror);
@@ -194,18 +211,74 @@ fn blocks_arrive_as_they_are_and_an_empty_redis_is_refilled() {
     assert!(0 < gone.lag_segments && 0 < gone.lag_ms, "{gone:?}");
     let server = Server::start(port, &[]);
     while mirror.pass(base + 600_000).is_zero() {}
-    let again = server.blocks(RAW);
+    let again = server.blocks();
     assert_eq!(again.len(), 40);
     assert!(first.iter().all(|(key, block)| again.get(key) == Some(block)));
     equal_local(&dir, &again);
     assert_eq!((counts(&mirror).lag_segments, counts(&mirror).connected), (0, true));
 
     // Another store's marks are not its own.
-    let mut other = Mirror::new(&store, &server.url(), "other", Arc::default()).unwrap();
+    std::fs::write(dir.join("store-id"), "0123456789abcdef").unwrap();
+    let mut other = self::mirror(&store, &server.url(), base);
     while other.pass(base + 600_000).is_zero() {}
     assert!(40 <= counts(&other).blocks);
     drop((writer, store));
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// A state directory is lost: what Redis has of it is found again by a store that begins empty.
+#[test]
+fn an_empty_store_answers_from_a_full_redis() {
+    let (lost, found, base) = (dir("lost"), dir("found"), base_ms());
+    let server = Server::start(free_port(), &[]);
+    let all = "x{instance=\"i3\"}[1h]";
+    {
+        let (store, mut writer) = open(&lost, base);
+        let mut mirror = mirror(&store, &server.url(), base);
+        fill(&mut writer, base);
+        while mirror.pass(base).is_zero() {}
+        assert_eq!(query(&store, all, base), (60, vec![]));
+        assert_eq!(commands(&server, "zrangebyscore"), 0, "what is here is not asked for there");
+    }
+    std::fs::remove_dir_all(&lost).unwrap();
+    let later = base + 600_000;
+    let (store, mut writer) = open(&found, later);
+    let mut mirror = mirror(&store, &server.url(), later);
+    let (samples, warnings) = query(&store, all, base);
+    assert_eq!((samples, warnings.len()), (0, 1), "{warnings:?}");
+    mirror.pass(later);
+    for round in 0..2 {
+        assert_eq!(query(&store, all, base), (60, vec![]), "round {round}");
+    }
+    assert_eq!(commands(&server, "hget"), 1, "the second time it was cached");
+    let (series, _) = query(&store, "x[1h]", base);
+    assert_eq!(series, 20 * 60);
+
+    // New samples are beside the old ones, and are not read twice.
+    fill(&mut writer, later);
+    while mirror.pass(later).is_zero() {}
+    let before = commands(&server, "hget");
+    assert_eq!(query(&store, all, later), (120, vec![]));
+    assert_eq!(commands(&server, "hget"), before, "nothing that is here was fetched");
+
+    // Redis goes away: old ranges say so, new ones do not care.
+    drop(server);
+    let begin = now();
+    let (samples, warnings) = query(&store, all, later);
+    assert_eq!(samples, 60);
+    assert!(warnings[0].contains("does not answer") && warnings.len() == 1, "{warnings:?}");
+    assert_eq!(query(&store, "x{instance=\"i3\"}[5m]", later + 600_000), (0, vec![]));
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    drop((writer, store));
+    std::fs::remove_dir_all(found).unwrap();
+}
+
+/// How often Redis was given a command.
+fn commands(server: &Server, name: &str) -> u64 {
+    let mut redis = server.connect();
+    let text: String = redis::cmd("INFO").arg("commandstats").query(&mut redis).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
 }
 
 #[test]
@@ -213,14 +286,14 @@ fn a_full_redis_is_told_apart_and_filled_once_there_is_room() {
     let (dir, base) = (dir("oom"), base_ms());
     let (store, mut writer) = open(&dir, base);
     let server = Server::start(free_port(), &["--maxmemory", "1"]);
-    let mut mirror = Mirror::new(&store, &server.url(), "me", Arc::default()).unwrap();
+    let mut mirror = mirror(&store, &server.url(), base);
     fill(&mut writer, base);
     mirror.pass(base);
     assert_eq!(counts(&mirror).failures, [0, 0, 1, 0]);
     let mut redis = server.connect();
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).exec(&mut redis).unwrap();
     while mirror.pass(base).is_zero() {}
-    assert_eq!(server.blocks(RAW).len(), 20);
+    assert_eq!(server.blocks().len(), 20);
     drop((writer, store));
     std::fs::remove_dir_all(dir).unwrap();
 }
@@ -248,13 +321,13 @@ fn a_broker_mirrors_what_it_held_before() {
     drop((writer, store));
     let server = Server::start(free_port(), &[]);
     let broker = start(&dir, &server.url());
-    until("the fill", || server.blocks(RAW).len() == 20);
+    until("the fill", || server.blocks().len() == 20);
     until("the count", || {
         let (_, metrics) = ask(&broker, "GET", "/metrics", Vec::new());
         metrics.contains("strobe_broker_redis_connected 1\n")
             && metrics.contains("strobe_broker_redis_lag_segments 0\n")
     });
-    equal_local(&dir.join("store"), &server.blocks(RAW));
+    equal_local(&dir.join("store"), &server.blocks());
     broker.stop();
     std::fs::remove_dir_all(dir).unwrap();
 }
@@ -307,7 +380,7 @@ fn a_redis_that_hangs_is_left_in_bounded_time() {
     let (store, writer) = open(&dir, base);
     let server = Server::start(free_port(), &[]);
     let pid = nix::unistd::Pid::from_raw(server.child.id().try_into().unwrap());
-    let mut mirror = Mirror::new(&store, &server.url(), "me", Arc::default()).unwrap();
+    let mut mirror = mirror(&store, &server.url(), base);
     mirror.pass(base);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
     let begin = now();

@@ -55,8 +55,6 @@ const LARGE: &[(&str, usize)] = &[
     ("agent/src/sampler.rs", 610),
     ("broker/src/net.rs", 620),
     ("broker/src/run.rs", 660),
-    ("broker/src/store/block.rs", 640),
-    ("broker/src/store/redis.rs", 540),
     ("viz/src/front.rs", 570),
     ("viz/src/live.rs", 660),
     ("viz/src/run.rs", 730),

@@ -49,12 +49,17 @@ pub fn handle(
     now_ms: i64,
     deadline: Deadline<'_>,
 ) -> Answer {
+    let engine = &engine.for_query();
     let call = Call { engine, limits, now_ms, deadline };
     let answer = match request.path.as_str() {
         "/api/v1/write" => return write(request),
         _ => Form::of(request).map_err(ApiError::Bad).and_then(|form| call.route(request, &form)),
     };
-    Answer::Response(answer.and_then(|body| finish(body, limits)).unwrap_or_else(|e| failure(&e)))
+    let finished = answer.and_then(|mut body| {
+        body.warnings(&engine.store().warnings());
+        finish(body, limits)
+    });
+    Answer::Response(finished.unwrap_or_else(|e| failure(&e)))
 }
 
 /// The response to [`Answer::Write`] once the samples are durable, or why they are not.

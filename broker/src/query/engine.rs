@@ -148,6 +148,12 @@ impl Engine {
         Self { store }
     }
 
+    /// For one query: what its answer lacks is told by the [`Store::warnings`] of its store.
+    #[must_use]
+    pub fn for_query(&self) -> Self {
+        Self { store: self.store.for_query() }
+    }
+
     /// The store it reads.
     #[must_use]
     pub fn store(&self) -> &Store {

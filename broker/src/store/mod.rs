@@ -14,6 +14,7 @@
 
 mod block;
 mod check;
+mod codec;
 mod head;
 mod local;
 pub mod redis;

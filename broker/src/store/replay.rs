@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::sync::Arc;
-use strobe_journal::Damage;
+use strobe_journal::{Damage, disk};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::schema::{Labels, Schema};
@@ -114,7 +114,7 @@ impl Replay {
         for entry in fs::read_dir(&dir).map_err(io("list", &dir))? {
             let path = entry.map_err(io("list", &dir))?.path();
             if path.extension().is_some_and(|extension| extension == "part") {
-                fs::remove_file(&path).map_err(io("remove", &path))?;
+                disk::remove(&path).map_err(io("remove", &path))?;
             }
         }
         for (_, path) in segment_files(&dir)? {

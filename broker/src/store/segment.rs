@@ -14,11 +14,12 @@ use super::block::{Block, Data};
 use super::{SegmentReport, StoreError};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use strobe_journal::disk::{self, Output};
 use strobe_wire::schema::{Labels, Schema};
 
 /// What a segment holds, at its end.
@@ -52,7 +53,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct SegmentWriter {
     path: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Output>,
     offset: u64,
     footer: Footer,
     schema_ids: Vec<u64>,
@@ -79,7 +80,7 @@ pub(super) struct Loaded {
 
 impl SegmentWriter {
     pub(super) fn new(path: PathBuf, step_ms: u32) -> Result<Self, StoreError> {
-        let file = File::create(path.with_extension("part")).map_err(io("make", &path))?;
+        let file = Output::create(&path.with_extension("part")).map_err(io("make", &path))?;
         let footer = Footer { step_ms, ..Footer::default() };
         Ok(Self {
             path,
@@ -142,10 +143,10 @@ impl SegmentWriter {
         let part = self.path.with_extension("part");
         self.out.write_all(&trailer).map_err(io("write", &part))?;
         let file = self.out.into_inner().map_err(|e| io("write", &part)(e.into_error()))?;
-        file.sync_all().map_err(io("sync", &part))?;
-        fs::rename(&part, &self.path).map_err(io("rename", &part))?;
+        file.sync_data().map_err(io("sync", &part))?;
+        disk::rename(&part, &self.path).map_err(io("rename", &part))?;
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync", dir))?;
+        disk::sync_dir(dir).map_err(io("sync", dir))?;
         let bytes = self.offset + TRAILER as u64;
         Ok(Segment::new(self.path, bytes, &self.footer))
     }

@@ -5,8 +5,8 @@ use super::local::{Shared, Writer, Written};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
-use std::fs;
 use std::sync::Arc;
+use strobe_journal::disk;
 
 /// What is under way, and when what is next.
 #[derive(Debug)]
@@ -193,7 +193,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
             continue;
         }
         writer.shared.remove_segment(&segment.path);
-        fs::remove_file(&segment.path).map_err(io("remove", &segment.path))?;
+        disk::remove(&segment.path).map_err(io("remove", &segment.path))?;
         bytes = bytes.saturating_sub(segment.bytes);
         removed = true;
         writer.shared.count(|counts| {
@@ -205,7 +205,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
         });
     }
     if removed {
-        forget(&writer.shared);
+        forget(&writer.shared, now_ms);
     }
     if LOADED_MAX < segments.len() {
         segments.iter().for_each(|segment| segment.unload());
@@ -214,9 +214,11 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Forgets sections that end before everything that is stored.
-fn forget(shared: &Arc<Shared>) {
-    let oldest = shared.segments().iter().map(|segment| segment.first_ms).min();
+/// Forgets sections that end before everything that is stored, here or in Redis.
+fn forget(shared: &Arc<Shared>, now_ms: i64) {
+    let oldest = shared.segments().into_iter().map(|segment| segment.first_ms);
+    let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
+    let oldest = oldest.chain(far).min();
     for source in shared.sources() {
         source.write().sections.retain(|_, section| {
             0 < section.rows.len()
