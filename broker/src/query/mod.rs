@@ -19,6 +19,7 @@ mod calendar;
 mod deadline;
 mod engine;
 mod evaluation;
+mod fleet;
 mod functions;
 mod parse;
 mod selectors;
