@@ -5,7 +5,7 @@
 //! and share the list of what was found. Full labels are put together only for who asks.
 
 use super::block::{Block, Data, GROUP, Group};
-use super::head::{NAME, RemoteColumn, SeriesName, Source, full_labels, pinned};
+use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
 use super::local::Store;
 use super::rollup::{LAST, ROLLED};
 use super::{Limits, MatchOp, Matcher, StoreError, TimeRange};
@@ -347,7 +347,9 @@ impl Store {
         let state = source.read();
         for (&schema, wanted) in &by_schema {
             let Some(section) = state.sections.get(&schema) else { continue };
-            young.extend(section.young.iter().map(|block| (schema, Arc::clone(block))));
+            let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
+            let within = section.young.iter().filter(within);
+            young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
             kinds.insert(schema, Arc::clone(&section.schema));
             for &(column, series) in wanted {
                 let kind = kind_of(&section.schema, column);
@@ -374,8 +376,8 @@ impl Store {
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
+            let Some(loaded) = self.opened(&segment) else { continue };
             for (&schema, wanted) in &by_schema {
-                let loaded = segment.loaded()?;
                 for entry in loaded.blocks(source.id, schema, bounds) {
                     let data = Data::File(&loaded.file, entry.offset, entry.length);
                     let read = Block::open(data).and_then(|block| {
