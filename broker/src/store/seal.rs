@@ -49,11 +49,10 @@ impl SealJob {
                 seal_remote(source.id, &mut state, self.cut_ms);
                 for (&id, section) in &mut state.sections {
                     seal_rows(source.id, id, section, self.cut_ms)?;
-                    let own = section
-                        .young
-                        .iter()
-                        .filter(|young| young.sealed)
-                        .map(|young| (id, Arc::clone(&section.schema), Arc::clone(&young.bytes)));
+                    let own =
+                        section.young.iter().filter(|young| young.sealed).map(|young| {
+                            (id, Arc::clone(&section.schema), Arc::clone(&young.bytes))
+                        });
                     blocks.extend(own);
                 }
                 Arc::clone(&state.labels)

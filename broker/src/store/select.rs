@@ -46,7 +46,7 @@ pub struct Scratch {
     samples: u64,
     times: Vec<i64>,
     values: Vec<f64>,
-    /// Of up to 16 series.
+    /// Of the series read at once.
     pairs: Vec<Vec<(i64, f64)>>,
 }
 
@@ -252,9 +252,12 @@ impl Store {
         visit: &mut dyn FnMut(usize, &[i64], &[f64]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut start = 0;
-        for places in part.places.chunk_by(Places::together) {
-            for places in places.chunks(GROUP) {
-                scratch.pairs.resize_with(GROUP, Vec::new);
+        // A block is opened once for all its groups, as long as their samples are not many.
+        let short = range.end_ms.saturating_sub(range.start_ms) <= SHORT_MS;
+        let at_once = if short { SERIES_OF_SHORT } else { GROUP };
+        for places in part.places.chunk_by(|a, b| short || a.together(b)) {
+            for places in places.chunks(at_once) {
+                scratch.pairs.resize_with(at_once, Vec::new);
                 scratch.pairs.iter_mut().for_each(Vec::clear);
                 self.gather(&part.source, places, range, scratch)?;
                 for series in 0..places.len() {
@@ -326,7 +329,7 @@ impl Store {
         Ok(parts.iter().flat_map(|part| (0..part.len()).map(|at| part.labels(at))).collect())
     }
 
-    /// Fills `scratch.pairs` with the samples of up to 16 series, unsorted where they overlap.
+    /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
     fn gather(
         &self,
         source: &Source,
@@ -342,37 +345,7 @@ impl Store {
             }
         }
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
-        let mut young = Vec::new();
-        let mut kinds = BTreeMap::new();
-        let state = source.read();
-        for (&schema, wanted) in &by_schema {
-            let Some(section) = state.sections.get(&schema) else { continue };
-            let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
-            let within = section.young.iter().filter(within);
-            young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
-            kinds.insert(schema, Arc::clone(&section.schema));
-            for &(column, series) in wanted {
-                let kind = kind_of(&section.schema, column);
-                let rows = section.rows.column(column, bounds);
-                if let Some(pairs) = scratch.pairs.get_mut(series) {
-                    pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
-                }
-            }
-        }
-        for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
-            if let Some(remote) = state.remote.get(&place.name) {
-                push_remote(remote, range, pairs);
-            }
-        }
-        drop(state);
-        let memory = std::path::Path::new("memory");
-        for (schema, block) in young {
-            let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-            let read = Block::open(Data::Memory(&block)).and_then(|block| {
-                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
-            });
-            read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
-        }
+        let kinds = gather_memory(source, places, &by_schema, bounds, scratch)?;
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
@@ -409,6 +382,48 @@ impl Store {
             scratch.fits(scratch.pairs.iter().map(Vec::len).sum())
         })
     }
+}
+
+/// The part of it that is in memory; says what kinds of columns the schemas have.
+fn gather_memory(
+    source: &Source,
+    places: &[Places],
+    by_schema: &BTreeMap<u64, Vec<(usize, usize)>>,
+    bounds: (i64, i64),
+    scratch: &mut Scratch,
+) -> Result<BTreeMap<u64, Arc<Schema>>, StoreError> {
+    let mut young = Vec::new();
+    let mut kinds = BTreeMap::new();
+    let state = source.read();
+    for (&schema, wanted) in by_schema {
+        let Some(section) = state.sections.get(&schema) else { continue };
+        let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
+        let within = section.young.iter().filter(within);
+        young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
+        kinds.insert(schema, Arc::clone(&section.schema));
+        for &(column, series) in wanted {
+            let kind = kind_of(&section.schema, column);
+            let rows = section.rows.column(column, bounds);
+            if let Some(pairs) = scratch.pairs.get_mut(series) {
+                pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
+            }
+        }
+    }
+    for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
+        if let Some(remote) = state.remote.get(&place.name) {
+            push_remote(remote, bounds, pairs);
+        }
+    }
+    drop(state);
+    let memory = std::path::Path::new("memory");
+    for (schema, block) in young {
+        let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
+        let read = Block::open(Data::Memory(&block)).and_then(|block| {
+            push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+        });
+        read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
+    }
+    Ok(kinds)
 }
 
 /// Appends a block's samples of the wanted (column, series).
@@ -554,9 +569,9 @@ fn places(found: &[(u64, &Schema, Arc<[usize]>)], remote: &[&SeriesName]) -> Vec
     all.into_iter().map(place).collect()
 }
 
-fn push_remote(remote: &RemoteColumn, range: TimeRange, pairs: &mut Vec<(i64, f64)>) {
+fn push_remote(remote: &RemoteColumn, bounds: (i64, i64), pairs: &mut Vec<(i64, f64)>) {
     let samples = remote.times.iter().zip(&remote.values);
-    let within = samples.filter(|(time, _)| (range.start_ms..=range.end_ms).contains(time));
+    let within = samples.filter(|(time, _)| (bounds.0..=bounds.1).contains(time));
     pairs.extend(within.map(|(&time, &raw)| (time, f64::from_bits(raw))));
 }
 
@@ -564,5 +579,8 @@ fn kind_of(schema: &Schema, column: usize) -> Kind {
     schema.columns.get(column).map_or(Kind::Float, |column| column.kind)
 }
 
+/// Up to this range so many series are read at once; beyond it one column group.
+const SHORT_MS: i64 = 7_200_000;
+const SERIES_OF_SHORT: usize = 128;
 /// A pattern's compiled program; Prometheus' RE2 has a bound of the same order.
 const PATTERN_BYTES_MAX: usize = 1 << 20;

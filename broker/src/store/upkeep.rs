@@ -18,6 +18,10 @@ pub(super) struct Upkeep {
     /// Start of the next window of each level; `None` until there is a segment to start from.
     minutes_ms: Option<i64>,
     hours_ms: Option<i64>,
+    /// WAL files whose rows are all in synced segments.
+    sealed: Vec<u64>,
+    /// The windows that the WAL files up to this one tell are kept elsewhere too.
+    pub(super) kept: Option<u64>,
     /// Next look at retention and memory.
     look_ms: i64,
     /// Not before this after a failure.
@@ -40,6 +44,8 @@ impl Upkeep {
             sealed_ms: i64::MIN,
             minutes_ms: next(MINUTES),
             hours_ms: next(HOURS),
+            sealed: Vec::new(),
+            kept: None,
             look_ms: now_ms,
             retry_ms: i64::MIN,
         }
@@ -72,6 +78,7 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     if writer.upkeep.look_ms <= now_ms {
         writer.upkeep.look_ms = now_ms + LOOK_MS;
         retain(writer, now_ms)?;
+        release(writer)?;
     }
     if writer.upkeep.seal.is_some() {
         return step_seal(writer);
@@ -118,12 +125,27 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     done.release();
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
-    for number in writer.journal.closed().to_vec() {
+    for &number in writer.journal.closed() {
         let last = writer.wal_last_ms.get(&number).copied();
-        if number <= through && last.is_none_or(|last| last < cut_ms) {
-            writer.journal.remove(number)?;
-            writer.wal_last_ms.remove(&number);
+        let sealed = number <= through && last.is_none_or(|last| last < cut_ms);
+        if sealed && !writer.upkeep.sealed.contains(&number) {
+            writer.upkeep.sealed.push(number);
         }
+    }
+    release(writer)
+}
+
+/// Removes the WAL files that nothing needs: their rows are sealed, and a restart would know their
+/// numbers without them. With a window lost, what an agent sends again would be stored twice.
+fn release(writer: &mut Writer) -> Result<(), StoreError> {
+    let kept = writer.upkeep.kept;
+    while let Some(at) = writer.upkeep.sealed.iter().position(|number| Some(*number) <= kept) {
+        let number = writer.upkeep.sealed.swap_remove(at);
+        if let Err(error) = writer.journal.remove(number) {
+            writer.upkeep.sealed.push(number);
+            return Err(error.into());
+        }
+        writer.wal_last_ms.remove(&number);
     }
     Ok(())
 }
