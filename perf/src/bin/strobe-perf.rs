@@ -10,7 +10,7 @@ use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
 use strobe_perf::suite::load::{self, Seal};
 use strobe_perf::suite::{Bench, Found};
-use strobe_perf::suite::{bytes, live};
+use strobe_perf::suite::{bytes, live, summary};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -57,6 +57,8 @@ enum What {
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// Makes README.md of the results that are there.
+    Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
     #[command(hide = true)]
     Floor {
@@ -116,9 +118,9 @@ struct LiveArguments {
 
 #[derive(Args, Debug)]
 struct BytesArguments {
-    /// How long this host is watched.
-    #[arg(long, default_value_t = 21)]
-    minutes: u64,
+    /// How long this host is watched: in 20 minutes there is a whole window.
+    #[arg(long, default_value_t = 1260)]
+    seconds: u64,
     /// A recording made with --keep: it is sealed again, and nothing is recorded.
     #[arg(long)]
     recorded: Option<PathBuf>,
@@ -155,6 +157,9 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Summary => {
+            return summary::write(&bench.results).map_err(|why| why.to_string());
+        }
         What::Floor { files } => {
             return floor::read_for_ever(files).map_err(|why| why.to_string());
         }
@@ -196,7 +201,7 @@ fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
 
 fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {
     bytes::Wanted {
-        lasting: Duration::from_secs(60 * arguments.minutes),
+        lasting: Duration::from_secs(arguments.seconds),
         recorded: arguments.recorded.clone(),
         keep: arguments.keep.clone(),
         peers: if arguments.alone { Vec::new() } else { Kind::ALL.to_vec() },
