@@ -9,7 +9,7 @@ use super::head::{Source, split_remote};
 use super::redis::{Archive, Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
-use super::segment::{Footer, Segment, io};
+use super::segment::{Footer, Loaded, Segment, io};
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -60,8 +61,8 @@ pub(super) struct Written {
 pub(super) struct Shared {
     pub(super) config: StoreConfig,
     sources: RwLock<BTreeMap<u128, Arc<Source>>>,
-    /// Of all steps, by first time.
-    segments: RwLock<Vec<Arc<Segment>>>,
+    /// Of all steps, by first time; a reader takes all of them with one count.
+    segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     counts: Mutex<StoreCounts>,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
@@ -155,20 +156,45 @@ impl Store {
     ) -> Vec<(Arc<Segment>, (i64, i64))> {
         let segments = self.shared.segments();
         let mut out = Vec::new();
-        for segment in segments {
+        for segment in segments.iter() {
             let (from, to) = floors.part(segment.step_ms, bounds);
             if from <= to && segment.first_ms <= to && from <= segment.last_ms {
-                out.push((segment, (from, to)));
+                out.push((Arc::clone(segment), (from, to)));
             }
         }
         out
     }
 
-    /// Counts a block that could not be read.
+    /// Counts a block that could not be read, and tells who asked.
     pub(super) fn corrupt(&self, path: &Path, offset: u64, why: &str) {
         let counts = self.shared.count(|counts| counts.blocks_corrupt += 1);
+        let text = format!("{} at byte {offset}: {why}; the block is left out", path.display());
         if counts.blocks_corrupt < LOG_MAX {
-            log::error!("{} at byte {offset}: {why}; the block is left out", path.display());
+            log::error!("{text}");
+        }
+        self.warn(text);
+    }
+
+    /// Says what the answer of this handle's query lacks.
+    pub(super) fn warn(&self, text: String) {
+        if let Some(errand) = &self.errand {
+            errand.warn(text);
+        }
+    }
+
+    /// A segment to read from. One that retention has removed since it was looked up has no
+    /// samples that anyone is owed; one that cannot be read is named, and is not the end of a query.
+    pub(super) fn opened(&self, segment: &Segment) -> Option<Arc<Loaded>> {
+        match segment.loaded() {
+            Ok(loaded) => {
+                loaded.damage.iter().for_each(|place| self.warn(place.clone()));
+                Some(loaded)
+            }
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                self.corrupt(&segment.path, 0, &error.to_string());
+                None
+            }
         }
     }
 }
@@ -425,28 +451,30 @@ impl Shared {
         Arc::clone(sources.entry(id).or_insert_with(new))
     }
 
-    pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        Arc::clone(&self.segments.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn add_segment(&self, segment: Segment) {
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut shared);
         segments.push(Arc::new(segment));
         segments.sort_by_key(|segment| (segment.first_ms, segment.path.clone()));
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        drop(segments);
+        drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
     }
 
     pub(super) fn remove_segment(&self, path: &Path) {
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut shared);
         for segment in segments.iter().filter(|segment| segment.path == path) {
             self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
             self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
         }
         segments.retain(|segment| segment.path != path);
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        drop(segments);
+        drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
     }
 

@@ -4,7 +4,7 @@
 //! as no label of the source has the same name: a thousand hosts with one schema cost one look.
 
 use super::block::{Block, Data, GROUP, Group};
-use super::head::{NAME, RemoteColumn, SeriesName, Source, full_labels, pinned};
+use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
 use super::local::Store;
 use super::rollup::{LAST, ROLLED};
 use super::{Limits, MatchOp, Matcher, StoreError, TimeRange};
@@ -249,19 +249,16 @@ impl Store {
         scratch: &mut Scratch,
     ) -> Result<(), StoreError> {
         let bounds = (range.start_ms, range.end_ms);
-        let mut by_schema: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
-        for (series, place) in places.iter().enumerate() {
-            for &(schema, column) in &place.sections {
-                by_schema.entry(schema).or_default().push((column, series));
-            }
-        }
+        let by_schema = by_schema(places);
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
         let mut young = Vec::new();
         let mut kinds = BTreeMap::new();
         let state = source.read();
         for (&schema, wanted) in &by_schema {
             let Some(section) = state.sections.get(&schema) else { continue };
-            young.extend(section.young.iter().map(|block| (schema, Arc::clone(block))));
+            let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
+            let within = section.young.iter().filter(within);
+            young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
             kinds.insert(schema, Arc::clone(&section.schema));
             for &(column, series) in wanted {
                 let kind = kind_of(&section.schema, column);
@@ -288,8 +285,8 @@ impl Store {
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
+            let Some(loaded) = self.opened(&segment) else { continue };
             for (&schema, wanted) in &by_schema {
-                let loaded = segment.loaded()?;
                 for entry in loaded.blocks(source.id, schema, bounds) {
                     let data = Data::File(&loaded.file, entry.offset, entry.length);
                     let read = Block::open(data).and_then(|block| {
@@ -321,6 +318,17 @@ impl Store {
             scratch.fits(scratch.pairs.iter().map(Vec::len).sum())
         })
     }
+}
+
+/// Which columns of a section fill which series.
+fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
+    let mut by_schema: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
+    for (series, place) in places.iter().enumerate() {
+        for &(schema, column) in &place.sections {
+            by_schema.entry(schema).or_default().push((column, series));
+        }
+    }
+    by_schema
 }
 
 /// Appends a block's samples of the wanted (column, series).

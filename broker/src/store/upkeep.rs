@@ -208,7 +208,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     let segments = writer.shared.segments();
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let mut removed = false;
-    for segment in &segments {
+    for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
         let over = config.bytes_max < bytes;
         if !expired && !over {
@@ -238,7 +238,8 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 
 /// Forgets sections that end before everything that is stored, here or in Redis.
 fn forget(shared: &Arc<Shared>, now_ms: i64) {
-    let oldest = shared.segments().into_iter().map(|segment| segment.first_ms);
+    let segments = shared.segments();
+    let oldest = segments.iter().map(|segment| segment.first_ms);
     let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
     let oldest = oldest.chain(far).min();
     for source in shared.sources() {
@@ -257,7 +258,7 @@ fn measure(shared: &Shared) {
         let state = source.read();
         for section in state.sections.values() {
             bytes += section.rows.bytes();
-            bytes += section.young.iter().map(|block| block.len()).sum::<usize>();
+            bytes += section.young.iter().map(|young| young.bytes.len()).sum::<usize>();
         }
         bytes += state.remote.values().map(|column| column.bytes()).sum::<usize>();
     }

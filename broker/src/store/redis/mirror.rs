@@ -266,7 +266,8 @@ impl Mirror {
     fn behind(&self) -> Vec<(u64, Arc<Segment>)> {
         let raw = self.marks.shards.iter().map(|mark| mark.0).min().unwrap_or(0);
         let rollup = self.marks.shards.iter().map(|mark| mark.1).min().unwrap_or(0);
-        let numbered = self.shared.segments().into_iter().filter_map(|segment| {
+        let segments = self.shared.segments();
+        let numbered = segments.iter().cloned().filter_map(|segment| {
             let number = segment.number()?;
             let mark = if segment.step_ms == 0 { raw } else { rollup };
             (mark < number).then_some((number, segment))
