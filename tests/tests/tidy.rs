@@ -61,5 +61,4 @@ const LARGE: &[(&str, usize)] = &[
     ("viz/src/front.rs", 570),
     ("viz/src/live.rs", 660),
     ("viz/src/run.rs", 730),
-    ("wire/src/link.rs", 910),
 ];

@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::ids::HostId;
-use crate::message::{Incoming as Said, Message, encode, frame_prefix};
-use crate::pki::{Authority, Token};
+use crate::message::{Incoming as Said, Message, Reader, encode, frame_prefix};
+use crate::pki::{Authority, Role, Subject, Token};
+use bytes::{Bytes, BytesMut};
 
 const NOW_S: u64 = 1_790_000_000;
 const LIFETIME_S: u64 = 3600;
