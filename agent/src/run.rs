@@ -504,6 +504,7 @@ fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError>
         whole_datagrams: socket.keeps_datagrams_whole(),
         wall_s,
         seed: None,
+        accept: None,
     })?)
 }
 

@@ -442,6 +442,7 @@ mod tests {
             whole_datagrams: false,
             wall_s: 0,
             seed: Some([1; 32]),
+            accept: None,
         })
         .unwrap();
         let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];

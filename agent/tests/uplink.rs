@@ -180,6 +180,7 @@ fn open(identity: &Identity, bind: SocketAddr) -> (Socket, Link, mio::Poll) {
         whole_datagrams: socket.keeps_datagrams_whole(),
         wall_s: wall_s(),
         seed: None,
+        accept: None,
     })
     .unwrap();
     let poll = mio::Poll::new().unwrap();

@@ -154,6 +154,7 @@ impl Broker {
             whole_datagrams: socket.keeps_datagrams_whole(),
             wall_s: now_s,
             seed: None,
+            accept: None,
         })?;
         let io = |doing| move |source| BrokerError::Io { doing, source };
         let poll = Poll::new().map_err(io("make a poll"))?;

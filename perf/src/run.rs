@@ -219,6 +219,7 @@ impl Fleet {
                 whole_datagrams: socket.keeps_datagrams_whole(),
                 wall_s,
                 seed: None,
+                accept: None,
             })?;
             let agent = Agent::new(Arc::clone(&plan), host.host, host.boot, dial_at);
             fleet.members.push(Member { agent, link, socket, wake: None });

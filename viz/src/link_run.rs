@@ -163,6 +163,7 @@ fn session(
         whole_datagrams: socket.keeps_datagrams_whole(),
         wall_s: wall_s(),
         seed: None,
+        accept: None,
     })?;
     let (dial, enrolling) = match (&identity, settings.token) {
         (Some(_), _) => (Dial::With(Alpn::Viz), None),

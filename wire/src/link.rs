@@ -14,7 +14,9 @@
 //! **Who may connect.** TLS 1.3 only. A server's certificate must be signed by the fleet's CA and
 //! name a broker; when enrolling, the CA must be the one whose SHA-256 is in the token. A client
 //! without a certificate may only enrol; with one, its role must match its ALPN: otherwise the
-//! connection is closed with the reason and no [`Event::Connected`] is seen. 0-RTT is off (rows
+//! connection is closed with the reason and no [`Event::Connected`] is seen. A certificate is
+//! looked at in every handshake, in a resumed one too; what comes after its end is the owner's to
+//! decide ([`Accept::grace_s`]), and so is changing one's own ([`Link::set_identity`]). 0-RTT is off (rows
 //! would be replayable); resumption is on.
 //!
 //! **Bounds.** Connections an endpoint, streams a connection, windows a connection and stream.
@@ -29,7 +31,9 @@ mod socket;
 mod stream;
 mod tls;
 
-pub use event::{Counters, Datagram, Event, LinkError, Received, StreamError, Transmit, Why};
+pub use event::{
+    Counters, Datagram, Distrust, Event, LinkError, Received, StreamError, Transmit, Why,
+};
 pub use quinn_proto::StreamId;
 pub use socket::{Offload, Progress, Socket, SocketConfig};
 
@@ -58,6 +62,19 @@ pub struct LinkConfig {
     pub wall_s: u64,
     /// Seed of the connection ids; `None` is the system's randomness, tests give one.
     pub seed: Option<[u8; 32]>,
+    /// For a broker; `None` forgives no end of a certificate and has secrets of its key.
+    pub accept: Option<Accept>,
+}
+
+/// What only a side that accepts connections is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Accept {
+    /// Of stateless resets and connection ids: the same in its next life, so that peers then
+    /// learn at once that their connections are gone.
+    pub secret: [u8; 32],
+    /// Seconds after its end for which a client's certificate is let in, to be renewed: the owner
+    /// looks at [`Event::Connected`]'s `expires_s`.
+    pub grace_s: u64,
 }
 
 /// Which part a link plays; decides its windows.
@@ -159,6 +176,19 @@ impl Link {
     /// Sets the wall clock that certificates are judged by. Cheap: call it every loop.
     pub fn set_wall_s(&self, wall_s: u64) {
         self.tls.set_wall_s(wall_s);
+    }
+
+    /// Another certificate for the connections to come; those there are go on as they are. With an
+    /// error the old one stays.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn set_identity(&mut self, identity: Identity) -> Result<(), LinkError> {
+        self.tls.set_identity(identity)?;
+        if self.side == Side::Broker {
+            self.endpoint.set_server_config(Some(self.tls.server()?));
+        }
+        Ok(())
     }
 
     /// Begins a connection; [`Event::Connected`] or [`Event::Closed`] follows.

@@ -84,6 +84,9 @@ pub enum PkiError {
         "not an enrolment token: `strobe1.` and 86 characters are wanted, as printed by `strobe token`"
     )]
     Token,
+    /// A renewal that changes more than key and dates.
+    #[error("the renewed certificate is another subject's or another authority's: not used")]
+    Renewal,
     /// A certificate without a Strobe name.
     #[error("the certificate names no Strobe subject (<32 hex digits>.<agent|viz|broker>.strobe)")]
     Subject,
@@ -182,6 +185,18 @@ impl Authority {
         Ok(Identity { key_der, certificate_der, ca_der: self.certificate_der.clone() })
     }
 
+    /// Signs what no request may ask for.
+    #[cfg(test)]
+    pub(crate) fn sign_as_is(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+        params.signed_by(key, &self.issuer).unwrap().der().to_vec()
+    }
+
+    /// A secret of this authority for the use `what`, the same in every life of the broker.
+    #[must_use]
+    pub fn derive(&self, what: &str) -> [u8; 32] {
+        derive(&self.key_der, what)
+    }
+
     /// Its certificate, DER.
     #[must_use]
     pub fn certificate_der(&self) -> &[u8] {
@@ -205,6 +220,17 @@ pub fn request() -> Result<(Vec<u8>, Vec<u8>), PkiError> {
     params.distinguished_name = name("strobe");
     let csr = params.serialize_request(&key).map_err(crypto("make a certificate request"))?;
     Ok((key.serialize_der(), csr.der().to_vec()))
+}
+
+/// When a certificate (DER) ends, in seconds since 1970; it is good in that second still.
+///
+/// # Errors
+/// It is no certificate.
+pub fn expires_s(certificate_der: &[u8]) -> Result<u64, PkiError> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate_der)
+        .map_err(crypto("read a certificate's end"))?;
+    // One that ended before 1970 has ended at any time.
+    Ok(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0))
 }
 
 /// SHA-256 of a certificate.
@@ -242,6 +268,23 @@ impl Identity {
     pub fn subject(&self) -> Result<Subject, PkiError> {
         Subject::of_certificate(&self.certificate_der)
     }
+
+    /// The identity of a renewal: the new key with what the broker signed for it.
+    ///
+    /// # Errors
+    /// Another subject or another authority than this one's: it would not work.
+    pub fn renewed(
+        &self,
+        key_der: Vec<u8>,
+        certificate_der: Vec<u8>,
+        ca_der: &[u8],
+    ) -> Result<Self, PkiError> {
+        let renewed = Self { key_der, certificate_der, ca_der: self.ca_der.clone() };
+        if ca_der != self.ca_der || renewed.subject()? != self.subject()? {
+            return Err(PkiError::Renewal);
+        }
+        Ok(renewed)
+    }
 }
 
 // Secrets stay out of logs.
@@ -256,6 +299,14 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("subject", &self.subject().ok()).finish_non_exhaustive()
     }
+}
+
+/// A secret for the use `what`, made of a private key.
+pub(crate) fn derive(key_der: &[u8], what: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(what.as_bytes());
+    hash.update(key_der);
+    hash.finalize().into()
 }
 
 fn params(now_s: u64, lifetime_s: u64) -> CertificateParams {
@@ -358,6 +409,26 @@ mod tests {
             }
         }
         assert!(csr.len() * 9 / 10 < refused, "{refused} of {}", csr.len());
+    }
+
+    #[test]
+    fn a_renewal_changes_key_and_dates_and_nothing_else() {
+        let (authority, foreign) =
+            (Authority::create(NOW_S).unwrap(), Authority::create(NOW_S).unwrap());
+        let old = authority.issue(&SUBJECT, NOW_S, 3600).unwrap();
+        assert_eq!(expires_s(&old.certificate_der).unwrap(), NOW_S + 3600);
+        assert!(expires_s(b"garbage").is_err());
+        let renew = |authority: &Authority, subject: &Subject| {
+            let (key_der, csr) = request().unwrap();
+            let certificate = authority.sign(&csr, subject, NOW_S, 7200).unwrap();
+            old.renewed(key_der, certificate, authority.certificate_der())
+        };
+        let new = renew(&authority, &SUBJECT).unwrap();
+        assert_ne!(new.key_der, old.key_der);
+        assert_eq!(expires_s(&new.certificate_der).unwrap(), NOW_S + 7200);
+        let other = Subject { host: HostId(0xdef), ..SUBJECT };
+        assert!(matches!(renew(&authority, &other), Err(PkiError::Renewal)));
+        assert!(matches!(renew(&foreign, &SUBJECT), Err(PkiError::Renewal)));
     }
 
     #[test]

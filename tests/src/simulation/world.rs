@@ -425,6 +425,7 @@ fn link(identity: &Identity, side: Side, number: u16) -> Link {
         whole_datagrams: false,
         wall_s: NOW_S,
         seed: Some(seed),
+        accept: None,
     })
     .expect("a link")
 }

@@ -1,8 +1,8 @@
 //! Who may be what: the role in a certificate against the ALPN of a connection.
 
-use super::Alpn;
+use super::{Alpn, Distrust};
 use crate::message::{ALPN_AGENT, ALPN_ENROL, ALPN_PEER, ALPN_VIZ};
-use crate::pki::{Role, Subject};
+use crate::pki::{Role, Subject, expires_s};
 use rustls_pki_types::CertificateDer;
 
 impl Alpn {
@@ -34,8 +34,21 @@ impl Alpn {
     }
 }
 
-/// Whether the peer may be what it says: its ALPN and subject, or why not.
-pub(super) fn admit(quic: &quinn_proto::Connection) -> Result<(Alpn, Option<Subject>), String> {
+/// What a peer may be.
+pub(super) struct Admitted {
+    pub(super) alpn: Alpn,
+    pub(super) subject: Option<Subject>,
+    pub(super) expires_s: Option<u64>,
+}
+
+/// What the peer may be, or why it may not: its role against the ALPN, and the end of its
+/// certificate, which a resumed session brings along unchecked. A broker was checked in its
+/// handshake, and by the handshake that a resumed one rests on.
+pub(super) fn admit(
+    quic: &quinn_proto::Connection,
+    wall_s: u64,
+    grace_s: u64,
+) -> Result<Admitted, String> {
     let session = quic.crypto_session();
     let alpn = session
         .handshake_data()
@@ -45,16 +58,26 @@ pub(super) fn admit(quic: &quinn_proto::Connection) -> Result<(Alpn, Option<Subj
     let certificates = session
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let subject = match certificates.as_ref().and_then(|chain| chain.first()) {
+    let (subject, expires_s) = match certificates.as_ref().and_then(|chain| chain.first()) {
         Some(certificate) => {
-            Some(Subject::of_certificate(certificate).map_err(|error| error.to_string())?)
+            let subject =
+                Subject::of_certificate(certificate).map_err(|error| error.to_string())?;
+            let expires_s = expires_s(certificate).map_err(|error| error.to_string())?;
+            (Some(subject), Some(expires_s))
         }
-        None => None,
+        None => (None, None),
     };
-    let wanted = if quic.side().is_client() { Some(Role::Broker) } else { alpn.role() };
-    match (wanted, subject.map(|subject| subject.role)) {
-        (None, _) => Ok((alpn, subject)),
-        (Some(wanted), Some(role)) if wanted == role => Ok((alpn, subject)),
+    let admitted = Admitted { alpn, subject, expires_s };
+    if quic.side().is_client() {
+        return Ok(admitted);
+    }
+    let grace_s = if alpn == Alpn::Peer { 0 } else { grace_s };
+    if expires_s.is_some_and(|end| end.saturating_add(grace_s) < wall_s) {
+        return Err(Distrust::Expired.to_string());
+    }
+    match (alpn.role(), subject.map(|subject| subject.role)) {
+        (None, _) => Ok(admitted),
+        (Some(wanted), Some(role)) if wanted == role => Ok(admitted),
         (Some(wanted), Some(role)) => Err(format!(
             "a certificate for the role {} cannot act as {}",
             role.word(),

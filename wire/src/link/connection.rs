@@ -1,7 +1,8 @@
 //! One connection of a link: its phase, its timer, its turn to transmit, and what it tells.
 
+use super::admit::{Admitted, admit};
 use super::event::clip;
-use super::{Alpn, CODE_CLOSED, CODE_REFUSED, ConnId, Event, Link, Side, Why, admit, tls};
+use super::{Alpn, CODE_CLOSED, CODE_REFUSED, ConnId, Event, Link, Side, Why, tls};
 use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, Dir, StreamEvent, VarInt};
 use std::net::SocketAddr;
@@ -145,14 +146,14 @@ impl Link {
 
     fn connected(&mut self, now: Instant, conn: ConnId) {
         let Some(slot) = slot_mut(&mut self.slots, conn.index) else { return };
-        match admit::admit(&slot.quic) {
-            Ok((alpn, subject)) => {
+        match admit(&slot.quic, self.tls.wall_s(), self.tls.grace_s()) {
+            Ok(Admitted { alpn, subject, expires_s }) => {
                 slot.phase = Phase::Open;
                 if self.side == Side::Broker && matches!(alpn, Alpn::Viz | Alpn::Peer) {
                     tls::widen(&mut slot.quic);
                 }
                 let remote = slot.quic.remote_address();
-                self.events.push_back(Event::Connected { conn, remote, alpn, subject });
+                self.events.push_back(Event::Connected { conn, remote, alpn, subject, expires_s });
             }
             Err(why) => {
                 self.counters.refused_role += 1;

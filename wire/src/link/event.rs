@@ -4,7 +4,7 @@ use super::IDLE_TIMEOUT;
 use super::{Alpn, ConnId, StreamId};
 use crate::pki::{PkiError, Subject};
 use bytes::BytesMut;
-use quinn_proto::ConnectionError;
+use quinn_proto::{ConnectionError, TransportErrorCode};
 use std::net::{IpAddr, SocketAddr};
 
 /// What happened.
@@ -20,6 +20,8 @@ pub enum Event {
         alpn: Alpn,
         /// What the peer's certificate says; `None` only for one that enrols.
         subject: Option<Subject>,
+        /// A client's certificate is good up to this second; `None` for one that enrols.
+        expires_s: Option<u64>,
     },
     /// The peer opened a bidirectional stream. `Readable` follows if there is something to read.
     Opened {
@@ -69,12 +71,47 @@ pub enum Why {
     /// The peer has forgotten it (it restarted).
     #[error("the peer has restarted")]
     Reset,
+    /// A certificate was not believed.
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
     /// The handshake or the protocol failed, on this side or the peer's.
     #[error("{0}")]
     Failed(String),
 }
 
-/// How far [`Link::recv`] came.
+/// Whose certificate was not believed, why, and what to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Distrust {
+    /// The broker refuses this side's: it is past its end and past the time for renewals.
+    #[error(
+        "the broker refuses this certificate, which has expired: enrol anew with a token of \
+         `strobe token create` (--token), or set the clocks right"
+    )]
+    Expired,
+    /// The broker refuses this side's: another authority signed it, or it was changed.
+    #[error(
+        "the broker refuses this certificate, which its authority did not sign: this is another \
+         fleet's broker, or enrol anew with a token of `strobe token create` (--token)"
+    )]
+    Foreign,
+    /// The broker's is past its end by this machine's clock.
+    #[error(
+        "the broker's certificate has expired: set this machine's clock right, or the broker's \
+         and restart it"
+    )]
+    BrokerExpired,
+    /// The broker's was signed by another authority than this side's or the token's.
+    #[error(
+        "the broker's certificate is not signed by this fleet's authority: check the address, or \
+         enrol with a token of that broker's `strobe token create` (--token)"
+    )]
+    BrokerForeign,
+    /// The other side has a certificate that is not a broker's.
+    #[error("this is not a broker: its certificate is for another role or another use")]
+    NotBroker,
+}
+
+/// How far [`super::Link::recv`] came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received {
     /// All there was; `Readable` tells of more.
@@ -167,6 +204,14 @@ impl Why {
         match error {
             ConnectionError::TimedOut => Self::Silence,
             ConnectionError::Reset => Self::Reset,
+            ConnectionError::TransportError(error) if let Some(why) = mine(error.code) => {
+                Self::Distrust(why)
+            }
+            ConnectionError::ConnectionClosed(close)
+                if let Some(why) = theirs(close.error_code) =>
+            {
+                Self::Distrust(why)
+            }
             ConnectionError::ApplicationClosed(close) => {
                 Self::Peer(clip(&String::from_utf8_lossy(&close.reason)))
             }
@@ -179,9 +224,40 @@ impl Why {
     }
 }
 
+/// What this side found wrong with the broker's certificate, by the alert it sent (RFC 8446, 6.2).
+fn mine(code: TransportErrorCode) -> Option<Distrust> {
+    match alert(code)? {
+        CERTIFICATE_EXPIRED => Some(Distrust::BrokerExpired),
+        UNKNOWN_CA => Some(Distrust::BrokerForeign),
+        BAD_CERTIFICATE | UNSUPPORTED_CERTIFICATE => Some(Distrust::NotBroker),
+        _ => None,
+    }
+}
+
+/// What the broker found wrong with this side's, by the alert it sent.
+fn theirs(code: TransportErrorCode) -> Option<Distrust> {
+    match alert(code)? {
+        CERTIFICATE_EXPIRED => Some(Distrust::Expired),
+        UNKNOWN_CA | BAD_CERTIFICATE | UNSUPPORTED_CERTIFICATE | DECRYPT_ERROR => {
+            Some(Distrust::Foreign)
+        }
+        _ => None,
+    }
+}
+
+/// QUIC carries TLS alerts as 0x100 and the alert (RFC 9001, 4.8).
+fn alert(code: TransportErrorCode) -> Option<u8> {
+    u64::from(code).checked_sub(0x100).and_then(|alert| u8::try_from(alert).ok())
+}
+
 /// A text for a log or a close frame: bounded, one line, nothing that moves a terminal's cursor.
 pub(super) fn clip(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(WHY_CHARS_MAX).collect()
 }
 
+const BAD_CERTIFICATE: u8 = 42;
+const UNSUPPORTED_CERTIFICATE: u8 = 43;
+const CERTIFICATE_EXPIRED: u8 = 45;
+const UNKNOWN_CA: u8 = 48;
+const DECRYPT_ERROR: u8 = 51;
 const WHY_CHARS_MAX: usize = 240;

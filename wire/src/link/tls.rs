@@ -1,7 +1,7 @@
 //! Who is believed (certificates), and how much memory a connection may take (transport).
 
-use super::{Alpn, Dial, IDLE_TIMEOUT, KEEP_ALIVE, LinkConfig, LinkError, Side};
-use crate::pki::{Identity, Role, Subject, fingerprint};
+use super::{Accept, Alpn, Dial, IDLE_TIMEOUT, KEEP_ALIVE, LinkConfig, LinkError, Side};
+use crate::pki::{Identity, Role, Subject, derive, fingerprint};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
     ClientConfig, EndpointConfig, HashedConnectionIdGenerator, ServerConfig, TransportConfig,
@@ -11,11 +11,14 @@ use ring::hmac;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -28,6 +31,7 @@ pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
     wall: Arc<Wall>,
     identity: Option<Identity>,
+    accept: Option<Accept>,
     transport: Arc<TransportConfig>,
     /// By ALPN as asked for: configurations keep the session tickets.
     clients: Vec<(Dial, ClientConfig)>,
@@ -42,6 +46,14 @@ struct Wall(AtomicU64);
 struct Verifier {
     anchor: Anchor,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Believes certificates for a while after their end: the link tells its owner when that was, and
+/// the owner lets such a client renew and do nothing else.
+#[derive(Debug)]
+struct ClientVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+    grace: Duration,
 }
 
 #[derive(Debug)]
@@ -61,6 +73,7 @@ impl Tls {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             wall: Arc::new(Wall(AtomicU64::new(config.wall_s))),
             identity: config.identity.clone(),
+            accept: config.accept,
             transport: Arc::new(transport(config.side)),
             clients: Vec::new(),
         })
@@ -68,13 +81,12 @@ impl Tls {
 
     /// Keys that a restart does not change, so that peers believe what the next life tells them.
     pub(super) fn endpoint(&self) -> EndpointConfig {
-        let Some(identity) = &self.identity else { return EndpointConfig::default() };
-        let derive = |what: &str| {
-            let mut hash = Sha256::new();
-            hash.update(what.as_bytes());
-            hash.update(&identity.key_der);
-            <[u8; 32]>::from(hash.finalize())
+        let secret = match (&self.accept, &self.identity) {
+            (Some(accept), _) => accept.secret.as_slice(),
+            (None, Some(identity)) => &identity.key_der,
+            (None, None) => return EndpointConfig::default(),
         };
+        let derive = |what: &str| derive(secret, what);
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &derive("strobe stateless reset"));
         let mut config = EndpointConfig::new(Arc::new(reset_key));
         let [a, b, c, d, e, f, g, h, ..] = derive("strobe connection id");
@@ -82,6 +94,24 @@ impl Tls {
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         config.min_reset_interval(RESET_INTERVAL);
         config
+    }
+
+    /// Another certificate for the connections to come; the old one stays if this one is not good.
+    pub(super) fn set_identity(&mut self, identity: Identity) -> Result<(), LinkError> {
+        identity.subject()?;
+        let (chain, key) = chain_and_key(&identity)?;
+        rustls::sign::CertifiedKey::from_der(chain, key, &self.provider).map_err(tls)?;
+        self.identity = Some(identity);
+        self.clients.clear();
+        Ok(())
+    }
+
+    pub(super) fn grace_s(&self) -> u64 {
+        self.accept.map_or(0, |accept| accept.grace_s)
+    }
+
+    pub(super) fn wall_s(&self) -> u64 {
+        self.wall.0.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_wall_s(&self, wall_s: u64) {
@@ -98,6 +128,8 @@ impl Tls {
                 .allow_unauthenticated()
                 .build()
                 .map_err(tls)?;
+        let grace = Duration::from_secs(self.grace_s());
+        let clients = Arc::new(ClientVerifier { inner: clients, grace });
         let wall: Arc<dyn TimeProvider> = Arc::clone(&self.wall) as _;
         let (chain, key) = chain_and_key(identity)?;
         let mut server =
@@ -245,6 +277,49 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let then = Duration::from_secs(now.as_secs()).saturating_sub(self.grace);
+        let then = UnixTime::since_unix_epoch(then);
+        self.inner.verify_client_cert(end_entity, intermediates, then)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }
 
