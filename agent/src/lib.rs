@@ -16,6 +16,7 @@ pub mod ring;
 pub mod sealer;
 
 pub mod enrol;
+mod network;
 pub mod state;
 pub mod uplink;
 

@@ -11,13 +11,14 @@
 
 use crate::clock;
 use crate::config::Config;
-use crate::enrol::{Enrol, EnrolError};
+use crate::enrol::EnrolError;
+use crate::network::{self, Network, Parts};
 use crate::ring::{Reader, Ring, RingError};
 use crate::sampler::{Sampler, Tick, Trees};
 use crate::schemas::Table;
 use crate::sealer::Sealer;
 use crate::state::{State, StateError};
-use crate::uplink::{Status, Uplink, UplinkConfig};
+use crate::uplink::Status;
 use hugepage_config::{Region, Want};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -26,17 +27,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use strobe_wire::limits::FRAME_BYTES_MAX;
-use strobe_wire::link::{
-    Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
-};
+use strobe_wire::link::{LinkError, Progress};
 use strobe_wire::message::Hello;
-use strobe_wire::pki::{Identity, Role, Subject, Token};
+use strobe_wire::pki::Token;
 
 /// A running agent.
 #[derive(Debug)]
@@ -109,13 +107,11 @@ impl Agent {
         let machine = std::fs::read_to_string(config.rootfs.join("etc/machine-id")).ok();
         let state = State::open(&config.dir, machine.as_deref())?;
         let identity = state.identity()?;
-        let token = match (&identity, &config.token) {
-            (Some(_), _) => None,
-            (None, None) => return Err(AgentError::NoToken),
-            (None, Some(text)) => {
-                Some(text.parse::<Token>().map_err(|e| AgentError::Token(e.to_string()))?)
-            }
-        };
+        let token = config.token.as_deref().map(str::parse::<Token>).transpose();
+        let token = token.map_err(|error| AgentError::Token(error.to_string()))?;
+        if identity.is_none() && token.is_none() {
+            return Err(AgentError::NoToken);
+        }
         let region = Region::map(config.ring_slots * FRAME_BYTES_MAX, Want::Transparent)
             .map_err(|e| AgentError::Memory { slots: config.ring_slots, why: e.to_string() })?;
         let ring = Ring::new(config.ring_slots, region)?;
@@ -133,12 +129,15 @@ impl Agent {
             move || sample(sampler, sealer, interval_ms, &stop)
         })?;
         let status = Arc::new(Mutex::new(Status::default()));
-        let mut network = Network::new(broker, state, identity, ring.reader, &stop)?;
-        (network.table, network.status) = (table, Arc::clone(&status));
+        let poll = wakeable(&ring.reader, &stop)?;
+        let registry = poll.registry().try_clone().map_err(io_error("share a poll"))?;
+        let (ring, status_out) = (ring.reader, Arc::clone(&status));
+        let parts =
+            Parts { broker, state, identity, token, ring, table, status: status_out, registry };
         let network = spawn("strobe-uplink", {
             let stop = stop.clone();
             move || {
-                let ended = network.run(hello, token, &sampling, &stop);
+                let ended = send(poll, parts, hello, &sampling, &stop);
                 // Whatever ended this loop, nobody would read what the sampler writes.
                 stop.stop();
                 match (ended, sampling.join()) {
@@ -266,252 +265,60 @@ fn sample(
     }
 }
 
-/// The network's loop and all it owns.
-struct Network {
-    broker: String,
-    state: State,
-    poll: Poll,
-    socket: Socket,
-    link: Link,
-    ring: Reader,
-    table: Arc<Table>,
-    status: Arc<Mutex<Status>>,
-    enrolled: bool,
-}
-
-/// What the loop is about.
-enum Work {
-    /// Getting an identity: the conversation, or when to begin the next.
-    Enrol { token: Token, asking: Option<Box<Enrol>>, next: Instant, wait: Duration },
-    /// Sending frames.
-    Send(Box<Uplink>),
-}
-
-impl Network {
-    fn new(
-        broker: String,
-        state: State,
-        identity: Option<Identity>,
-        ring: Reader,
-        stop: &Stop,
-    ) -> Result<Self, AgentError> {
-        let poll = Poll::new().map_err(io_error("make a poll"))?;
-        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let mut socket = bind(any)?;
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let register = |source: &mut dyn mio::event::Source, token, interest| {
-            poll.registry()
-                .register(source, mio::Token(token), interest)
-                .map_err(io_error("register with the poll"))
-        };
-        register(socket.source(), SOCKET, both)?;
-        register(&mut SourceFd(&ring.as_fd().as_raw_fd()), RING, Interest::READABLE)?;
-        register(&mut SourceFd(&stop.0.as_fd().as_raw_fd()), STOP, Interest::READABLE)?;
-        let enrolled = identity.is_some();
-        let link = link(&socket, identity)?;
-        let (table, status) = (Arc::default(), Arc::default());
-        Ok(Self { broker, state, poll, socket, link, ring, table, status, enrolled })
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this is the loop that reads the clock")]
-    fn run(
-        &mut self,
-        hello: Hello,
-        token: Option<Token>,
-        sampling: &JoinHandle<Result<(), AgentError>>,
-        stop: &Stop,
-    ) -> Result<(), AgentError> {
-        let mut now = Instant::now();
-        let uplink = uplink_config(&self.broker, hello);
-        let uplink = |now| Box::new(Uplink::new(uplink.clone(), now));
-        let mut work = match token {
-            Some(token) if !self.enrolled => {
-                Work::Enrol { token, asking: None, next: now, wait: RETRY_MIN }
-            }
-            _ => Work::Send(uplink(now)),
-        };
-        let mut events = Events::with_capacity(8);
-        let mut drain_until = None;
-        let mut more = Progress::Idle;
-        loop {
-            let wait = self.wait(now, &work, more, drain_until);
-            match self.poll.poll(&mut events, wait) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    return Err(io_error("wait for the network")(error));
-                }
-                _ => {}
-            }
-            now = Instant::now();
-            let wall_ns = clock::wall_ns();
-            self.link.set_wall_s(u64::try_from(wall_ns / 1_000_000_000).unwrap_or(0));
-            if drain_until.is_none() && stop_asked(stop) {
-                drain_until = Some(now + DRAIN);
-            }
-            self.ring.clear_wake();
-            more = self.socket.receive(now, &mut self.link).map_err(io_error("receive"))?;
-            self.link.on_timeout(now);
-            if let Some(identity) = self.act(now, &mut work)? {
-                identity.save(&self.state.dir).map_err(StateError::from)?;
-                log::info!("enrolled as host {}", self.state.host);
-                self.socket.transmit(now, &mut self.link);
-                self.link = link(&self.socket, Some(identity))?;
-                work = Work::Send(uplink(now));
-                self.act(now, &mut work)?;
-            }
-            if self.socket.transmit(now, &mut self.link) == Progress::More {
-                more = Progress::More;
-            }
-            let idle = self.publish(&work);
-            if drain_until.is_some_and(|at| at <= now || (idle && sampling.is_finished())) {
-                self.link.close_all(now, "the agent stops");
-                self.socket.transmit(now, &mut self.link);
-                return Ok(());
-            }
-        }
-    }
-
-    fn wait(
-        &self,
-        now: Instant,
-        work: &Work,
-        more: Progress,
-        drain_until: Option<Instant>,
-    ) -> Option<Duration> {
-        if more == Progress::More {
-            return Some(Duration::ZERO);
-        }
-        let mine = match work {
-            Work::Enrol { asking: Some(enrol), .. } => Some(enrol.timeout()),
-            Work::Enrol { next, .. } => Some(*next),
-            Work::Send(uplink) => uplink.timeout(),
-        };
+/// The network's loop.
+#[expect(clippy::disallowed_methods, reason = "this is the loop that reads the clock")]
+fn send(
+    mut poll: Poll,
+    parts: Parts,
+    hello: Hello,
+    sampling: &JoinHandle<Result<(), AgentError>>,
+    stop: &Stop,
+) -> Result<(), AgentError> {
+    let mut now = Instant::now();
+    let mut network = Network::new(parts, hello, now, wall_s())?;
+    let mut events = Events::with_capacity(8);
+    let mut drain_until = None;
+    let mut more = Progress::Idle;
+    loop {
         // While it drains, the sampler's end is looked for; nothing else would tell of it.
-        let drain = drain_until.map(|at| at.min(now + DRAIN_LOOK));
-        let next = [mine, self.link.timeout(), drain].into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(now))
-    }
-
-    /// Events, timers, dials; the identity when there is one.
-    fn act(&mut self, now: Instant, work: &mut Work) -> Result<Option<Identity>, AgentError> {
-        match work {
-            Work::Send(uplink) => {
-                while let Some(event) = self.link.poll() {
-                    uplink.told(now, &event, &mut self.link, &mut self.ring);
-                }
-                uplink.on_timeout(now, &mut self.link, &mut self.ring);
-                if let Some(broker) = uplink.wants(now) {
-                    let remote = resolve(&broker).and_then(|remote| self.reach(remote));
-                    uplink.dial(now, &mut self.link, remote);
-                }
-                let table = &self.table;
-                uplink.pump(now, &mut self.link, &mut self.ring, table);
-                Ok(None)
+        let drain = drain_until.map(|at: Instant| at.min(now + DRAIN_LOOK));
+        let next = [network.timeout(), drain].into_iter().flatten().min();
+        let wait = match more {
+            Progress::More => Some(Duration::ZERO),
+            Progress::Idle | Progress::Blocked => next.map(|at| at.saturating_duration_since(now)),
+        };
+        match poll.poll(&mut events, wait) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                return Err(io_error("wait for the network")(error));
             }
-            Work::Enrol { token, asking, next, wait } => {
-                let outcome = match asking {
-                    Some(enrol) => enrolling(now, enrol, &mut self.link),
-                    None if now < *next => return Ok(None),
-                    None => resolve(&self.broker)
-                        .and_then(|remote| self.reach(remote))
-                        .map_err(EnrolError::Lost)
-                        .and_then(|remote| {
-                            let subject = Subject { role: Role::Agent, host: self.state.host };
-                            Enrol::begin(now, &mut self.link, remote, *token, subject)
-                        })
-                        .map(|enrol| {
-                            *asking = Some(Box::new(enrol));
-                            None
-                        }),
-                };
-                match outcome {
-                    Err(error @ EnrolError::Refused(_)) => Err(error.into()),
-                    Err(error) => {
-                        log::warn!("{error}; again in {wait:?}");
-                        self.link.close_all(now, "enrolling failed");
-                        (*asking, *next) = (None, now + *wait);
-                        *wait = (*wait * 2).min(RETRY_MAX);
-                        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-                        status.last_error = error.to_string();
-                        Ok(None)
-                    }
-                    Ok(identity) => Ok(identity),
-                }
-            }
+            _ => {}
+        }
+        now = Instant::now();
+        if drain_until.is_none() && stop_asked(stop) {
+            drain_until = Some(now + DRAIN);
+        }
+        more = network.turn(now, wall_s())?;
+        let idle = network.publish();
+        if drain_until.is_some_and(|at| at <= now || (idle && sampling.is_finished())) {
+            network.close(now);
+            return Ok(());
         }
     }
+}
 
-    /// Makes the socket one of `remote`'s family.
-    fn reach(&mut self, remote: SocketAddr) -> Result<SocketAddr, String> {
-        let bound = self.socket.local_addr().map_err(|error| error.to_string())?;
-        if bound.is_ipv4() != remote.is_ipv4() {
-            let any = match remote {
-                SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            };
-            let mut socket = bind(any).map_err(|error| error.to_string())?;
-            let both = Interest::READABLE | Interest::WRITABLE;
-            self.poll
-                .registry()
-                .register(socket.source(), mio::Token(SOCKET), both)
-                .map_err(|error| error.to_string())?;
-            self.socket = socket;
-        }
-        Ok(remote)
+/// Woken by the ring and the stop; the socket comes later.
+fn wakeable(ring: &Reader, stop: &Stop) -> Result<Poll, AgentError> {
+    let poll = Poll::new().map_err(io_error("make a poll"))?;
+    for (fd, token) in [(ring.as_fd(), RING), (stop.0.as_fd(), STOP)] {
+        poll.registry()
+            .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
+            .map_err(io_error("register with the poll"))?;
     }
-
-    /// Shows the status; whether there is nothing left to be acknowledged, or nobody to do it.
-    fn publish(&self, work: &Work) -> bool {
-        let Work::Send(uplink) = work else { return true };
-        let now = uplink.status();
-        let idle = !now.streaming || now.unacknowledged == 0;
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        idle
-    }
+    Ok(poll)
 }
 
-fn enrolling(
-    now: Instant,
-    enrol: &mut Enrol,
-    link: &mut Link,
-) -> Result<Option<Identity>, EnrolError> {
-    while let Some(event) = link.poll() {
-        if let Some(identity) = enrol.told(now, &event, link)? {
-            return Ok(Some(identity));
-        }
-    }
-    enrol.on_timeout(now)?;
-    Ok(None)
-}
-
-fn uplink_config(broker: &str, hello: Hello) -> UplinkConfig {
-    let [low, high] = [hello.boot, hello.boot >> 64]
-        .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(1));
-    UplinkConfig { brokers: vec![broker.to_owned()], hello, seed: low ^ high }
-}
-
-fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
-    // One 64 KiB receive buffer: an agent hears acknowledgements.
-    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 1, kernel_bytes: 0 })
-        .map_err(io_error("bind a UDP socket"))
-}
-
-fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {
-    let wall_s = u64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(0);
-    Ok(Link::new(&LinkConfig {
-        identity,
-        side: Side::Agent,
-        connections_max: CONNECTIONS_MAX,
-        whole_datagrams: socket.keeps_datagrams_whole(),
-        wall_s,
-        seed: None,
-        accept: None,
-    })?)
-}
-
-/// Blocks for as long as the resolver does; the sampler does not wait for it.
-fn resolve(broker: &str) -> Result<SocketAddr, String> {
-    let mut found = broker.to_socket_addrs().map_err(|e| format!("resolving {broker}: {e}"))?;
-    found.next().ok_or_else(|| format!("{broker} has no address"))
+fn wall_s() -> u64 {
+    u64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(0)
 }
 
 fn stop_asked(stop: &Stop) -> bool {
@@ -530,19 +337,14 @@ fn spawn<T: Send + 'static>(
         .map_err(io_error("start a thread"))
 }
 
-fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> AgentError {
+pub(crate) fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> AgentError {
     move |source| AgentError::Io { what, source: source.into() }
 }
 
-const SOCKET: usize = 0;
-const RING: usize = 1;
-const STOP: usize = 2;
-/// The one in use, and those saying good-bye.
-const CONNECTIONS_MAX: usize = 8;
+const RING: mio::Token = mio::Token(network::SOCKET.0 + 1);
+const STOP: mio::Token = mio::Token(network::SOCKET.0 + 2);
 /// How long a stopping agent waits for acknowledgements.
 const DRAIN: Duration = Duration::from_secs(2);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(30);
 /// The handshake's signatures are the deepest; only what is touched costs memory.
 const STACK_BYTES: usize = 512 << 10;

@@ -14,6 +14,11 @@
 //! first frame that was not released; what `Welcome` says is stored is not sent twice. A schema
 //! goes once a connection, before the first row that uses it.
 //!
+//! When the broker says that the certificate nears its end, a new key is made here and a request
+//! sent; what the broker signs is [`Uplink::renewed`]'s, and [`Uplink::reconnect`] goes on with it.
+//! Nothing is lost or doubled by that: what was not acknowledged is still in the ring, and the
+//! broker says in its `Welcome` what it has.
+//!
 //! Bounds: unacknowledged frames by the ring's slots; chunks waiting for QUIC by `CHUNKS_MAX`;
 //! a full ring refuses the sampler, which counts it.
 
@@ -24,8 +29,11 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 use strobe_wire::frame::{self, FrameKind};
 use strobe_wire::ids::SchemaId;
-use strobe_wire::link::{Alpn, ConnId, Dial, Event, Link, LinkError, Received, StreamId};
+use strobe_wire::link::{
+    Alpn, ConnId, Dial, Distrust, Event, Link, LinkError, Received, StreamId, Why,
+};
 use strobe_wire::message::{Hello, Incoming, Message, Reader, encode, frame_prefix};
+use strobe_wire::pki;
 use strobe_wire::schema::Schema;
 
 /// What an uplink is made of.
@@ -59,7 +67,23 @@ pub struct Uplink {
     schemas_sent: HashSet<SchemaId>,
     /// Frames up to this one are stored at the broker.
     stored_seq: u64,
+    /// The private key (PKCS#8) of the request that is with the broker.
+    renewing: Option<Vec<u8>>,
+    renewed: Option<Renewed>,
+    /// The broker does not believe this side's certificate.
+    distrusted: bool,
     status: Status,
+}
+
+/// A new key and what the broker signed for it, not checked yet.
+#[derive(Debug)]
+pub struct Renewed {
+    /// PKCS#8.
+    pub key_der: Vec<u8>,
+    /// The certificate.
+    pub certificate_der: Vec<u8>,
+    /// The authority's.
+    pub ca_der: Vec<u8>,
 }
 
 /// What there is to know of an uplink.
@@ -115,6 +139,9 @@ impl Uplink {
             chunks: VecDeque::new(),
             schemas_sent: HashSet::new(),
             stored_seq: 0,
+            renewing: None,
+            renewed: None,
+            distrusted: false,
             status: Status::default(),
         }
     }
@@ -178,6 +205,8 @@ impl Uplink {
                 self.greet(now, link, mine);
             }
             (Event::Closed { conn, why }, _) if Some(*conn) == self.conn() => {
+                self.distrusted =
+                    matches!(why, Why::Distrust(Distrust::Expired | Distrust::Foreign));
                 self.forget_connection(ring);
                 self.fail(now, why.to_string());
             }
@@ -193,13 +222,18 @@ impl Uplink {
 
     /// Sends what is in the ring, as far as QUIC takes it.
     pub fn pump(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, table: &Table) {
-        let State::Streaming { conn, stream, .. } = self.state else {
+        let (State::Greeting { conn, stream, .. } | State::Streaming { conn, stream, .. }) =
+            self.state
+        else {
             // Nothing is lost while nobody listens, but the ring wants its held slots back.
             ring.settle();
             return;
         };
         loop {
-            self.fill(now, ring, table);
+            match self.state {
+                State::Streaming { .. } => self.fill(now, ring, table),
+                _ => ring.settle(),
+            }
             if self.chunks.is_empty() {
                 return;
             }
@@ -211,6 +245,26 @@ impl Uplink {
                 }
             }
         }
+    }
+
+    /// What the broker signed, once.
+    pub fn renewed(&mut self) -> Option<Renewed> {
+        self.renewed.take()
+    }
+
+    /// Whether the last connection failed because the broker does not believe the certificate.
+    #[must_use]
+    pub fn is_distrusted(&self) -> bool {
+        self.distrusted
+    }
+
+    /// Leaves the connection and dials the same broker at once, to show it another certificate.
+    pub fn reconnect(&mut self, now: Instant, link: &mut Link, ring: &mut Ring) {
+        if let Some(conn) = self.conn() {
+            link.close(now, conn, "renewed; connecting anew");
+            self.forget_connection(ring);
+        }
+        self.state = State::Waiting { until: now };
     }
 
     /// What there is to know.
@@ -311,6 +365,21 @@ impl Uplink {
                 self.forget_connection(ring);
                 self.redirected(now, broker);
             }
+            // A request is with the broker already.
+            (Message::RenewDue, _) if self.renewing.is_some() => {}
+            (Message::RenewDue, _) => match pki::request() {
+                Ok((key_der, csr)) => {
+                    self.renewing = Some(key_der);
+                    self.chunks.push_back(encode(&Message::Renew { csr }));
+                }
+                // It asks again.
+                Err(why) => log::warn!("uplink: the certificate is not renewed: {why}"),
+            },
+            (Message::Enrolled { certificate: certificate_der, ca: ca_der }, _)
+                if let Some(key_der) = self.renewing.take() =>
+            {
+                self.renewed = Some(Renewed { key_der, certificate_der, ca_der });
+            }
             (Message::Refused { why }, _) => {
                 let why = format!("refused by the broker: {why}");
                 self.hang_up(now, link, ring, conn, &why);
@@ -387,6 +456,7 @@ impl Uplink {
 
     fn forget_connection(&mut self, ring: &mut Ring) {
         self.chunks.clear();
+        self.renewing = None;
         self.schemas_sent.clear();
         self.unacknowledged.clear();
         ring.rewind();

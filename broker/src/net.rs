@@ -7,12 +7,14 @@
 //! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack
 //! viz stream ──ApiRequest──▶ query pool ──answer──▶ same stream, finished
 //! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
-//! enrol stream ──Enrol──▶ registry (token), authority ──▶ Enrolled
+//! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
+//! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
 //! stops them and they keep their frames. Dashboards are answered all the same.
 
+use crate::certificates::{CertificateCounts, Certificates, Due, Enrolment};
 use crate::hub::{Hub, Subscription, Update};
 use crate::ingest::{Counts, Ingest, SessionId, Verdict};
 use crate::registry::{BootRecord, Registry};
@@ -22,11 +24,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 use strobe_wire::ids::{BootId, HostId, Seq};
-use strobe_wire::link::{Alpn, ConnId, Event, Link, Received, StreamId};
+use strobe_wire::link::{Alpn, ConnId, Distrust, Event, Link, LinkError, Received, StreamId};
 use strobe_wire::message::{
     ApiRequest, ApiResponse, Hello, Incoming, Message, Reader, encode, frame_prefix,
 };
-use strobe_wire::pki::{Authority, Role, Subject};
+use strobe_wire::pki::Subject;
 
 /// The network side of the broker.
 pub(crate) struct Net {
@@ -34,7 +36,7 @@ pub(crate) struct Net {
     ingest: Ingest,
     registry: Registry,
     hub: Hub,
-    authority: Arc<Authority>,
+    certificates: Certificates<Place>,
     conns: HashMap<ConnId, Conn>,
     sessions: BTreeMap<SessionId, Place>,
     streams: HashMap<Place, Stream>,
@@ -50,8 +52,6 @@ pub(crate) struct Net {
     storing: Storing,
     changed: BTreeSet<HostId>,
     session_next: u64,
-    enrolled: u64,
-    enrolments_refused: u64,
     acks: u64,
 }
 
@@ -78,8 +78,7 @@ pub(crate) struct NetCounts {
     pub(crate) subscribers: usize,
     pub(crate) frames_in_flight: usize,
     pub(crate) acks: u64,
-    pub(crate) enrolled: u64,
-    pub(crate) enrolments_refused: u64,
+    pub(crate) certificates: CertificateCounts,
     pub(crate) handshakes_failed: u64,
     pub(crate) connections_refused: u64,
     pub(crate) storing: bool,
@@ -95,6 +94,8 @@ enum Storing {
 struct Conn {
     alpn: Alpn,
     subject: Option<Subject>,
+    /// The last second of its certificate.
+    expires_s: u64,
     streams: Vec<StreamId>,
 }
 
@@ -137,18 +138,18 @@ pub(crate) struct Parts {
     pub(crate) ingest: Ingest,
     pub(crate) registry: Registry,
     pub(crate) hub: Hub,
-    pub(crate) authority: Arc<Authority>,
+    pub(crate) certificates: Certificates<Place>,
 }
 
 impl Net {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { link, ingest, registry, hub, authority } = parts;
+        let Parts { link, ingest, registry, hub, certificates } = parts;
         Self {
             link,
             ingest,
             registry,
             hub,
-            authority,
+            certificates,
             conns: HashMap::new(),
             sessions: BTreeMap::new(),
             streams: HashMap::new(),
@@ -164,14 +165,13 @@ impl Net {
             storing: Storing::Yes,
             changed: BTreeSet::new(),
             session_next: 1,
-            enrolled: 0,
-            enrolments_refused: 0,
             acks: 0,
         }
     }
 
     /// Takes every event of the link and reads what is readable; `ask` gets requests.
     pub(crate) fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
+        self.certify(now, seconds(now_ms));
         while let Some(event) = self.link.poll() {
             self.on_event(event);
         }
@@ -274,8 +274,7 @@ impl Net {
             subscribers: self.subscribers.len(),
             frames_in_flight: self.frames_in_flight,
             acks: self.acks,
-            enrolled: self.enrolled,
-            enrolments_refused: self.enrolments_refused,
+            certificates: self.certificates.counts(),
             handshakes_failed: link.handshakes_failed,
             connections_refused: link.refused_full + link.refused_role,
             storing: self.storing == Storing::Yes,
@@ -285,8 +284,9 @@ impl Net {
     #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Connected { conn, alpn, subject, .. } => {
-                self.conns.insert(conn, Conn { alpn, subject, streams: Vec::new() });
+            Event::Connected { conn, alpn, subject, expires_s, .. } => {
+                let expires_s = expires_s.unwrap_or(u64::MAX);
+                self.conns.insert(conn, Conn { alpn, subject, expires_s, streams: Vec::new() });
             }
             Event::Opened { conn, stream } => {
                 let place = Place { conn, stream };
@@ -352,13 +352,30 @@ impl Net {
         now_ms: i64,
         ask: &mut dyn FnMut(Ask),
     ) -> Result<(), String> {
-        let alpn = self.conns.get(&place.conn).map(|conn| conn.alpn);
+        let now_s = seconds(now_ms);
+        let conn = self.conns.get(&place.conn);
+        let alpn = conn.map(|conn| conn.alpn);
+        let is_past = conn.is_some_and(|conn| conn.expires_s < now_s);
         let message = match incoming {
             Incoming::Frame(bytes) => return self.on_frame(place, bytes, now_ms),
             Incoming::Control(message) => *message,
         };
         match (alpn, message) {
-            (Some(Alpn::Agent), Message::Hello(hello)) => self.on_hello(place, hello, now_ms),
+            (Some(Alpn::Agent | Alpn::Viz), Message::Renew { csr }) => {
+                let signed = self.certificates.renew(place, &csr, now_s)?;
+                self.say(place, &signed)
+            }
+            // Past its end it may renew, for which it is asked, and nothing else.
+            (Some(Alpn::Agent), Message::Hello(_)) | (Some(Alpn::Viz), Message::Subscribe)
+                if is_past =>
+            {
+                self.watch(place, now_s)
+            }
+            (Some(Alpn::Agent | Alpn::Viz), _) if is_past => Err(Distrust::Expired.to_string()),
+            (Some(Alpn::Agent), Message::Hello(hello)) => {
+                self.watch(place, now_s)?;
+                self.on_hello(place, hello, now_ms)
+            }
             (Some(Alpn::Agent), Message::Schema(schema)) => {
                 let session = self.session(place)?;
                 self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
@@ -375,6 +392,7 @@ impl Net {
                 Ok(())
             }
             (Some(Alpn::Viz), Message::Subscribe) => {
+                self.watch(place, now_s)?;
                 let subscription = self.hub.subscribe(self.registry.hosts(), None);
                 let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
                 stream.role = StreamRole::Subscriber(subscription);
@@ -409,10 +427,7 @@ impl Net {
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
         stream.role = StreamRole::Agent(session);
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let welcome = Message::Welcome { stored_seq: welcomed.stored.0, version };
-        stream.out.push_back(encode(&welcome));
-        self.flush(place);
-        Ok(())
+        self.say(place, &Message::Welcome { stored_seq: welcomed.stored.0, version })
     }
 
     fn on_frame(&mut self, place: Place, bytes: Bytes, now_ms: i64) -> Result<(), String> {
@@ -429,26 +444,48 @@ impl Net {
     }
 
     fn on_enrol(&mut self, place: Place, ask: &Enrolment, now_ms: i64) -> Result<(), String> {
-        let outcome = enrol(&self.registry, &self.authority, ask, now_ms);
-        let (certificate, count) = match outcome {
-            Ok(certificate) => (Ok(certificate), &mut self.enrolled),
-            Err(why) => (Err(why), &mut self.enrolments_refused),
-        };
-        *count += 1;
-        let reply = match certificate {
-            Ok(certificate) => {
-                log::info!("enrolled {} {}", ask.role, ask.host);
-                let ca = self.authority.certificate_der().to_vec();
-                Message::Enrolled { certificate, ca }
-            }
-            Err(why) => {
+        let answer = self.certificates.enrol(&self.registry, ask, now_ms);
+        match &answer {
+            Message::Refused { why } => {
                 log::warn!("enrolment from {:?} refused: {why}", self.link.remote(place.conn));
-                Message::Refused { why }
             }
-        };
+            _ => log::info!("enrolled {} {}", ask.role, ask.host),
+        }
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
-        stream.out.push_back(encode(&reply));
         stream.end = End::AfterOut;
+        self.say(place, &answer)
+    }
+
+    /// Certificates that near their end, or are past it, and the broker's own.
+    fn certify(&mut self, now: Instant, now_s: u64) {
+        if let Some(own) = self.certificates.own(now_s) {
+            let set = own.map_err(LinkError::from).and_then(|own| self.link.set_identity(own));
+            if let Err(why) = set {
+                log::error!("this broker's certificate is not renewed: {why}");
+            }
+        }
+        while let Some((place, due)) = self.certificates.due(now_s) {
+            let said = match due {
+                Due::Ask => self.say(place, &Message::RenewDue),
+                Due::Close => Err(Distrust::Expired.to_string()),
+            };
+            if let Err(why) = said {
+                self.refuse(place.conn, &why, now);
+            }
+        }
+    }
+
+    /// From its first word on, a conversation's certificate is watched.
+    fn watch(&mut self, place: Place, now_s: u64) -> Result<(), String> {
+        let conn = self.conns.get(&place.conn).ok_or("the connection is gone")?;
+        let subject = conn.subject.ok_or("no certificate")?;
+        self.certificates.watch(place, subject, conn.expires_s, now_s);
+        Ok(())
+    }
+
+    fn say(&mut self, place: Place, message: &Message) -> Result<(), String> {
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        stream.out.push_back(encode(message));
         self.flush(place);
         Ok(())
     }
@@ -542,6 +579,7 @@ impl Net {
             conn.streams.retain(|stream| *stream != place.stream);
         }
         self.subscribers.remove(&place);
+        self.certificates.forget(place);
         let Some(stream) = self.streams.remove(&place) else { return };
         let StreamRole::Agent(session) = stream.role else { return };
         let whose = self.ingest.whose(session);
@@ -555,31 +593,8 @@ impl Net {
     }
 }
 
-struct Enrolment {
-    secret: Vec<u8>,
-    host: HostId,
-    role: String,
-    csr: Vec<u8>,
-}
-
-/// The certificate, if the token is good. The token is used up on disk before anything is signed.
-fn enrol(
-    registry: &Registry,
-    authority: &Authority,
-    ask: &Enrolment,
-    now_ms: i64,
-) -> Result<Vec<u8>, String> {
-    let role = match ask.role.as_str() {
-        "agent" if ask.host.0 != 0 => Role::Agent,
-        "agent" => return Err("an agent enrols with its host id".to_owned()),
-        "viz" => Role::Viz,
-        _ => return Err("only agents and dashboards enrol".to_owned()),
-    };
-    registry.redeem_token(&ask.secret, now_ms).map_err(|why| why.to_string())?;
-    let now_s = u64::try_from(now_ms / 1000).map_err(|_| "the broker's clock is wrong")?;
-    authority
-        .sign(&ask.csr, &Subject { role, host: ask.host }, now_s, CERTIFICATE_S)
-        .map_err(|why| why.to_string())
+fn seconds(ms: i64) -> u64 {
+    u64::try_from(ms / 1000).unwrap_or(0)
 }
 
 fn push_update(out: &mut VecDeque<Bytes>, update: Update) {
@@ -603,5 +618,3 @@ const FRAMES_IN_FLIGHT_MAX: usize = 65_536;
 const PUMP_UPDATES: usize = 512;
 /// Acknowledgements waiting in one stream.
 const ACKS_WAITING_MAX: usize = 16;
-/// Lifetime of a certificate: a year.
-const CERTIFICATE_S: u64 = 365 * 24 * 3600;

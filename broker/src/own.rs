@@ -58,8 +58,18 @@ pub(crate) fn metrics(
         out.line("refused_total", &format!("{{reason=\"{reason}\"}}"), *count);
     }
     out.counter("acks_total", "Acknowledgements sent.", net.acks);
-    out.counter("enrolled_total", "Certificates given for a token.", net.enrolled);
-    out.counter("enrolments_refused_total", "Enrolments refused.", net.enrolments_refused);
+    out.counter("enrolled_total", "Certificates given for a token.", net.certificates.enrolled);
+    out.counter(
+        "enrolments_refused_total",
+        "Enrolments refused.",
+        net.certificates.enrolments_refused,
+    );
+    out.counter("certificates_renewed_total", "Certificates renewed.", net.certificates.renewed);
+    out.counter(
+        "certificates_expired_total",
+        "Sessions closed because their certificate ended.",
+        net.certificates.expired,
+    );
     out.counter("handshakes_failed_total", "TLS handshakes that failed.", net.handshakes_failed);
     out.counter("connections_refused_total", "Connections refused.", net.connections_refused);
     out.gauge("sessions", "Agents connected.", count(net.sessions));

@@ -10,6 +10,7 @@
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
 use crate::api::{self, Answer};
+use crate::certificates::Certificates;
 use crate::config::{Config, StoreChoice};
 use crate::control;
 use crate::dir::{self, DirError, StateDir};
@@ -30,12 +31,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use strobe_wire::ids::{HostId, Seq};
+use strobe_wire::ids::Seq;
 use strobe_wire::link::{
-    Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
+    Accept, Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
 };
 use strobe_wire::message::{ApiRequest, ApiResponse};
-use strobe_wire::pki::{PkiError, Role, Subject, Token};
+use strobe_wire::pki::{PkiError, Token};
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]
@@ -146,15 +147,17 @@ impl Broker {
             }
         }
         let (mut socket, quic_addr) = listen(config.listen)?;
-        let subject = Subject { role: Role::Broker, host: HostId(0) };
+        let mut certificates = Certificates::new(Arc::clone(&authority), config.certificate_life_s);
+        let identity = certificates.own(now_s).transpose()?;
+        let grace_s = config.certificate_life_s;
         let link = Link::new(&LinkConfig {
-            identity: Some(authority.issue(&subject, now_s, IDENTITY_S)?),
+            identity,
             side: Side::Broker,
             connections_max: CONNECTIONS_MAX,
             whole_datagrams: socket.keeps_datagrams_whole(),
             wall_s: now_s,
             seed: None,
-            accept: None,
+            accept: Some(Accept { secret: authority.derive("strobe link"), grace_s }),
         })?;
         let io = |doing| move |source| BrokerError::Io { doing, source };
         let poll = Poll::new().map_err(io("make a poll"))?;
@@ -171,7 +174,8 @@ impl Broker {
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &fingerprint, &stopping)?;
         let scribe = Scribe::new(writer, registry.clone(), hub.clone());
-        let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
+        let parts =
+            Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let shared = Arc::new(Shared {
             config,
             engine: Engine::new(store.clone()),
@@ -639,5 +643,3 @@ const COUNT_EVERY: Duration = Duration::from_millis(500);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How soon the mirror's thread sees that it shall end.
 const STOP_SEEN: Duration = Duration::from_millis(200);
-/// The broker's own certificate is made anew at every start.
-const IDENTITY_S: u64 = 10 * 365 * 24 * 3600;

@@ -387,6 +387,7 @@ const RESPONSES_MAX: usize = 256;
 const CODE_CLOSED: u32 = 0;
 const CODE_REFUSED: u32 = 1;
 const CODE_RESET: u32 = 2;
+const CODE_EXPIRED: u32 = 3;
 const _: () = assert!(2 * KEEP_ALIVE.as_secs() < IDLE_TIMEOUT.as_secs());
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! One connection of a link: its phase, its timer, its turn to transmit, and what it tells.
 
-use super::admit::{Admitted, admit};
+use super::admit::{Admitted, Refusal, admit};
 use super::event::clip;
-use super::{Alpn, CODE_CLOSED, CODE_REFUSED, ConnId, Event, Link, Side, Why, tls};
+use super::{Alpn, CODE_CLOSED, ConnId, Event, Link, Side, Why, tls};
 use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, Dir, StreamEvent, VarInt};
 use std::net::SocketAddr;
@@ -155,10 +155,10 @@ impl Link {
                 let remote = slot.quic.remote_address();
                 self.events.push_back(Event::Connected { conn, remote, alpn, subject, expires_s });
             }
-            Err(why) => {
+            Err(Refusal { code, why }) => {
                 self.counters.refused_role += 1;
                 let client = slot.quic.side().is_client();
-                slot.quic.close(now, VarInt::from_u32(CODE_REFUSED), Bytes::from(why.clone()));
+                slot.quic.close(now, VarInt::from_u32(code), Bytes::from(why.clone()));
                 slot.phase = Phase::Over;
                 if client {
                     self.events.push_back(Event::Closed { conn, why: Why::Failed(why) });

@@ -1,10 +1,10 @@
 //! What a link says: events, reasons, counters, and the datagrams that go in and out.
 
-use super::IDLE_TIMEOUT;
 use super::{Alpn, ConnId, StreamId};
+use super::{CODE_EXPIRED, IDLE_TIMEOUT};
 use crate::pki::{PkiError, Subject};
 use bytes::BytesMut;
-use quinn_proto::{ConnectionError, TransportErrorCode};
+use quinn_proto::{ConnectionError, TransportErrorCode, VarInt};
 use std::net::{IpAddr, SocketAddr};
 
 /// What happened.
@@ -211,6 +211,11 @@ impl Why {
                 if let Some(why) = theirs(close.error_code) =>
             {
                 Self::Distrust(why)
+            }
+            ConnectionError::ApplicationClosed(close)
+                if close.error_code == VarInt::from_u32(CODE_EXPIRED) =>
+            {
+                Self::Distrust(Distrust::Expired)
             }
             ConnectionError::ApplicationClosed(close) => {
                 Self::Peer(clip(&String::from_utf8_lossy(&close.reason)))
