@@ -104,6 +104,8 @@ pub struct Status {
     /// Frames in the ring that could not be sent because nobody knows their schema, or that do
     /// not open; both are bugs, and counted.
     pub unsendable: u64,
+    /// Connections in a row that ended, or were not made, before anything was acknowledged.
+    pub failures: u32,
     /// Why the last connection ended, or was not made.
     pub last_error: String,
 }
@@ -273,6 +275,7 @@ impl Uplink {
         let mut status = self.status.clone();
         status.streaming = matches!(self.state, State::Streaming { .. });
         status.unacknowledged = self.unacknowledged.len();
+        status.failures = self.failures;
         status
     }
 
