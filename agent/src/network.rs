@@ -10,7 +10,6 @@
 //! A renewed certificate is used at once and saved; if it cannot be saved, the old one, which is
 //! good for some time still, is what the next start finds.
 
-use crate::enrol::{Enrol, EnrolError};
 use crate::ring::Reader;
 use crate::run::{AgentError, io_error};
 use crate::schemas::Table;
@@ -22,6 +21,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use strobe_wire::enrol::{Enrol, EnrolError};
 use strobe_wire::link::{
     Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
 };

@@ -11,7 +11,6 @@
 
 use crate::clock;
 use crate::config::Config;
-use crate::enrol::EnrolError;
 use crate::network::{self, Network, Parts};
 use crate::ring::{Reader, Ring, RingError};
 use crate::sampler::{Sampler, Tick, Trees};
@@ -31,6 +30,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use strobe_wire::enrol::EnrolError;
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::link::{LinkError, Progress};
 use strobe_wire::message::Hello;

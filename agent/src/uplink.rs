@@ -27,6 +27,7 @@ use crate::schemas::Table;
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
+use strobe_wire::back_off::BackOff;
 use strobe_wire::frame::{self, FrameKind};
 use strobe_wire::ids::SchemaId;
 use strobe_wire::link::{
@@ -57,8 +58,7 @@ pub struct Uplink {
     /// Where a broker sent us; forgotten after a failure.
     redirect: Option<String>,
     redirects: u32,
-    failures: u32,
-    random: u64,
+    back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
     unacknowledged: VecDeque<(u64, Ticket)>,
@@ -126,16 +126,14 @@ impl Uplink {
     #[must_use]
     pub fn new(config: UplinkConfig, now: Instant) -> Self {
         assert!(!config.brokers.is_empty(), "the configuration was checked for a broker");
-        // xorshift stays at 0 for ever.
-        let random = config.seed | 1;
+        let back_off = BackOff::new(BACK_OFF_MIN, BACK_OFF_MAX, config.seed);
         Self {
             config,
             state: State::Waiting { until: now },
             turn: 0,
             redirect: None,
             redirects: 0,
-            failures: 0,
-            random,
+            back_off,
             reader: Reader::default(),
             unacknowledged: VecDeque::new(),
             chunks: VecDeque::new(),
@@ -275,7 +273,7 @@ impl Uplink {
         let mut status = self.status.clone();
         status.streaming = matches!(self.state, State::Streaming { .. });
         status.unacknowledged = self.unacknowledged.len();
-        status.failures = self.failures;
+        status.failures = self.back_off.failures();
         status
     }
 
@@ -357,7 +355,7 @@ impl Uplink {
             (Message::Ack { boot, seq }, State::Streaming { conn, stream, .. })
                 if boot == self.config.hello.boot =>
             {
-                self.failures = 0;
+                self.back_off.succeeded();
                 self.state = State::Streaming { conn, stream, progress: now };
                 self.acknowledge(ring, seq);
             }
@@ -469,21 +467,10 @@ impl Uplink {
         if self.redirect.take().is_none() {
             self.turn = self.turn.wrapping_add(1);
         }
-        let whole = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACK_OFF_MAX);
-        self.failures = self.failures.saturating_add(1);
-        let half = whole / 2;
-        let jitter = half.mul_f64(self.fraction());
-        self.state = State::Waiting { until: now + half + jitter };
-        log::warn!("uplink: {}: {why}; again in {:?}", self.status.broker, half + jitter);
+        let wait = self.back_off.failed();
+        self.state = State::Waiting { until: now + wait };
+        log::warn!("uplink: {}: {why}; again in {wait:?}", self.status.broker);
         self.status.last_error = why;
-    }
-
-    /// 0.0 to 1.0, from the seed (xorshift64).
-    fn fraction(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        f64::from(u32::try_from(self.random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
     }
 }
 
@@ -505,7 +492,7 @@ mod tests {
     use strobe_wire::link::{LinkConfig, Side};
 
     #[test]
-    fn back_off_grows_to_its_bound_goes_round_the_brokers_and_differs_by_seed() {
+    fn failures_go_round_the_brokers_and_wait_longer_and_longer() {
         #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
         let start = Instant::now();
         let mut link = Link::new(&LinkConfig {
@@ -519,22 +506,17 @@ mod tests {
         })
         .unwrap();
         let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];
-        let mut waits = [Vec::new(), Vec::new()];
-        for (waits, seed) in waits.iter_mut().zip([7, 8]) {
-            let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed };
-            let (mut now, mut uplink) = (start, Uplink::new(config, start));
-            for attempt in 0..12 {
-                assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);
-                uplink.dial(now, &mut link, Err("no such name".to_owned()));
-                assert_eq!(uplink.status().last_error, "no such name");
-                assert_eq!(uplink.wants(now), None);
-                let until = uplink.timeout().unwrap();
-                let whole = (BACK_OFF_MIN * (1 << attempt)).min(BACK_OFF_MAX);
-                assert!((whole / 2..=whole).contains(&(until - now)), "attempt {attempt}");
-                waits.push(until - now);
-                now = until;
-            }
+        let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed: 7 };
+        let (mut now, mut uplink) = (start, Uplink::new(config, start));
+        for attempt in 0..12 {
+            assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);
+            uplink.dial(now, &mut link, Err("no such name".to_owned()));
+            assert_eq!(uplink.status().last_error, "no such name");
+            assert_eq!(uplink.wants(now), None);
+            let until = uplink.timeout().unwrap();
+            let whole = (BACK_OFF_MIN * (1 << attempt)).min(BACK_OFF_MAX);
+            assert!((whole / 2..=whole).contains(&(until - now)), "attempt {attempt}");
+            now = until;
         }
-        assert_ne!(waits[0], waits[1], "a fleet does not come back in step");
     }
 }

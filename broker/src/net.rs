@@ -14,9 +14,10 @@
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
 //! stops them and they keep their frames. Dashboards are answered all the same.
 
-use crate::certificates::{CertificateCounts, Certificates, Due, Enrolment};
+use crate::certificates::{CertificateCounts, Certificates, Due, Enrolment, seconds};
 use crate::hub::{Hub, Subscription, Update};
 use crate::ingest::{Counts, Ingest, SessionId, Verdict};
+use crate::own;
 use crate::registry::{BootRecord, Registry};
 use crate::writer::{Batch, Item, Report};
 use bytes::Bytes;
@@ -352,37 +353,38 @@ impl Net {
         now_ms: i64,
         ask: &mut dyn FnMut(Ask),
     ) -> Result<(), String> {
-        let now_s = seconds(now_ms);
-        let conn = self.conns.get(&place.conn);
-        let alpn = conn.map(|conn| conn.alpn);
-        let is_past = conn.is_some_and(|conn| conn.expires_s < now_s);
         let message = match incoming {
             Incoming::Frame(bytes) => return self.on_frame(place, bytes, now_ms),
             Incoming::Control(message) => *message,
         };
+        let now_s = seconds(now_ms);
+        let conn = self.conns.get(&place.conn).ok_or("the connection is gone")?;
+        let (alpn, is_past) = (conn.alpn, conn.expires_s < now_s);
         match (alpn, message) {
-            (Some(Alpn::Agent | Alpn::Viz), Message::Renew { csr }) => {
+            (Alpn::Agent | Alpn::Viz, Message::Renew { csr }) => {
                 let signed = self.certificates.renew(place, &csr, now_s)?;
                 self.say(place, &signed)
             }
             // Past its end it may renew, for which it is asked, and nothing else.
-            (Some(Alpn::Agent), Message::Hello(_)) | (Some(Alpn::Viz), Message::Subscribe)
-                if is_past =>
-            {
+            (Alpn::Agent, Message::Hello(_)) | (Alpn::Viz, Message::Subscribe) if is_past => {
                 self.watch(place, now_s)
             }
-            (Some(Alpn::Agent | Alpn::Viz), _) if is_past => Err(Distrust::Expired.to_string()),
-            (Some(Alpn::Agent), Message::Hello(hello)) => {
+            (Alpn::Viz, Message::ApiRequest(_)) if is_past => {
+                self.answer(place, own::error(503, "unavailable", &Distrust::Expired.to_string()));
+                Ok(())
+            }
+            (Alpn::Agent | Alpn::Viz, _) if is_past => Err(Distrust::Expired.to_string()),
+            (Alpn::Agent, Message::Hello(hello)) => {
                 self.watch(place, now_s)?;
                 self.on_hello(place, hello, now_ms)
             }
-            (Some(Alpn::Agent), Message::Schema(schema)) => {
+            (Alpn::Agent, Message::Schema(schema)) => {
                 let session = self.session(place)?;
                 self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
                 self.items.push(Item::Schema(Arc::new(schema)));
                 Ok(())
             }
-            (Some(Alpn::Viz), Message::ApiRequest(request)) => {
+            (Alpn::Viz, Message::ApiRequest(request)) => {
                 let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
                 if !matches!(stream.role, StreamRole::New) {
                     return Err("a second request on one stream".to_owned());
@@ -391,7 +393,7 @@ impl Net {
                 ask(Ask::Api(place, request));
                 Ok(())
             }
-            (Some(Alpn::Viz), Message::Subscribe) => {
+            (Alpn::Viz, Message::Subscribe) => {
                 self.watch(place, now_s)?;
                 let subscription = self.hub.subscribe(self.registry.hosts(), None);
                 let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
@@ -399,7 +401,7 @@ impl Net {
                 self.subscribers.insert(place);
                 Ok(())
             }
-            (Some(Alpn::Enrol), Message::Enrol { secret, host, role, csr }) => {
+            (Alpn::Enrol, Message::Enrol { secret, host, role, csr }) => {
                 let ask = Enrolment { secret, host: HostId(host), role, csr };
                 self.on_enrol(place, &ask, now_ms)
             }
@@ -591,10 +593,6 @@ impl Net {
             self.hub.publish(&[Update::Host(info)]);
         }
     }
-}
-
-fn seconds(ms: i64) -> u64 {
-    u64::try_from(ms / 1000).unwrap_or(0)
 }
 
 fn push_update(out: &mut VecDeque<Bytes>, update: Update) {

@@ -4,12 +4,12 @@
 //! answered by `api`.
 
 use crate::net::NetCounts;
-use crate::registry::Health;
 use crate::store::StoreCounts;
 use crate::store::redis::{MirrorCounts, TROUBLES};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use strobe_wire::health::Health;
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiResponse, HostInfo};
 
@@ -92,7 +92,7 @@ pub(crate) fn metrics(
     if let Some(mirror) = mirror {
         out.redis(mirror);
     }
-    let mut states: BTreeMap<&str, u64> = ["fresh", "late", "lost"].map(|s| (s, 0)).into();
+    let mut states: BTreeMap<&str, u64> = Health::ALL.map(|state| (state.word(), 0)).into();
     for info in hosts {
         *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
     }

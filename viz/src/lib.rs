@@ -12,6 +12,7 @@ pub mod live;
 pub mod relay;
 pub mod remote;
 mod run;
+mod session;
 mod transport;
 pub mod web_socket;
 mod workers;

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use strobe_wire::frame::{self, Payload, RowView};
+use strobe_wire::health::Health;
 use strobe_wire::ids::{BootId, HostId, SchemaId};
 use strobe_wire::message::HostInfo;
 use strobe_wire::schema::{Column, Kind, Schema};
@@ -440,7 +441,7 @@ impl Host {
         let row = FleetRow {
             id: id.to_string(),
             instance: &hello.instance,
-            state: state(now_ms, &self.info),
+            state: Health::of(&self.info, now_ms).word(),
             version: &hello.version,
             kernel: &hello.kernel,
             last_seen_ms: self.info.last_seen_ms,
@@ -555,19 +556,6 @@ fn parse_request(text: &str) -> Result<Watch, String> {
     }
 }
 
-/// Fresh: three intervals (at least 5 s) have not gone by; late: a minute or ten intervals; else lost.
-fn state(now_ms: i64, info: &HostInfo) -> &'static str {
-    let interval = i64::try_from(info.hello.interval_ms).unwrap_or(i64::MAX);
-    let age = now_ms.saturating_sub(info.last_seen_ms);
-    if age <= interval.saturating_mul(3).max(FRESH_MS) {
-        "fresh"
-    } else if age <= interval.saturating_mul(10).max(LATE_MS) {
-        "late"
-    } else {
-        "lost"
-    }
-}
-
 fn fleet_text(kind: &str, now_ms: i64, hosts: &str) -> Utf8Bytes {
     format!("{{\"type\":\"{kind}\",\"now_ms\":{now_ms},\"hosts\":[{hosts}]}}").into()
 }
@@ -647,8 +635,6 @@ fn short(value: f64) -> f64 {
 
 /// Bytes of one text a browser may send.
 pub const REQUEST_BYTES_MAX: usize = 16 << 10;
-const FRESH_MS: i64 = 5_000;
-const LATE_MS: i64 = 60_000;
 
 #[cfg(test)]
 #[path = "live_tests.rs"]
