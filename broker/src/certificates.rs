@@ -27,7 +27,8 @@ use strobe_wire::message::Message;
 use strobe_wire::pki::{Authority, Identity, PkiError, Role, Subject};
 
 /// Who has which certificate, and when to look at it. `P` is how its owner names a conversation.
-pub(crate) struct Certificates<P> {
+#[derive(Debug)]
+pub struct Certificates<P> {
     authority: Arc<Authority>,
     life_s: u64,
     own_until_s: u64,
@@ -39,17 +40,20 @@ pub(crate) struct Certificates<P> {
 
 /// Numbers for `/metrics`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct CertificateCounts {
-    pub(crate) enrolled: u64,
-    pub(crate) enrolments_refused: u64,
-    pub(crate) renewed: u64,
+pub struct CertificateCounts {
+    /// Given for a token.
+    pub enrolled: u64,
+    /// Tokens refused.
+    pub enrolments_refused: u64,
+    /// Given for a certificate that neared its end.
+    pub renewed: u64,
     /// Sessions closed because their certificate ended.
-    pub(crate) expired: u64,
+    pub expired: u64,
 }
 
 /// What is to be done about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Due {
+pub enum Due {
     /// Say `RenewDue`.
     Ask,
     /// Close it.
@@ -57,11 +61,16 @@ pub(crate) enum Due {
 }
 
 /// What a client without a certificate asks for.
-pub(crate) struct Enrolment {
-    pub(crate) secret: Vec<u8>,
-    pub(crate) host: HostId,
-    pub(crate) role: String,
-    pub(crate) csr: Vec<u8>,
+#[derive(Debug)]
+pub struct Enrolment {
+    /// The token's.
+    pub secret: Vec<u8>,
+    /// Which host it is; 0 for a dashboard.
+    pub host: HostId,
+    /// `agent` or `viz`.
+    pub role: String,
+    /// Certificate signing request, DER.
+    pub csr: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +82,9 @@ struct Watched {
 }
 
 impl<P: Copy + Ord + Hash> Certificates<P> {
-    pub(crate) fn new(authority: Arc<Authority>, life_s: u64) -> Self {
+    /// Nobody has one yet, this broker included.
+    #[must_use]
+    pub fn new(authority: Arc<Authority>, life_s: u64) -> Self {
         Self {
             authority,
             life_s,
@@ -85,7 +96,7 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
     }
 
     /// This broker's own identity, when it is time for another one.
-    pub(crate) fn own(&mut self, now_s: u64) -> Option<Result<Identity, PkiError>> {
+    pub fn own(&mut self, now_s: u64) -> Option<Result<Identity, PkiError>> {
         if now_s < self.own_until_s {
             return None;
         }
@@ -95,7 +106,7 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
     }
 
     /// The certificate for a good token. The token is used up on disk before anything is signed.
-    pub(crate) fn enrol(&mut self, registry: &Registry, ask: &Enrolment, now_ms: i64) -> Message {
+    pub fn enrol(&mut self, registry: &Registry, ask: &Enrolment, now_ms: i64) -> Message {
         match self.enrolled(registry, ask, now_ms) {
             Ok(certificate) => {
                 self.counts.enrolled += 1;
@@ -109,7 +120,7 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
     }
 
     /// A conversation began whose peer's certificate ends at `expires_s`.
-    pub(crate) fn watch(&mut self, place: P, subject: Subject, expires_s: u64, now_s: u64) {
+    pub fn watch(&mut self, place: P, subject: Subject, expires_s: u64, now_s: u64) {
         self.forget(place);
         let jitter = |window: u64| {
             u64::try_from(subject.host.0 % u128::from((window / 12).max(1))).unwrap_or(0)
@@ -127,14 +138,14 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
     }
 
     /// The conversation is over.
-    pub(crate) fn forget(&mut self, place: P) {
+    pub fn forget(&mut self, place: P) {
         if let Some(watched) = self.watched.remove(&place) {
             self.timers.remove(&(watched.at_s, place));
         }
     }
 
     /// Whom to see to now; call it until there is nobody.
-    pub(crate) fn due(&mut self, now_s: u64) -> Option<(P, Due)> {
+    pub fn due(&mut self, now_s: u64) -> Option<(P, Due)> {
         let (_, place) = *self.timers.first().filter(|(at_s, _)| *at_s <= now_s)?;
         self.timers.pop_first();
         let watched = self.watched.get_mut(&place)?;
@@ -153,7 +164,7 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
     ///
     /// # Errors
     /// Nobody asked, or the request is malformed.
-    pub(crate) fn renew(&mut self, place: P, csr: &[u8], now_s: u64) -> Result<Message, String> {
+    pub fn renew(&mut self, place: P, csr: &[u8], now_s: u64) -> Result<Message, String> {
         let watched = self.watched.get_mut(&place).filter(|watched| watched.asked);
         let watched = watched.ok_or("a certificate is renewed only when the broker asks for it")?;
         watched.asked = false;
@@ -167,7 +178,9 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
         Ok(self.signed(certificate))
     }
 
-    pub(crate) fn counts(&self) -> CertificateCounts {
+    /// Numbers for `/metrics`.
+    #[must_use]
+    pub fn counts(&self) -> CertificateCounts {
         self.counts
     }
 

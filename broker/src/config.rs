@@ -1,5 +1,6 @@
 //! The broker's settings: one table of keys, and the typed values they become.
 
+use crate::store::redis::RedisConfig;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use strobe_wire::settings::{Key, Settings, SettingsError, duration_ms, size_bytes};
@@ -37,7 +38,7 @@ pub enum StoreChoice {
     /// Files in the state directory.
     Local,
     /// Files in the state directory, and every sealed block in this Redis.
-    Redis(String),
+    Redis(RedisConfig),
 }
 
 /// Every key of the broker.
@@ -61,7 +62,28 @@ pub const KEYS: &[Key] = &[
         flag: "store",
         env: "STROBE_STORE",
         default: "local",
-        help: "local: files in the state directory. redis://HOST:PORT: sealed blocks there as well.",
+        help: "local: files in the state directory. redis://[USER:PASSWORD@]HOST:PORT/DB: sealed blocks there as well.",
+    },
+    Key {
+        name: "broker.redis_prefix",
+        flag: "redis-prefix",
+        env: "STROBE_REDIS_PREFIX",
+        default: "monitor:",
+        help: "What every key in Redis begins with.",
+    },
+    Key {
+        name: "broker.redis_retention",
+        flag: "redis-retention",
+        env: "STROBE_REDIS_RETENTION",
+        default: "7d",
+        help: "How long raw samples are kept in Redis (1h or more).",
+    },
+    Key {
+        name: "broker.redis_metadata_retention",
+        flag: "redis-metadata-retention",
+        env: "STROBE_REDIS_METADATA_RETENTION",
+        default: "30d",
+        help: "How long hosts, schemas and marks are kept in Redis after their last block (1h or more).",
     },
     Key {
         name: "broker.retention",
@@ -132,7 +154,15 @@ impl Config {
         Ok(Self {
             dir: settings.parse("broker.dir", |text| state_dir(text, home, root))?,
             listen: settings.parse("broker.listen", address)?,
-            store: settings.parse("broker.store", store)?,
+            store: match settings.parse("broker.store", store)? {
+                None => StoreChoice::Local,
+                Some(url) => StoreChoice::Redis(RedisConfig {
+                    url,
+                    prefix: settings.parse("broker.redis_prefix", prefix)?,
+                    raw_ms: age("broker.redis_retention")?,
+                    metadata_ms: age("broker.redis_metadata_retention")?,
+                }),
+            },
             raw_retention_ms: age("broker.retention")?,
             minute_retention_ms: age("broker.minute_retention")?,
             hour_retention_ms: age("broker.hour_retention")?,
@@ -176,13 +206,24 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| wanted.to_owned())
 }
 
-fn store(text: &str) -> Result<StoreChoice, String> {
+/// The URL of a Redis; `None`: none.
+fn store(text: &str) -> Result<Option<String>, String> {
     match text {
-        "local" => Ok(StoreChoice::Local),
+        "local" => Ok(None),
         url if url.starts_with("redis://") || url.starts_with("unix://") => {
-            Ok(StoreChoice::Redis(url.to_owned()))
+            Ok(Some(url.to_owned()))
         }
         _ => Err("local or redis://HOST:PORT is wanted".to_owned()),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    // Braces would change which part of a key is its shard's tag.
+    let good = |letter: char| letter.is_ascii_graphic() && !matches!(letter, '{' | '}');
+    if text.len() <= 64 && text.chars().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("at most 64 letters, digits and signs but { and } are wanted".to_owned())
     }
 }
 
@@ -229,6 +270,9 @@ mod tests {
         );
         check(&["--store", "mysql://x"], "redis://HOST:PORT");
         check(&["--retention", "1m"], "1h or more");
+        let redis = |more: [&'static str; 2]| [&["--store", "redis://h"], &more[..]].concat();
+        check(&redis(["--redis-prefix", "a{b}"]), "but { and }");
+        check(&redis(["--redis-retention", "1m"]), "1h or more");
         check(&["--size-max", "1MiB"], "16MiB or more");
         check(&["--broker-listen", "7801"], "ADDRESS:PORT");
         check(&["--broker-listn", "x"], "did you mean `broker-listen`?");

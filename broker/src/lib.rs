@@ -1,13 +1,13 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
 pub mod api;
-mod certificates;
+pub mod certificates;
 pub mod config;
 pub mod control;
 mod dir;
 pub mod hub;
 pub mod ingest;
-mod net;
+pub mod net;
 mod own;
 pub mod query;
 pub mod registry;
@@ -16,7 +16,7 @@ mod run;
 pub mod store;
 pub mod tokens;
 pub mod window;
-mod writer;
+pub mod writer;
 
 pub use config::Config;
 pub use dir::DirError;

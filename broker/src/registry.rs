@@ -46,7 +46,6 @@ pub struct BootRecord {
     boot: u128,
     through: u64,
     beyond: Vec<(u64, u64)>,
-    missing: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -93,6 +92,20 @@ impl Registry {
         info.hello = hello.clone();
         info.connected = true;
         info.clone()
+    }
+
+    /// A host that an earlier life of this broker knew; what it says itself stands above that.
+    pub fn restore(&self, info: HostInfo) {
+        let id = HostId(info.hello.host);
+        let mut memory = self.lock();
+        memory.dirty.insert(id, ());
+        match memory.hosts.get_mut(&id) {
+            Some(known) => {
+                known.first_seen_ms = known.first_seen_ms.min(info.first_seen_ms);
+                known.last_seen_ms = known.last_seen_ms.max(info.last_seen_ms);
+            }
+            None => drop(memory.hosts.insert(id, info)),
+        }
     }
 
     /// A frame of the host came.
@@ -224,8 +237,8 @@ impl BootRecord {
     /// Of a window.
     #[must_use]
     pub fn of(boot: BootId, window: &Window) -> Self {
-        let (through, beyond, missing) = window.to_parts();
-        Self { boot: boot.0, through, beyond, missing }
+        let (through, beyond) = window.to_parts();
+        Self { boot: boot.0, through, beyond }
     }
 }
 
@@ -255,7 +268,7 @@ fn load(
         let (id, bytes) = entry?;
         let boots = rkyv::from_bytes::<Vec<BootRecord>, Failure>(bytes.value());
         for record in boots.unwrap_or_default() {
-            let window = Window::from_parts(record.through, &record.beyond, &record.missing);
+            let window = Window::from_parts(record.through, &record.beyond);
             windows.push((HostId(id.value()), BootId(record.boot), window));
         }
     }

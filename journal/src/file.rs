@@ -1,10 +1,11 @@
 //! The journal's directory: its lock, its version, its files, and the one that is written.
 
+use crate::disk::{self, Output};
 use crate::scan::{HEADER, MAGIC, crc, scan};
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A directory of record files, open for appending.
@@ -16,7 +17,7 @@ pub struct Journal {
     /// Files of earlier turns, oldest first; not the active one.
     closed: Vec<u64>,
     active: u64,
-    file: File,
+    file: Output,
     /// Synced bytes of the active file.
     synced: u64,
     /// Appended and not yet written.
@@ -110,9 +111,7 @@ impl Journal {
         if let Err(error) = written {
             let path = file_path(&self.dir, self.active);
             // A half-written tail is cut off; if even that fails, recovery reads past it.
-            let cut = self.file.set_len(self.synced);
-            let back = self.file.seek(SeekFrom::Start(self.synced));
-            if let Err(error) = cut.and_then(|()| back.map(|_| ())) {
+            if let Err(error) = self.file.cut(self.synced) {
                 log::warn!("{}: the torn tail could not be cut off: {error}", path.display());
             }
             return Err(match error.kind() {
@@ -154,7 +153,7 @@ impl Journal {
             return Ok(());
         }
         let path = file_path(&self.dir, number);
-        fs::remove_file(&path).map_err(io("remove", &path))?;
+        disk::remove(&path).map_err(io("remove", &path))?;
         self.closed.retain(|closed| *closed != number);
         Ok(())
     }
@@ -183,9 +182,7 @@ impl Journal {
 /// # Errors
 /// The operating system refused.
 pub fn free_bytes(path: &Path) -> Result<u64, JournalError> {
-    let stat = nix::sys::statvfs::statvfs(path)
-        .map_err(|errno| io("ask for the free space of", path)(errno.into()))?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    disk::free_bytes(path).map_err(io("ask for the free space of", path))
 }
 
 /// Makes what was created or renamed in `dir` durable.
@@ -193,7 +190,7 @@ pub fn free_bytes(path: &Path) -> Result<u64, JournalError> {
 /// # Errors
 /// The operating system refused.
 fn sync_dir(dir: &Path) -> Result<(), JournalError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(io("sync", dir))
+    disk::sync_dir(dir).map_err(io("sync", dir))
 }
 
 fn lock(dir: &Path) -> Result<Flock<File>, JournalError> {
@@ -218,9 +215,9 @@ fn version(dir: &Path) -> Result<(), JournalError> {
         }),
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io("read", &path)(error)),
         _ => {
-            let mut file = File::create(&path).map_err(io("make", &path))?;
+            let mut file = Output::create(&path).map_err(io("make", &path))?;
             file.write_all(VERSION.as_bytes())
-                .and_then(|()| file.sync_all())
+                .and_then(|()| file.sync_data())
                 .map_err(io("write", &path))?;
             sync_dir(dir)
         }
@@ -238,10 +235,10 @@ fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
     Ok(numbers)
 }
 
-fn create(dir: &Path, number: u64) -> Result<File, JournalError> {
+fn create(dir: &Path, number: u64) -> Result<Output, JournalError> {
     let path = file_path(dir, number);
-    let mut file = File::create(&path).map_err(io("make", &path))?;
-    file.write_all(&MAGIC).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
+    let mut file = Output::create(&path).map_err(io("make", &path))?;
+    file.write_all(&MAGIC).and_then(|()| file.sync_data()).map_err(io("write", &path))?;
     sync_dir(dir)?;
     Ok(file)
 }

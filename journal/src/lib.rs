@@ -16,6 +16,7 @@
 //! When the disk is full, [`JournalError::Full`]; the file is cut back to its last synced length,
 //! what was appended stays in memory and the next commit tries again.
 
+pub mod disk;
 mod file;
 mod scan;
 

@@ -26,6 +26,14 @@ impl Body {
         (self.text.len() <= self.bytes_max).then_some(self.text)
     }
 
+    /// Behind the data: what it lacks.
+    pub(super) fn warnings(&mut self, warnings: &[String]) {
+        if !warnings.is_empty() {
+            self.raw(r#","warnings":"#);
+            self.list(warnings, |body, warning| body.text(warning));
+        }
+    }
+
     pub(super) fn raw(&mut self, text: &str) {
         self.text.push_str(text);
     }

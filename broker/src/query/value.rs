@@ -71,6 +71,18 @@ pub fn number(value: f64) -> String {
     }
 }
 
+impl Value {
+    /// How many values it holds.
+    #[must_use]
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Scalar(values) => values.len(),
+            Self::Vector(vector) => vector.iter().map(|series| series.values.len()).sum(),
+            Self::Text(_) => 1,
+        }
+    }
+}
+
 impl Labels {
     /// From pairs in any order; empty values are left out, the last of a name wins.
     #[must_use]

@@ -6,6 +6,7 @@
 //! ```
 
 use super::head::{Source, split_remote};
+use super::redis::{Archive, Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
 use super::segment::{Footer, Segment, io};
@@ -17,7 +18,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use strobe_journal::{Journal, free_bytes};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
@@ -27,6 +29,8 @@ use strobe_wire::schema::{Labels, Schema};
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) shared: Arc<Shared>,
+    /// Of the query that has this handle.
+    pub(super) errand: Option<Arc<Errand>>,
 }
 
 /// The one writer.
@@ -59,6 +63,19 @@ pub(super) struct Shared {
     /// Of all steps, by first time.
     segments: RwLock<Vec<Arc<Segment>>>,
     counts: Mutex<StoreCounts>,
+    /// Where blocks are that are no longer here.
+    pub(super) archive: OnceLock<Archive>,
+    /// End of the newest segment that retention removed. Relaxed: a number by itself.
+    removed_ms: AtomicI64,
+    /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
+    last_number: AtomicU64,
+}
+
+/// From when on there are finer samples than rollups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Floors {
+    pub(super) raw_ms: i64,
+    pub(super) minutes_ms: i64,
 }
 
 /// What was appended and is not committed.
@@ -82,6 +99,9 @@ impl Store {
             sources: RwLock::default(),
             segments: RwLock::default(),
             counts: Mutex::default(),
+            archive: OnceLock::new(),
+            removed_ms: AtomicI64::new(i64::MIN),
+            last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
@@ -102,7 +122,7 @@ impl Store {
             upkeep,
             wal_last_ms,
         };
-        Ok((Self { shared }, writer, recovery))
+        Ok((Self { shared, errand: None }, writer, recovery))
     }
 
     /// What the store counts about itself.
@@ -115,23 +135,28 @@ impl Store {
         self.shared.sources()
     }
 
-    /// The segments to read for a range, each with the part of the range it answers: raw where
-    /// raw samples are kept, minutes before that, hours before those.
-    pub(super) fn segments_for(&self, bounds: (i64, i64)) -> Vec<(Arc<Segment>, (i64, i64))> {
+    /// From when on a source has raw samples and minutes, here or in Redis.
+    pub(super) fn floors(&self, far: Option<&Far>) -> Floors {
         let segments = self.shared.segments();
         let first = |step: u32| {
             let of = segments.iter().filter(|segment| segment.step_ms == step);
             of.map(|segment| segment.first_ms).min().unwrap_or(i64::MAX)
         };
-        let raw_from = first(0);
-        let minutes_from = first(MINUTES.step_ms).min(raw_from);
+        let there = far.map_or(Floors { raw_ms: i64::MAX, minutes_ms: i64::MAX }, |f| f.floors);
+        let raw_ms = first(0).min(there.raw_ms);
+        Floors { raw_ms, minutes_ms: first(MINUTES.step_ms).min(there.minutes_ms).min(raw_ms) }
+    }
+
+    /// The segments to read for a range, each with the part of the range it answers.
+    pub(super) fn segments_for(
+        &self,
+        bounds: (i64, i64),
+        floors: Floors,
+    ) -> Vec<(Arc<Segment>, (i64, i64))> {
+        let segments = self.shared.segments();
         let mut out = Vec::new();
         for segment in segments {
-            let (from, to) = match segment.step_ms {
-                0 => bounds,
-                step if step == HOURS.step_ms => (bounds.0, bounds.1.min(minutes_from - 1)),
-                _ => (bounds.0, bounds.1.min(raw_from - 1)),
-            };
+            let (from, to) = floors.part(segment.step_ms, bounds);
             if from <= to && segment.first_ms <= to && from <= segment.last_ms {
                 out.push((segment, (from, to)));
             }
@@ -144,6 +169,18 @@ impl Store {
         let counts = self.shared.count(|counts| counts.blocks_corrupt += 1);
         if counts.blocks_corrupt < LOG_MAX {
             log::error!("{} at byte {offset}: {why}; the block is left out", path.display());
+        }
+    }
+}
+
+impl Floors {
+    /// The part of a range that blocks of a step answer: raw where raw samples are kept, minutes
+    /// before that, hours before those.
+    pub(super) fn part(self, step_ms: u32, bounds: (i64, i64)) -> (i64, i64) {
+        match step_ms {
+            0 => bounds,
+            step if step == HOURS.step_ms => (bounds.0, bounds.1.min(self.minutes_ms - 1)),
+            _ => (bounds.0, bounds.1.min(self.raw_ms - 1)),
         }
     }
 }
@@ -245,11 +282,39 @@ impl Writer {
     /// [`StoreError::Full`] or the WAL refused. Nothing appended is visible or may be
     /// acknowledged; it is kept, and the next commit tries again.
     pub fn commit(&mut self, _now_ms: i64) -> Result<(), StoreError> {
+        // Also with nothing to write: so it is found out that there is room again.
+        self.floor()?;
         if self.pending.is_empty() && self.pending_bytes == 0 {
             return Ok(());
         }
-        self.floor()?;
         self.commit_now()
+    }
+
+    /// Forgets everything appended since the last commit: its sender was told, and sends it again.
+    pub fn discard(&mut self) {
+        self.journal.discard();
+        // Names stay: they were not refused, and go into the WAL again before the next row.
+        self.pending.retain(|pending| matches!(pending, Pending::Labels(..)));
+        self.pending_bytes = 0;
+        self.written = Written::default();
+    }
+
+    /// The last WAL file that nothing is appended to any more.
+    #[must_use]
+    pub fn wal_closed(&self) -> Option<u64> {
+        self.journal.closed().last().copied()
+    }
+
+    /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
+    /// which tell them too, may be removed once their rows are sealed.
+    pub fn windows_kept(&mut self, through: Option<u64>) {
+        self.upkeep.kept = self.upkeep.kept.max(through);
+    }
+
+    /// Whether no housekeeping is under way.
+    #[must_use]
+    pub fn is_tidy(&self) -> bool {
+        !self.upkeep.progress().0
     }
 
     /// Seals what is due, removes what is too old or too much, and releases the WAL; a bounded
@@ -375,10 +440,18 @@ impl Shared {
 
     pub(super) fn remove_segment(&self, path: &Path) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        for segment in segments.iter().filter(|segment| segment.path == path) {
+            self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
+            self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
+        }
         segments.retain(|segment| segment.path != path);
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         drop(segments);
         self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    pub(super) fn removed_ms(&self) -> i64 {
+        self.removed_ms.load(Ordering::Relaxed)
     }
 
     /// Changes the counts and returns them.
@@ -444,11 +517,14 @@ impl Shared {
         }
     }
 
-    /// The next free file of a kind.
+    /// The next free file of a kind. A number is not used twice: Redis knows what it means.
     pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
         let dir = self.config.dir.join(SEGMENTS);
         let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
-        Ok(dir.join(format!("{kind}-{:016x}.seg", last.saturating_add(1))))
+        let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
+        let next = last.saturating_add(1);
+        self.last_number.fetch_max(next, Ordering::Relaxed);
+        Ok(dir.join(format!("{kind}-{next:016x}.seg")))
     }
 }
 

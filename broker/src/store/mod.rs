@@ -14,6 +14,7 @@
 
 mod block;
 mod check;
+mod codec;
 mod head;
 mod local;
 pub mod redis;
@@ -25,7 +26,7 @@ mod select;
 mod upkeep;
 mod wal;
 
-pub use check::{CheckReport, check};
+pub use check::{CheckReport, SegmentReport, check};
 pub use local::{Store, Writer};
 pub use select::{Part, Scratch};
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::sync::Arc;
-use strobe_journal::Damage;
+use strobe_journal::{Damage, disk};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::schema::{Labels, Schema};
@@ -114,7 +114,7 @@ impl Replay {
         for entry in fs::read_dir(&dir).map_err(io("list", &dir))? {
             let path = entry.map_err(io("list", &dir))?.path();
             if path.extension().is_some_and(|extension| extension == "part") {
-                fs::remove_file(&path).map_err(io("remove", &path))?;
+                disk::remove(&path).map_err(io("remove", &path))?;
             }
         }
         for (_, path) in segment_files(&dir)? {
@@ -142,6 +142,13 @@ impl Replay {
         match ranges.last_mut() {
             Some(last) if last.1.saturating_add(1) == seq => last.1 = seq,
             _ => ranges.push((seq, seq)),
+        }
+        if let Payload::Loss(loss) = frame.payload {
+            // What will never come is as good as stored.
+            let (first, last) = (loss.first.to_native(), loss.last.to_native());
+            if 0 < first && first <= last && last <= seq {
+                ranges.push((first, last));
+            }
         }
         if let Payload::Row(_) = frame.payload {
             let time_ms = header.wall_ns.div_euclid(1_000_000);

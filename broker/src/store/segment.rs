@@ -10,15 +10,16 @@
 //! whole or absent. If the footer is broken, the chunks are scanned: every block that checks is
 //! kept and what does not is named.
 
-use super::StoreError;
 use super::block::{Block, Data};
+use super::{SegmentReport, StoreError};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use strobe_journal::disk::{self, Output};
 use strobe_wire::schema::{Labels, Schema};
 
 /// What a segment holds, at its end.
@@ -52,7 +53,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct SegmentWriter {
     path: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Output>,
     offset: u64,
     footer: Footer,
     schema_ids: Vec<u64>,
@@ -79,7 +80,7 @@ pub(super) struct Loaded {
 
 impl SegmentWriter {
     pub(super) fn new(path: PathBuf, step_ms: u32) -> Result<Self, StoreError> {
-        let file = File::create(path.with_extension("part")).map_err(io("make", &path))?;
+        let file = Output::create(&path.with_extension("part")).map_err(io("make", &path))?;
         let footer = Footer { step_ms, ..Footer::default() };
         Ok(Self {
             path,
@@ -142,10 +143,10 @@ impl SegmentWriter {
         let part = self.path.with_extension("part");
         self.out.write_all(&trailer).map_err(io("write", &part))?;
         let file = self.out.into_inner().map_err(|e| io("write", &part)(e.into_error()))?;
-        file.sync_all().map_err(io("sync", &part))?;
-        fs::rename(&part, &self.path).map_err(io("rename", &part))?;
+        file.sync_data().map_err(io("sync", &part))?;
+        disk::rename(&part, &self.path).map_err(io("rename", &part))?;
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync", dir))?;
+        disk::sync_dir(dir).map_err(io("sync", dir))?;
         let bytes = self.offset + TRAILER as u64;
         Ok(Segment::new(self.path, bytes, &self.footer))
     }
@@ -225,21 +226,25 @@ impl Loaded {
     }
 }
 
-/// Checks every byte of a segment file; returns its blocks.
-pub(super) fn check(path: &Path, damage: &mut Vec<String>) -> Result<u64, StoreError> {
+/// Checks every byte of a segment file.
+pub(super) fn check(path: &Path, damage: &mut Vec<String>) -> Result<SegmentReport, StoreError> {
     let file = File::open(path).map_err(io("open", path))?;
     let bytes = file.metadata().map_err(io("ask for the size of", path))?.len();
     let _ = read_footer(&file, path, bytes, damage)?;
     let before = damage.len();
     let footer = scan_chunks(&file, path, bytes, damage)?;
+    let mut report = SegmentReport { step_ms: footer.step_ms, bytes, ..SegmentReport::default() };
     for entry in &footer.entries {
+        report.blocks += 1;
+        report.block_bytes += u64::from(entry.length);
         let data = Data::File(&file, entry.offset, entry.length);
-        if let Err(why) = Block::open(data).and_then(|block| block.check()) {
-            damage.push(format!("{} at byte {}: {why}", path.display(), entry.offset));
+        match Block::open(data).and_then(|block| block.check()) {
+            Ok(samples) => report.samples += samples,
+            Err(why) => damage.push(format!("{} at byte {}: {why}", path.display(), entry.offset)),
         }
     }
     damage.truncate(damage.len().min(before + DAMAGE_MAX));
-    Ok(footer.entries.len() as u64)
+    Ok(report)
 }
 
 fn read_footer(

@@ -134,6 +134,7 @@ impl Store {
         limits: &Limits,
     ) -> Result<Vec<Part>, StoreError> {
         let tests = matchers.iter().map(Test::new).collect::<Result<Vec<_>, _>>()?;
+        self.warn_unlearned(range.start_ms);
         let mut found = 0;
         let mut parts = Vec::new();
         let mut known = HashMap::new();
@@ -284,7 +285,9 @@ impl Store {
             });
             read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
         }
-        for (segment, bounds) in self.segments_for(bounds) {
+        let far = self.far(source.id, bounds);
+        let floors = self.floors(far.as_deref());
+        for (segment, bounds) in self.segments_for(bounds, floors) {
             for (&schema, wanted) in &by_schema {
                 let loaded = segment.loaded()?;
                 for entry in loaded.blocks(source.id, schema, bounds) {
@@ -301,7 +304,22 @@ impl Store {
                 scratch.fits(held)?;
             }
         }
-        Ok(())
+        let Some(far) = far else { return Ok(()) };
+        let wanted = |schema| by_schema.contains_key(&schema);
+        let parts = |step| floors.part(step, bounds);
+        self.far_blocks(source.id, &far, &wanted, &parts, &mut |schema, bytes, bounds| {
+            let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
+            let read = Block::open(Data::Memory(bytes)).and_then(|block| {
+                if (block.meta.source, block.meta.schema) != (source.id, schema) {
+                    return Err("it is of another host or section".to_owned());
+                }
+                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+            });
+            if let Err(why) = read {
+                self.corrupt(std::path::Path::new("a block in Redis"), 0, &why);
+            }
+            scratch.fits(scratch.pairs.iter().map(Vec::len).sum())
+        })
     }
 }
 

@@ -166,6 +166,9 @@ fn what_is_sealed_is_the_same_as_before_and_after_a_restart() {
     let sealed = files(&place.0.join("segments"), "seg");
     assert_eq!(sealed.iter().filter(|path| raw(path)).count(), 2);
     assert_eq!(dump(&store), with_late);
+    assert!(1 < files(&place.0.join("wal"), "log").len(), "the WAL still tells what was seen");
+    writer.windows_kept(writer.wal_closed());
+    writer.settle(T0 + 10_010_000).unwrap();
     assert_eq!(files(&place.0.join("wal"), "log").len(), 1, "the WAL is released");
     assert_eq!(check(&place.0).unwrap().damage, Vec::<String>::new());
     assert_eq!(store.counts().blocks_corrupt, 0);

@@ -5,8 +5,8 @@ use super::local::{Shared, Writer, Written};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
-use std::fs;
 use std::sync::Arc;
+use strobe_journal::disk;
 
 /// What is under way, and when what is next.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ pub(super) struct Upkeep {
     /// Start of the next window of each level; `None` until there is a segment to start from.
     minutes_ms: Option<i64>,
     hours_ms: Option<i64>,
+    /// WAL files whose rows are all in synced segments.
+    sealed: Vec<u64>,
+    /// The windows that the WAL files up to this one tell are kept elsewhere too.
+    pub(super) kept: Option<u64>,
     /// Next look at retention and memory.
     look_ms: i64,
     /// Not before this after a failure.
@@ -40,6 +44,8 @@ impl Upkeep {
             sealed_ms: i64::MIN,
             minutes_ms: next(MINUTES),
             hours_ms: next(HOURS),
+            sealed: Vec::new(),
+            kept: None,
             look_ms: now_ms,
             retry_ms: i64::MIN,
         }
@@ -72,6 +78,7 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     if writer.upkeep.look_ms <= now_ms {
         writer.upkeep.look_ms = now_ms + LOOK_MS;
         retain(writer, now_ms)?;
+        release(writer)?;
     }
     if writer.upkeep.seal.is_some() {
         return step_seal(writer);
@@ -118,12 +125,27 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     done.release();
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
-    for number in writer.journal.closed().to_vec() {
+    for &number in writer.journal.closed() {
         let last = writer.wal_last_ms.get(&number).copied();
-        if number <= through && last.is_none_or(|last| last < cut_ms) {
-            writer.journal.remove(number)?;
-            writer.wal_last_ms.remove(&number);
+        let sealed = number <= through && last.is_none_or(|last| last < cut_ms);
+        if sealed && !writer.upkeep.sealed.contains(&number) {
+            writer.upkeep.sealed.push(number);
         }
+    }
+    release(writer)
+}
+
+/// Removes the WAL files that nothing needs: their rows are sealed, and a restart would know their
+/// numbers without them. With a window lost, what an agent sends again would be stored twice.
+fn release(writer: &mut Writer) -> Result<(), StoreError> {
+    let kept = writer.upkeep.kept;
+    while let Some(at) = writer.upkeep.sealed.iter().position(|number| Some(*number) <= kept) {
+        let number = writer.upkeep.sealed.swap_remove(at);
+        if let Err(error) = writer.journal.remove(number) {
+            writer.upkeep.sealed.push(number);
+            return Err(error.into());
+        }
+        writer.wal_last_ms.remove(&number);
     }
     Ok(())
 }
@@ -193,7 +215,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
             continue;
         }
         writer.shared.remove_segment(&segment.path);
-        fs::remove_file(&segment.path).map_err(io("remove", &segment.path))?;
+        disk::remove(&segment.path).map_err(io("remove", &segment.path))?;
         bytes = bytes.saturating_sub(segment.bytes);
         removed = true;
         writer.shared.count(|counts| {
@@ -205,7 +227,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
         });
     }
     if removed {
-        forget(&writer.shared);
+        forget(&writer.shared, now_ms);
     }
     if LOADED_MAX < segments.len() {
         segments.iter().for_each(|segment| segment.unload());
@@ -214,9 +236,11 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Forgets sections that end before everything that is stored.
-fn forget(shared: &Arc<Shared>) {
-    let oldest = shared.segments().iter().map(|segment| segment.first_ms).min();
+/// Forgets sections that end before everything that is stored, here or in Redis.
+fn forget(shared: &Arc<Shared>, now_ms: i64) {
+    let oldest = shared.segments().into_iter().map(|segment| segment.first_ms);
+    let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
+    let oldest = oldest.chain(far).min();
     for source in shared.sources() {
         source.write().sections.retain(|_, section| {
             0 < section.rows.len()

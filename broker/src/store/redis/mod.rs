@@ -1,0 +1,97 @@
+//! Redis beside the segments: every sealed block is written there, and read back when the local
+//! directory no longer has it.
+//!
+//! ```text
+//! segment files ──one at a time──▶ Mirror ──pipelines of ≤ 4 MiB──▶ Redis ──▶ mark
+//!                                  at start ◀── hosts, schemas ────── │
+//! query ──what is not local──▶ Archive ◀── places by time, blocks ────┘
+//! ```
+//!
+//! One standalone server of version 7 or later (no Sentinel, no Cluster) used by one broker. `P` is
+//! the prefix, `monitor:` by default; `{s017}` the host's shard.
+//!
+//! | Key | |
+//! |---|---|
+//! | `Pmetrics:{s017}:<host>:<t>` | hash: the HB1 blocks that begin in the ten minutes from `t` ms on, by place |
+//! | `Prollup:{s017}:<host>:<step>:<t>` | the same of a rollup, `step` in ms; an hour or a day from `t` on |
+//! | `Pindex:metrics:{s017}:<host>` | sorted set: places by their first ms |
+//! | `Pindex:rollup:{s017}:<host>:<step>` | the same of a rollup |
+//! | `Pindex:late:{s017}:<host>` | sorted set: places longer than an hour (late rows) by their last ms |
+//! | `Pindex:hosts:{s017}` | sorted set: hosts by their last sample's ms |
+//! | `Phosts:{s017}:<host>` | hash: `job`, `instance`, `label:…`, and of an agent's host what it said |
+//! | `Psections:{s017}:<host>` | sorted set: schema ids by their last sample's ms |
+//! | `Pschema:<id>` | JSON: section and columns, in the order of the block's columns |
+//! | `Pmark:{s017}` | hash: whose store, the last segment written whole (`raw`, `rollup`), `elsewhere` |
+//!
+//! A place is `<first ms>:<last ms>:<schema>:<store>.<segment>.<offset>`: a window has a block a
+//! section, and one more where rows came late, so `<t>` alone does not name a block; the place
+//! does, for ever, and says whether the local directory has the same bytes.
+//!
+//! Every key has a time to live: a block's is what is left of its retention, ±5 % by a hash of its
+//! key, so that a refill expires no later than what it replaces and not all at once.
+//!
+//! Invariants:
+//! - The segments are the queue: nothing is kept in memory for Redis but one pipeline, and ingest
+//!   never waits for Redis nor knows of it.
+//! - A mark is written after its segment was acknowledged, and read before every pass: an empty,
+//!   flushed or exchanged Redis lacks it and is refilled with everything still held locally. What
+//!   is not sealed yet lies in the WAL and comes with its segment.
+//! - A query asks Redis only for times up to `elsewhere`, the last end of a block that may be there
+//!   and not here: the start of this directory's life, or what retention removed since. A Redis
+//!   that is down costs such a query one time-out and a warning, other queries nothing.
+//! - No KEYS, no SCAN: hosts are found by shard, blocks by host and time.
+
+mod archive;
+mod describe;
+mod era;
+mod errand;
+mod keys;
+mod link;
+mod mirror;
+
+pub(super) use archive::{Archive, Far};
+pub(super) use errand::Errand;
+pub use link::{TROUBLES, Trouble};
+pub use mirror::{Mirror, MirrorCounts, Parts};
+
+use std::path::PathBuf;
+
+/// Which Redis, and how it is used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RedisConfig {
+    /// `redis://[USER:PASSWORD@]HOST:PORT/DB` or `unix://PATH`.
+    pub url: String,
+    /// What every key begins with.
+    pub prefix: String,
+    /// How long raw blocks are kept there.
+    pub raw_ms: i64,
+    /// How long hosts, schemas and marks are kept after they were last written.
+    pub metadata_ms: i64,
+}
+
+/// Redis cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// A URL that is none of Redis.
+    #[error(
+        "the Redis URL is not understood ({0}); redis://[USER:PASSWORD@]HOST:PORT/DB is wanted"
+    )]
+    Url(String),
+    /// The store's own name.
+    #[error("cannot keep the store's id in {path}: {source}")]
+    Id {
+        /// Where it is kept.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl RedisConfig {
+    /// With the default prefix and lives.
+    #[must_use]
+    pub fn at(url: String) -> Self {
+        const DAY_MS: i64 = 86_400_000;
+        Self { url, prefix: "monitor:".to_owned(), raw_ms: 7 * DAY_MS, metadata_ms: 30 * DAY_MS }
+    }
+}
