@@ -30,6 +30,7 @@ mod event;
 mod socket;
 mod stream;
 mod tls;
+mod transport;
 
 pub use event::{
     Counters, Datagram, Distrust, Event, LinkError, Received, StreamError, Transmit, Why,

@@ -2,7 +2,7 @@
 
 use super::admit::{Admitted, Refusal, admit};
 use super::event::clip;
-use super::{Alpn, CODE_CLOSED, ConnId, Event, Link, Side, Why, tls};
+use super::{Alpn, CODE_CLOSED, ConnId, Event, Link, Side, Why, transport};
 use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, Dir, StreamEvent, VarInt};
 use std::net::SocketAddr;
@@ -150,7 +150,7 @@ impl Link {
             Ok(Admitted { alpn, subject, expires_s }) => {
                 slot.phase = Phase::Open;
                 if self.side == Side::Broker && matches!(alpn, Alpn::Viz | Alpn::Peer) {
-                    tls::widen(&mut slot.quic);
+                    transport::widen(&mut slot.quic);
                 }
                 let remote = slot.quic.remote_address();
                 self.events.push_back(Event::Connected { conn, remote, alpn, subject, expires_s });

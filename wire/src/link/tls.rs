@@ -1,11 +1,11 @@
-//! Who is believed (certificates), and how much memory a connection may take (transport).
+//! Who is believed: certificates, and what TLS makes of them.
 
-use super::{Accept, Alpn, Dial, IDLE_TIMEOUT, KEEP_ALIVE, LinkConfig, LinkError, Side};
+use super::transport::{End, transport};
+use super::{Accept, Alpn, Dial, LinkConfig, LinkError};
 use crate::pki::{Identity, Role, Subject, derive, fingerprint};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, HashedConnectionIdGenerator, ServerConfig,
-    TransportConfig, VarInt,
+    ClientConfig, EndpointConfig, HashedConnectionIdGenerator, ServerConfig, TransportConfig,
 };
 use ring::hmac;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,7 +32,9 @@ pub(super) struct Tls {
     wall: Arc<Wall>,
     identity: Option<Identity>,
     accept: Option<Accept>,
-    transport: Arc<TransportConfig>,
+    /// Of connections that are accepted, and of those that are dialled.
+    accepted: Arc<TransportConfig>,
+    dialled: Arc<TransportConfig>,
     /// By ALPN as asked for: configurations keep the session tickets.
     clients: Vec<(Dial, ClientConfig)>,
 }
@@ -74,7 +76,8 @@ impl Tls {
             wall: Arc::new(Wall(AtomicU64::new(config.wall_s))),
             identity: config.identity.clone(),
             accept: config.accept,
-            transport: Arc::new(transport(config.side)),
+            accepted: Arc::new(transport(config.side, End::Accepted)),
+            dialled: Arc::new(transport(config.side, End::Dialled)),
             clients: Vec::new(),
         })
     }
@@ -147,7 +150,7 @@ impl Tls {
         server.send_tls13_tickets = 1;
         let crypto = QuicServerConfig::try_from(server).map_err(tls)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(Arc::clone(&self.transport));
+        server.transport_config(Arc::clone(&self.accepted));
         server.time_source(Arc::clone(&self.wall) as _);
         server.incoming_buffer_size(INCOMING_BYTES).incoming_buffer_size_total(INCOMING_BYTES_ALL);
         Ok(Arc::new(server))
@@ -205,7 +208,7 @@ impl Tls {
         client.resumption = Resumption::in_memory_sessions(SESSIONS);
         let crypto = QuicClientConfig::try_from(client).map_err(tls)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::clone(&self.transport));
+        config.transport_config(Arc::clone(&self.dialled));
         Ok(config)
     }
 }
@@ -323,50 +326,6 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// A viz or a peer at a broker: more streams at once and larger bodies than an agent.
-pub(super) fn widen(quic: &mut quinn_proto::Connection) {
-    quic.set_max_concurrent_streams(quinn_proto::Dir::Bi, VarInt::from_u32(STREAMS_WIDE));
-    quic.set_receive_window(VarInt::from_u32(WINDOW_WIDE));
-    quic.set_send_window(u64::from(WINDOW_WIDE));
-}
-
-/// The memory that one connection may take is the sum of its receive window, its send window and
-/// about 20 KiB of state (measured, DESIGN §2).
-fn transport(side: Side) -> TransportConfig {
-    let (streams, stream_window, window, send_window) = match side {
-        // Receives acknowledgements; sends a second's frames, or its backlog.
-        Side::Agent => (0, 64 << 10, 64 << 10, 512 << 10),
-        Side::Viz => (0, 1 << 20, WINDOW_WIDE, 1 << 20),
-        // As an agent needs it: 10,000 of them at 256 KiB would be 2.5 GiB, but a window fills
-        // only while the broker does not read, and then the frames wait at the agents.
-        Side::Broker => (STREAMS_NARROW, 256 << 10, 256 << 10, 128 << 10),
-    };
-    let mut config = TransportConfig::default();
-    config
-        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(stream_window))
-        .receive_window(VarInt::from_u32(window))
-        .send_window(send_window)
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0)
-        .crypto_buffer_size(CRYPTO_BYTES)
-        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
-    if side == Side::Agent {
-        // A tick is two or three datagrams: they are acknowledged together, and mostly with the
-        // acknowledgement of the frames, instead of at once with every second one.
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
-        config.ack_frequency_config(Some(acks));
-    }
-    // One side is enough to keep both awake, and the clients are many: they do it.
-    config.keep_alive_interval(match side {
-        Side::Agent | Side::Viz => Some(KEEP_ALIVE),
-        Side::Broker => Some(KEEP_ALIVE_BROKER),
-    });
-    config
-}
-
 fn roots(ca_der: &[u8]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca_der.to_vec()))?;
@@ -389,16 +348,8 @@ fn tls(error: impl std::fmt::Display) -> LinkError {
     LinkError::Tls(error.to_string())
 }
 
-/// Datagrams of an agent that a broker may leave unacknowledged for its 25 ms.
-const ACK_EVERY: u32 = 8;
-const STREAMS_NARROW: u32 = 2;
-const STREAMS_WIDE: u32 = 128;
-const WINDOW_WIDE: u32 = 8 << 20;
-const CRYPTO_BYTES: usize = 16 << 10;
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_ALL: u64 = 4 << 20;
-/// Brokers keep peers awake; an agent or viz that speaks every 5 s never lets this run out.
-const KEEP_ALIVE_BROKER: Duration = Duration::from_secs(7);
 /// Session tickets kept: a client speaks to a handful of brokers at most.
 const SESSIONS: usize = 8;
 /// A thousand a second, which is the rate of handshakes that follow.
