@@ -15,7 +15,6 @@ pub mod schemas;
 pub mod ring;
 pub mod sealer;
 
-mod network;
 pub mod state;
 pub mod uplink;
 

@@ -1,38 +1,42 @@
 //! The agent's two loops: the sampler's thread and the network's.
 //!
 //! ```text
-//! sample:  wait (timerfd, stop) -> tick -> seal into the ring -> wake
-//! network: wait (UDP socket, ring's eventfd, stop, timers) -> read -> time out -> act -> send
+//! sample:  wait (timer, stop) -> tick -> seal into the ring
+//! network: wait (UDP socket, stop, signals, timers) -> read -> time out -> act -> send
 //! ```
 //!
-//! The sampler never waits for the network. The network loop enrols first if there is no identity
-//! yet, retrying for as long as it takes unless the broker refuses the token. On a stop, the
-//! sampler seals its last event, and the network loop gives the broker `DRAIN` to acknowledge.
+//! The sampler never waits for the network, and does not wake it either: the network loop knows
+//! when there is a tick to look for ([`crate::clock::Look`]). It enrols first if there is no
+//! identity yet, retrying for as long as it takes unless the broker refuses the token. On a stop,
+//! the sampler seals its last event, and the network loop gives the broker `DRAIN` to acknowledge.
 
-use crate::clock;
+mod network;
+
+use crate::clock::{self, until_multiple_ns};
 use crate::config::Config;
-use crate::network::{self, Network, Parts};
-use crate::ring::{Reader, Ring, RingError};
-use crate::sampler::{Sampler, Tick, Trees};
+use crate::ring::{Ring, RingError};
+use crate::sampler::{Sampler, Tick};
 use crate::schemas::Table;
 use crate::sealer::Sealer;
 use crate::state::{State, StateError};
 use crate::uplink::Status;
 use hugepage_config::{Region, Want};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll};
+use network::{Errand, Network, Parts};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use strobe_wire::enrol::EnrolError;
 use strobe_wire::limits::FRAME_BYTES_MAX;
-use strobe_wire::link::{LinkError, Progress};
+use strobe_wire::link::LinkError;
 use strobe_wire::message::Hello;
 use strobe_wire::pki::Token;
 
@@ -44,9 +48,17 @@ pub struct Agent {
     status: Arc<Mutex<Status>>,
 }
 
-/// Ends an agent; clone it for a signal handler or another thread.
+/// Ends an agent; clone it for another thread.
 #[derive(Clone, Debug)]
-pub struct Stop(Arc<EventFd>);
+pub struct Stop(Arc<Ends>);
+
+#[derive(Debug)]
+struct Ends {
+    /// Readable once it is over; nobody reads it.
+    event: EventFd,
+    /// Readable once a signal has come, which the network loop makes the event.
+    signals: Option<SignalFd>,
+}
 
 /// Why an agent cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -99,54 +111,10 @@ impl Agent {
     /// # Errors
     /// What is wrong with the configuration, the state or the system.
     pub fn start(config: &Config) -> Result<Self, AgentError> {
-        Self::start_with(config, Stop::new()?)
-    }
-
-    fn start_with(config: &Config, stop: Stop) -> Result<Self, AgentError> {
-        let broker = config.broker.clone().ok_or(AgentError::NoBroker)?;
-        let machine = std::fs::read_to_string(config.rootfs.join("etc/machine-id")).ok();
-        let state = State::open(&config.dir, machine.as_deref())?;
-        let identity = state.identity()?;
-        let token = config.token.as_deref().map(str::parse::<Token>).transpose();
-        let token = token.map_err(|error| AgentError::Token(error.to_string()))?;
-        if identity.is_none() && token.is_none() {
-            return Err(AgentError::NoToken);
-        }
-        let region = Region::map(config.ring_slots * FRAME_BYTES_MAX, Want::Transparent)
-            .map_err(|e| AgentError::Memory { slots: config.ring_slots, why: e.to_string() })?;
-        let ring = Ring::new(config.ring_slots, region)?;
-        let table = Arc::new(Table::new());
-        let trees = Trees {
-            procfs: config.procfs.clone(),
-            rootfs: config.rootfs.clone(),
-            filesystem_interval_ms: config.filesystem_interval_ms,
-        };
-        let sampler = Sampler::new(&trees, clock::monotonic_ns, Arc::clone(&table));
-        let hello = hello(config, &state, &sampler);
-        let sealer = Sealer::new(state.host, state.boot, ring.writer);
-        let sampling = spawn("strobe-sample", {
-            let (stop, interval_ms) = (stop.clone(), config.interval_ms);
-            move || sample(sampler, sealer, interval_ms, &stop)
-        })?;
+        let stop = Stop::new()?;
         let status = Arc::new(Mutex::new(Status::default()));
-        let poll = wakeable(&ring.reader, &stop)?;
-        let registry = poll.registry().try_clone().map_err(io_error("share a poll"))?;
-        let (ring, status_out) = (ring.reader, Arc::clone(&status));
-        let parts =
-            Parts { broker, state, identity, token, ring, table, status: status_out, registry };
-        let network = spawn("strobe-uplink", {
-            let stop = stop.clone();
-            move || {
-                let ended = send(poll, parts, hello, &sampling, &stop);
-                // Whatever ended this loop, nobody would read what the sampler writes.
-                stop.stop();
-                match (ended, sampling.join()) {
-                    (Ok(()), Ok(Ok(()))) => Ok(()),
-                    (Err(error), _) | (Ok(()), Ok(Err(error))) => Err(error),
-                    (Ok(()), Err(_)) => Err(AgentError::Panicked("sampler")),
-                }
-            }
-        })?;
+        let errand = begin(config, stop.clone(), Arc::clone(&status))?;
+        let network = spawn("strobe-uplink", move || errand.run())?;
         Ok(Self { stop, network, status })
     }
 
@@ -180,12 +148,41 @@ impl Agent {
     }
 }
 
-/// Runs an agent until `stop`.
+/// Runs an agent until `stop`; the calling thread is its network loop.
 ///
 /// # Errors
 /// See [`AgentError`].
 pub fn run(config: &Config, stop: &Stop) -> Result<(), AgentError> {
-    Agent::start_with(config, stop.clone())?.wait()
+    begin(config, stop.clone(), Arc::default())?.run()
+}
+
+/// Starts the sampler; what is returned is the network loop, to be run.
+fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Errand, AgentError> {
+    let broker = config.broker.clone().ok_or(AgentError::NoBroker)?;
+    let machine = std::fs::read_to_string(config.rootfs.join("etc/machine-id")).ok();
+    let state = State::open(&config.dir, machine.as_deref())?;
+    let identity = state.identity()?;
+    let token = config.token.as_deref().map(str::parse::<Token>).transpose();
+    let token = token.map_err(|error| AgentError::Token(error.to_string()))?;
+    if identity.is_none() && token.is_none() {
+        return Err(AgentError::NoToken);
+    }
+    // Plain pages: a huge one would be resident as a whole from the first row on.
+    let region = Region::map(config.ring_slots * FRAME_BYTES_MAX, Want::Plain)
+        .map_err(|e| AgentError::Memory { slots: config.ring_slots, why: e.to_string() })?;
+    let ring = Ring::new(config.ring_slots, region)?;
+    let table = Arc::new(Table::new());
+    let sampler = Sampler::new(&config.trees(), clock::monotonic_ns, Arc::clone(&table));
+    let hello = hello(config, &state, &sampler);
+    let sealer = Sealer::new(state.host, state.boot, ring.writer);
+    // Before the sampler's thread: what fails here must not leave one behind.
+    let parts = Parts { broker, state, identity, token, hello, ring: ring.reader, table, status };
+    let network = Network::new(parts, &stop)?;
+    let sampling = spawn("strobe-sample", {
+        let (stop, interval_ms) = (stop.clone(), config.interval_ms);
+        move || sample(sampler, sealer, interval_ms, &stop)
+    })?;
+    Ok(Errand { network, sampling, stop })
 }
 
 impl Stop {
@@ -194,15 +191,34 @@ impl Stop {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> Result<Self, AgentError> {
+        Self::with(None)
+    }
+
+    /// Not stopped, but SIGTERM and SIGINT will: they are blocked in this thread and in all that
+    /// it starts from now on.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn on_signals() -> Result<Self, AgentError> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.add(Signal::SIGINT);
+        signals.thread_block().map_err(io_error("block signals"))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&signals, flags).map_err(io_error("make a signalfd"))?;
+        Self::with(Some(signals))
+    }
+
+    fn with(signals: Option<SignalFd>) -> Result<Self, AgentError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let event = EventFd::from_value_and_flags(0, flags).map_err(io_error("make an eventfd"))?;
-        Ok(Self(Arc::new(event)))
+        Ok(Self(Arc::new(Ends { event, signals })))
     }
 
     /// Stops; it may be called any number of times, from anywhere.
     pub fn stop(&self) {
         // Nobody reads it, so it stays readable; full is as good as one.
-        let _ = self.0.write(1);
+        let _ = self.0.event.write(1);
     }
 }
 
@@ -220,7 +236,8 @@ fn hello(config: &Config, state: &State, sampler: &Sampler) -> Hello {
     }
 }
 
-/// The sampler's loop.
+/// The sampler's loop: one tick at once, then one at every multiple of the interval on the wall
+/// clock, so that the rows of a fleet lie on the same times.
 fn sample(
     mut sampler: Sampler,
     mut sealer: Sealer,
@@ -229,101 +246,63 @@ fn sample(
 ) -> Result<(), AgentError> {
     let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
     let timer =
-        TimerFd::new(timerfd::ClockId::CLOCK_MONOTONIC, flags).map_err(io_error("make a timer"))?;
-    let every = TimeSpec::from(Duration::from_millis(interval_ms));
-    let soon = TimeSpec::from(Duration::from_millis(1));
-    timer
-        .set(Expiration::IntervalDelayed(soon, every), TimerSetTimeFlags::empty())
-        .map_err(io_error("set the timer"))?;
+        TimerFd::new(timerfd::ClockId::CLOCK_REALTIME, flags).map_err(io_error("make a timer"))?;
+    aim(&timer, interval_ms)?;
     let tick = || Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
     sealer.event(tick(), "start", concat!("strobe-agent ", env!("CARGO_PKG_VERSION")));
     loop {
+        let now = tick();
+        sealer.begin(now);
+        sampler.tick(now, |row| sealer.row(now, &row));
+        if wait(&timer, interval_ms, stop)? == Woken::Stopped {
+            sealer.event(tick(), "stop", "the agent was stopped");
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Due,
+    Stopped,
+}
+
+/// Waits for the next tick.
+fn wait(timer: &TimerFd, interval_ms: u64, stop: &Stop) -> Result<Woken, AgentError> {
+    loop {
         let mut wait = [
             PollFd::new(timer.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stop.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stop.0.event.as_fd(), PollFlags::POLLIN),
         ];
         match nix::poll::poll(&mut wait, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(io_error("wait for the timer")(error)),
         }
-        let [timed, stopped] = wait.map(|fd| fd.any() == Some(true));
-        if stopped {
-            sealer.event(tick(), "stop", "the agent was stopped");
-            sealer.wake();
-            return Ok(());
+        if wait[1].any() == Some(true) {
+            return Ok(Woken::Stopped);
         }
-        if timed {
-            // EAGAIN: the timer was looked at too early; the next turn waits again.
-            if timer.wait().is_err() {
-                continue;
-            }
-            let now = tick();
-            sealer.begin(now);
-            sampler.tick(now, |row| sealer.row(now, &row));
-            sealer.wake();
+        match nix::unistd::read(timer, &mut [0; 8]) {
+            Ok(_) => return Ok(Woken::Due),
+            // Somebody set the wall clock: its multiples are elsewhere now.
+            Err(Errno::ECANCELED) => aim(timer, interval_ms)?,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(io_error("read the timer")(error)),
         }
     }
 }
 
-/// The network's loop.
-#[expect(clippy::disallowed_methods, reason = "this is the loop that reads the clock")]
-fn send(
-    mut poll: Poll,
-    parts: Parts,
-    hello: Hello,
-    sampling: &JoinHandle<Result<(), AgentError>>,
-    stop: &Stop,
-) -> Result<(), AgentError> {
-    let mut now = Instant::now();
-    let mut network = Network::new(parts, hello, now, wall_s())?;
-    let mut events = Events::with_capacity(8);
-    let mut drain_until = None;
-    let mut more = Progress::Idle;
-    loop {
-        // While it drains, the sampler's end is looked for; nothing else would tell of it.
-        let drain = drain_until.map(|at: Instant| at.min(now + DRAIN_LOOK));
-        let next = [network.timeout(), drain].into_iter().flatten().min();
-        let wait = match more {
-            Progress::More => Some(Duration::ZERO),
-            Progress::Idle | Progress::Blocked => next.map(|at| at.saturating_duration_since(now)),
-        };
-        match poll.poll(&mut events, wait) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                return Err(io_error("wait for the network")(error));
-            }
-            _ => {}
-        }
-        now = Instant::now();
-        if drain_until.is_none() && stop_asked(stop) {
-            drain_until = Some(now + DRAIN);
-        }
-        more = network.turn(now, wall_s())?;
-        let idle = network.publish();
-        if drain_until.is_some_and(|at| at <= now || (idle && sampling.is_finished())) {
-            network.close(now);
-            return Ok(());
-        }
-    }
-}
-
-/// Woken by the ring and the stop; the socket comes later.
-fn wakeable(ring: &Reader, stop: &Stop) -> Result<Poll, AgentError> {
-    let poll = Poll::new().map_err(io_error("make a poll"))?;
-    for (fd, token) in [(ring.as_fd(), RING), (stop.0.as_fd(), STOP)] {
-        poll.registry()
-            .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)
-            .map_err(io_error("register with the poll"))?;
-    }
-    Ok(poll)
-}
-
-fn wall_s() -> u64 {
-    u64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(0)
-}
-
-fn stop_asked(stop: &Stop) -> bool {
-    let mut wait = [PollFd::new(stop.0.as_fd(), PollFlags::POLLIN)];
-    matches!(nix::poll::poll(&mut wait, PollTimeout::ZERO), Ok(1))
+/// Sets the timer to the multiples of the interval on the wall clock.
+fn aim(timer: &TimerFd, interval_ms: u64) -> Result<(), AgentError> {
+    let every = Duration::from_millis(interval_ms);
+    let now_ns = clock::wall_ns();
+    let first_ns = now_ns.saturating_add(until_multiple_ns(now_ns, every, Duration::ZERO));
+    let first = Duration::from_nanos(u64::try_from(first_ns).unwrap_or(0));
+    timer
+        .set(
+            Expiration::IntervalDelayed(TimeSpec::from(first), TimeSpec::from(every)),
+            TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET,
+        )
+        .map_err(io_error("set the timer"))
 }
 
 fn spawn<T: Send + 'static>(
@@ -337,14 +316,9 @@ fn spawn<T: Send + 'static>(
         .map_err(io_error("start a thread"))
 }
 
-pub(crate) fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> AgentError {
+fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> AgentError {
     move |source| AgentError::Io { what, source: source.into() }
 }
 
-const RING: mio::Token = mio::Token(network::SOCKET.0 + 1);
-const STOP: mio::Token = mio::Token(network::SOCKET.0 + 2);
-/// How long a stopping agent waits for acknowledgements.
-const DRAIN: Duration = Duration::from_secs(2);
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// The handshake's signatures are the deepest; only what is touched costs memory.
 const STACK_BYTES: usize = 512 << 10;

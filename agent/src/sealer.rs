@@ -80,11 +80,6 @@ impl Sealer {
         }
     }
 
-    /// Ends a tick: the reader may look.
-    pub fn wake(&self) {
-        self.writer.wake();
-    }
-
     /// The last number given.
     #[must_use]
     pub fn seq(&self) -> Seq {

@@ -333,6 +333,13 @@ pub fn wall_ms() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }
 
+/// Microseconds since the epoch, for what other clocks of this machine wrote down.
+#[must_use]
+pub fn wall_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The clock, for [`crate::agents`].
 #[must_use]
 pub fn now() -> Instant {

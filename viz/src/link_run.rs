@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use strobe_wire::back_off::BackOff;
@@ -40,6 +41,19 @@ pub struct LinkSettings {
 pub struct BrokerLink {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// How enrolling ended; nothing comes if there was an identity already.
+    enrolment: Option<Receiver<Enrolment>>,
+}
+
+/// How far this dashboard is known to the broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enrolment {
+    /// It has its certificate.
+    Done,
+    /// The broker has not answered yet.
+    Pending,
+    /// The broker said no, for a reason that is logged: it will not be asked again.
+    Refused,
 }
 
 /// Why there can be no link.
@@ -79,10 +93,19 @@ impl BrokerLink {
         let stopped = Arc::clone(&stop);
         let poll = Poll::new()?;
         end.wake_by(Waker::new(poll.registry(), WAKER)?);
-        let line = Line { settings, identity, poll, end, stop: stopped };
+        let (told, enrolment) = sync_channel(1);
+        let enrolment = identity.is_none().then_some(enrolment);
+        let line = Line { settings, identity, poll, end, told, stop: stopped };
         let thread =
             std::thread::Builder::new().name("viz-link".to_owned()).spawn(move || line.run())?;
-        Ok((Self { stop, thread: Some(thread) }, remote))
+        Ok((Self { stop, thread: Some(thread), enrolment }, remote))
+    }
+
+    /// How enrolling stands, now or within `wait`.
+    #[must_use]
+    pub fn enrolment(&self, wait: Duration) -> Enrolment {
+        let Some(enrolment) = &self.enrolment else { return Enrolment::Done };
+        enrolment.recv_timeout(wait).unwrap_or(Enrolment::Pending)
     }
 }
 
@@ -104,6 +127,7 @@ struct Line {
     identity: Option<Identity>,
     poll: Poll,
     end: RemoteEnd,
+    told: SyncSender<Enrolment>,
     stop: Arc<AtomicBool>,
 }
 
@@ -118,6 +142,7 @@ impl Line {
             self.end.connected(false);
             let broker = &self.settings.broker;
             match ended {
+                Ok(_) if self.is_stopping() => return,
                 Ok(why @ Why::Distrust(Distrust::Expired | Distrust::Foreign))
                     if self.settings.token.is_some() =>
                 {
@@ -131,6 +156,7 @@ impl Line {
                     self.settings.token = None;
                     self.identity = Identity::load(&self.settings.dir).ok().flatten();
                     if self.identity.is_none() {
+                        self.tell(Enrolment::Refused);
                         return;
                     }
                 }
@@ -141,6 +167,11 @@ impl Line {
             }
             std::thread::park_timeout(back_off.failed());
         }
+    }
+
+    /// Nobody may wait for it any more, and more than the first is no news.
+    fn tell(&self, enrolment: Enrolment) {
+        let _ = self.told.try_send(enrolment);
     }
 
     fn is_stopping(&self) -> bool {
@@ -176,6 +207,7 @@ impl Line {
             link.set_identity(identity.clone())?;
             self.identity = Some(identity);
             self.settings.token = None;
+            self.tell(Enrolment::Done);
         }
         let identity = self.identity.clone().ok_or(BrokerLinkError::NoToken)?;
         let parts = Parts { link, broker, identity, dir: &self.settings.dir, end: &self.end };

@@ -4,12 +4,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
-use strobe_perf::suite::bytes;
 use strobe_perf::suite::load::{self, Seal};
 use strobe_perf::suite::{Bench, Found};
+use strobe_perf::suite::{bytes, live};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -50,10 +51,18 @@ struct Cli {
 enum What {
     /// Many simulated agents against a broker; fails if a frame is lost.
     Load(LoadArguments),
+    /// How late a hundred dashboards are.
+    Live(LiveArguments),
     /// What a sample of this host's /proc takes on the disk, and elsewhere.
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// Reads files once a second and does nothing else; `agents` starts it.
+    #[command(hide = true)]
+    Floor {
+        /// What to read.
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -76,6 +85,9 @@ struct LoadArguments {
     /// Wait until a minute before a window of ten is full, so that its sealing falls inside.
     #[arg(long)]
     seal_inside: bool,
+    /// Seconds for which victoria-metrics and prometheus get the same samples after; 0 is not.
+    #[arg(long, default_value_t = 0)]
+    peers: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -84,6 +96,22 @@ enum ShapeArgument {
     Host,
     /// As few frames as they need.
     Row,
+}
+
+#[derive(Args, Debug)]
+struct LiveArguments {
+    /// Simulated hosts.
+    #[arg(long, default_value_t = 1000)]
+    agents: usize,
+    /// Series a host.
+    #[arg(long, default_value_t = 175)]
+    series: usize,
+    /// Browsers: half look at the fleet, half at a host.
+    #[arg(long, default_value_t = 100)]
+    dashboards: usize,
+    /// How long it is measured.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
 }
 
 #[derive(Args, Debug)]
@@ -124,8 +152,12 @@ struct AgentsArguments {
 fn act(bench: &Bench, command: &What) -> Result<(), String> {
     let found = match command {
         What::Load(arguments) => load::measure(bench, &load_wanted(arguments)?)?,
+        What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Floor { files } => {
+            return floor::read_for_ever(files).map_err(|why| why.to_string());
+        }
     };
     let line: Vec<String> = std::env::args().collect();
     tell(bench, &found, &line.join(" "))
@@ -145,6 +177,20 @@ fn load_wanted(arguments: &LoadArguments) -> Result<load::Wanted, String> {
         interval: Duration::from_millis(arguments.interval_ms),
         lasting: Duration::from_secs(arguments.seconds),
         seal: if arguments.seal_inside { Seal::Inside } else { Seal::AnyTime },
+        peers: if arguments.peers == 0 { Vec::new() } else { Kind::ALL.to_vec() },
+        peers_lasting: Duration::from_secs(arguments.peers),
+    })
+}
+
+fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
+    if arguments.agents == 0 || arguments.series == 0 || arguments.dashboards == 0 {
+        return Err("--agents, --series and --dashboards must be above 0".into());
+    }
+    Ok(live::Wanted {
+        agents: arguments.agents,
+        series: arguments.series,
+        dashboards: arguments.dashboards,
+        lasting: Duration::from_secs(arguments.seconds),
     })
 }
 
@@ -162,6 +208,9 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     let comparison = Comparison {
         strobe: there(&bench.programs.join("strobe-agent")),
         strobe_arguments: arguments.strobe_argument.clone(),
+        fleet: there(&bench.programs.join("strobe-broker"))
+            .zip(there(&bench.programs.join("strobe")))
+            .map(|(broker, strobe)| Fleet { broker, strobe }),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),

@@ -4,12 +4,15 @@
 //! kernel does for a datagram over loopback until it lies in the broker's socket is booked on who
 //! sends it: the broker pays so for its acknowledgements, the generator for the frames.
 
+use super::peers::{Fed, feed};
 use super::{Bench, Found, row, shown};
 use crate::broker::{Broker, Stored};
+use crate::peers::Kind;
 use crate::report::Table;
 use crate::rows::{Model, Shape};
 use crate::run::{self, Load, Outcome, hosts, load};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What to run.
@@ -27,6 +30,10 @@ pub struct Wanted {
     pub lasting: Duration,
     /// Whether to begin a minute before blocks are sealed.
     pub seal: Seal,
+    /// Who is fed the same samples after, for the ratio.
+    pub peers: Vec<Kind>,
+    /// How long each is.
+    pub peers_lasting: Duration,
 }
 
 /// When a run begins.
@@ -78,7 +85,13 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
         .map(|(name, counter)| (*name, broker.counter(counter).ok().flatten()))
         .collect();
     let stored = broker.stored(from_ms).map_err(|e| text(&e))?;
-    Ok(tell(wanted, &outcome, &counted, &stored))
+    let mut found = tell(wanted, &outcome, &counted, &stored);
+    let model = Arc::new(Model::new(wanted.shape, wanted.series));
+    for kind in wanted.peers.iter().filter(|kind| kind.program().is_some()) {
+        let fed = feed(*kind, &model, wanted.agents, wanted.peers_lasting, &scratch)?;
+        add_peer(&mut found, &fed);
+    }
+    Ok(found)
 }
 
 fn tell(
@@ -177,6 +190,36 @@ fn table(value: &Value) -> Table {
         row(what, cells.collect::<Vec<_>>().join(" / "))
     });
     Table { head: vec!["load".into(), "found".into()], rows: rows.into() }
+}
+
+fn add_peer(found: &mut Found, fed: &Fed) {
+    let name = fed.kind.name();
+    let us = fed.cpu_us_per_sample;
+    let ratio = found.value["broker_cpu_us_per_sample"].as_f64().map(|own| us / own);
+    let pss = fed.watch.pss_kib_peak as f64 / 1024.0;
+    let pss_ratio = found.value["broker_pss_mib_peak"].as_f64().map(|own| pss / own);
+    let stored = fed.stored_bytes_per_sample;
+    found.table.rows.extend([
+        row(
+            &format!("{name} CPU, µs a sample (× strobe)"),
+            format!("{us:.2} ({})", shown(ratio, 1)),
+        ),
+        row(
+            &format!("{name} PSS peak, MiB (× strobe)"),
+            format!("{pss:.0} ({})", shown(pss_ratio, 1)),
+        ),
+        row(&format!("{name} stored bytes a sample"), format!("{stored:.2}")),
+        row(
+            &format!("{name} write p99, latest request, ms"),
+            format!("{:.0}, {:.0}", fed.write_ms_p99, fed.late_ms_max),
+        ),
+    ]);
+    found.value[name.replace('-', "_")] = json!({
+        "cpu_us_per_sample": us, "cpu_over_strobe": ratio, "pss_mib_peak": pss,
+        "pss_over_strobe": pss_ratio, "rss_mib_peak": fed.watch.rss_kib_peak as f64 / 1024.0,
+        "stored_bytes_per_sample": stored, "write_ms_p99": fed.write_ms_p99,
+        "late_ms_max": fed.late_ms_max,
+    });
 }
 
 /// What must not be.

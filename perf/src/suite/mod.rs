@@ -1,7 +1,9 @@
 //! The measurements, one file each: what is started, what is asked of it, and what is told.
 
 pub mod bytes;
+pub mod live;
 pub mod load;
+pub mod peers;
 
 use crate::report::Table;
 use crate::run;
