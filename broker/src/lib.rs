@@ -5,6 +5,8 @@ pub mod certificates;
 pub mod config;
 pub mod control;
 mod dir;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod hub;
 pub mod ingest;
 pub mod net;

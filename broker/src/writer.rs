@@ -56,6 +56,8 @@ pub struct Batch {
 pub struct Windows {
     /// Failures that the network loop had heard of when it made this.
     pub failures: u64,
+    /// As many [`Report::Unkept`] as it had heard of: only then nothing is missing here.
+    pub unkept: u64,
     /// Every boot of every host that changed.
     pub hosts: Vec<(HostId, Vec<BootRecord>)>,
 }
@@ -90,6 +92,13 @@ pub enum Report {
         /// Why.
         why: String,
     },
+    /// Windows that were not kept: they are to come again, as they are then.
+    Unkept {
+        /// So many were not kept so far.
+        unkept: u64,
+        /// Whose.
+        hosts: Vec<HostId>,
+    },
     /// The store takes frames again.
     Resumed,
 }
@@ -118,6 +127,7 @@ pub struct Scribe {
     committed: Instant,
     tick_at: Instant,
     failures: u64,
+    unkept: u64,
     failing: bool,
     batches: Vec<Batch>,
     waiting: Vec<SyncSender<Result<(), StoreError>>>,
@@ -145,6 +155,7 @@ impl Scribe {
             committed: now,
             tick_at: now + TICK_EVERY,
             failures: 0,
+            unkept: 0,
             failing: false,
             batches: Vec::new(),
             waiting: Vec::new(),
@@ -161,8 +172,7 @@ impl Scribe {
                 let stale = batch.failures != self.failures;
                 for item in &batch.items {
                     // Hosts and schemas are not sent again: they are taken all the same.
-                    let is_frame = matches!(item, Item::Frame(_));
-                    if is_frame && (stale || self.failing || self.fault.is_some()) {
+                    if matches!(item, Item::Frame(_)) && (stale || self.fault.is_some()) {
                         continue;
                     }
                     if let Err(error) = self.append(item) {
@@ -234,9 +244,7 @@ impl Scribe {
                 self.answer(None);
                 self.settle(report);
                 for (through, windows) in windows {
-                    if windows.failures == self.failures {
-                        self.keep(through, &windows);
-                    }
+                    self.keep(through, &windows, report);
                 }
             }
             Err(error) => {
@@ -250,6 +258,7 @@ impl Scribe {
                 for batch in std::mem::take(&mut self.batches) {
                     report(failed(&batch, self.failures, why.clone()));
                 }
+                windows.iter().for_each(|(_, windows)| self.leave(windows, report));
             }
         }
     }
@@ -304,13 +313,23 @@ impl Scribe {
     }
 
     /// Windows first; then the log that they stand for may be let go of.
-    fn keep(&mut self, through: Option<u64>, windows: &Windows) {
-        match self.registry.save(&windows.hosts) {
-            Ok(()) => self.writer.windows_kept(through),
-            Err(error) => {
-                log::error!("hosts and windows are kept in memory only for now: {error}");
-            }
+    fn keep(&mut self, through: Option<u64>, windows: &Windows, report: &mut dyn FnMut(Report)) {
+        if windows.failures != self.failures {
+            return self.leave(windows, report);
         }
+        if let Err(error) = self.registry.save(&windows.hosts) {
+            log::error!("hosts and windows are kept in memory only for now: {error}");
+            return self.leave(windows, report);
+        }
+        if windows.unkept == self.unkept {
+            self.writer.windows_kept(through);
+        }
+    }
+
+    fn leave(&mut self, windows: &Windows, report: &mut dyn FnMut(Report)) {
+        self.unkept += 1;
+        let hosts = windows.hosts.iter().map(|(host, _)| *host).collect();
+        report(Report::Unkept { unkept: self.unkept, hosts });
     }
 }
 

@@ -27,6 +27,7 @@
 mod admit;
 mod connection;
 mod event;
+mod proof;
 mod socket;
 mod stream;
 mod tls;

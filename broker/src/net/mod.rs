@@ -54,6 +54,7 @@ pub struct Net {
     turns: VecDeque<Turn>,
     turn: u64,
     failures: u64,
+    unkept: u64,
     frames_in_flight: usize,
     storing: Storing,
     changed: BTreeSet<HostId>,
@@ -120,6 +121,8 @@ impl Net {
     #[must_use]
     pub fn new(parts: Parts, now: Instant) -> Self {
         let Parts { link, ingest, registry, hub, certificates } = parts;
+        // What only the log told so far is to be kept before the log is let go of.
+        let changed = ingest.windows().map(|(host, ..)| host).collect();
         Self {
             link,
             ingest,
@@ -137,9 +140,10 @@ impl Net {
             turns: VecDeque::new(),
             turn: 0,
             failures: 0,
+            unkept: 0,
             frames_in_flight: 0,
             storing: Storing::Yes,
-            changed: BTreeSet::new(),
+            changed,
             keep_at: now + KEEP_EVERY,
             session_next: 1,
             acks: 0,
@@ -193,7 +197,8 @@ impl Net {
                 hosts.entry(host).or_default().push(BootRecord::of(boot, window));
             }
         }
-        Windows { failures: self.failures, hosts: hosts.into_iter().collect() }
+        let hosts = hosts.into_iter().collect();
+        Windows { failures: self.failures, unkept: self.unkept, hosts }
     }
 
     /// The writer says what became of a turn.
@@ -204,6 +209,10 @@ impl Net {
                 self.failures = failures;
                 self.storing = Storing::No;
                 self.on_failed(turn, &frames, &why, now);
+            }
+            Report::Unkept { unkept, hosts } => {
+                self.unkept = unkept;
+                self.changed.extend(hosts);
             }
             Report::Resumed => self.storing = Storing::Yes,
         }

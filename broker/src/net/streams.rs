@@ -104,7 +104,7 @@ impl Net {
             let Some(stream) = self.streams.get_mut(&place) else { return };
             match stream.reader.pull() {
                 Ok(Some(incoming)) => {
-                    if let Err(why) = self.on_message(place, incoming, now_ms, ask) {
+                    if let Err(why) = self.on_message(place, incoming, (now, now_ms), ask) {
                         break Err(why);
                     }
                 }
@@ -129,7 +129,7 @@ impl Net {
         &mut self,
         place: Place,
         incoming: Incoming,
-        now_ms: i64,
+        (now, now_ms): (Instant, i64),
         ask: &mut dyn FnMut(Ask),
     ) -> Result<(), String> {
         let message = match incoming {
@@ -155,7 +155,7 @@ impl Net {
             (Alpn::Agent | Alpn::Viz, _) if is_past => Err(Distrust::Expired.to_string()),
             (Alpn::Agent, Message::Hello(hello)) => {
                 self.watch(place, now_s)?;
-                self.on_hello(place, hello, now_ms)
+                self.on_hello(place, hello, (now, now_ms))
             }
             (Alpn::Agent, Message::Schema(schema)) => {
                 let session = self.session(place)?;

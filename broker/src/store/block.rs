@@ -16,9 +16,11 @@
 use super::codec::{Take, put_times, put_values, put_varint, take_times, take_values};
 use super::head::{RemoteColumn, Rows};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use strobe_wire::schema::Kind;
+use zstd::bulk::{Compressor, Decompressor};
 
 /// What a block is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,9 @@ pub(super) enum Data<'a> {
 #[derive(Debug)]
 pub(super) struct Block<'a> {
     data: Data<'a>,
+    /// The first bytes of a file's block: the directory, and most often times and validity, in
+    /// one read.
+    front: Vec<u8>,
     pub(super) meta: Meta,
     pub(super) columns: usize,
     pub(super) first_ms: i64,
@@ -112,7 +117,7 @@ pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i
     let mut body = Vec::new();
     let start = HEADER + plain.len() * REGION + 4;
     for raw in &plain {
-        let packed = zstd::bulk::compress(raw, level).ok().filter(|p| p.len() < raw.len());
+        let packed = pack(raw, level);
         let (codec, bytes) = packed.as_ref().map_or((0_u32, raw), |packed| (1, packed));
         for field in [
             small(start + body.len()),
@@ -162,8 +167,15 @@ impl<'a> Block<'a> {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn open(data: Data<'a>) -> Result<Self, String> {
-        let front = data.bytes(0, HEADER)?;
-        let mut take = Take(&front);
+        let front = match data {
+            Data::Memory(_) => Vec::new(),
+            Data::File(..) => data.bytes(0, data.length().min(FRONT))?.into_owned(),
+        };
+        let part = |length| match data {
+            Data::Memory(bytes) => bytes.get(..length).ok_or_else(|| "cut off".to_owned()),
+            Data::File(..) => front.get(..length).ok_or_else(|| "cut off".to_owned()),
+        };
+        let mut take = Take(part(HEADER)?);
         if take.array::<4>()? != MAGIC {
             return Err("no HB1 block".to_owned());
         }
@@ -176,7 +188,13 @@ impl<'a> Block<'a> {
             return Err("its header's counts are impossible".to_owned());
         }
         let length = HEADER + count * REGION;
-        let head = data.bytes(0, length + 4)?;
+        let long;
+        let head = if let Ok(head) = part(length + 4) {
+            head
+        } else {
+            long = data.bytes(0, length + 4)?;
+            &long
+        };
         let (head, sum) = head.split_at(length);
         if sum != crc32c::crc32c(head).to_le_bytes() {
             return Err("its header's CRC32C differs".to_owned());
@@ -187,7 +205,7 @@ impl<'a> Block<'a> {
             let (offset, length, raw) = (take.u32()?, take.u32()?, take.u32()?);
             regions.push(Region { offset, length, raw, crc: take.u32()?, codec: take.u32()? });
         }
-        Ok(Self { data, meta, columns, first_ms, last_ms, rows, own, regions })
+        Ok(Self { data, front, meta, columns, first_ms, last_ms, rows, own, regions })
     }
 
     /// Whether every byte checks; how many samples there are.
@@ -218,9 +236,10 @@ impl<'a> Block<'a> {
         take_times(&mut Take(&bytes), self.rows)
     }
 
-    /// Per column: one byte (0 all rows, 1 a bitmap) and the bitmap.
+    /// Per column: one byte (0 all rows, 1 a bitmap) and the bitmap. Empty: all rows everywhere.
     pub(super) fn validity(&self) -> Result<Vec<Option<Vec<u8>>>, String> {
-        if self.own {
+        // No bitmap at all is what most blocks have; that is seen in the directory.
+        if self.own || self.regions.get(1).is_some_and(|r| r.raw as usize == self.columns) {
             return Ok(Vec::new());
         }
         let bytes = self.region(1)?;
@@ -262,7 +281,7 @@ impl<'a> Block<'a> {
         column: usize,
         times: &[i64],
         valid: &[Option<Vec<u8>>],
-        each: &mut dyn FnMut(i64, u64),
+        each: &mut impl FnMut(i64, u64),
     ) -> Result<(), String> {
         let place = column.checked_sub(group.first).and_then(|place| group.starts.get(place));
         let &(start, end) = place.ok_or("the column is not in this group")?;
@@ -280,8 +299,7 @@ impl<'a> Block<'a> {
                 }
             });
         }
-        let bitmap = valid.get(column).ok_or("the validity ends early")?.as_deref();
-        let Some(bitmap) = bitmap else {
+        let Some(bitmap) = valid.get(column).and_then(Option::as_deref) else {
             let mut at = times.iter();
             return take_values(&mut take, times.len(), &mut |raw| {
                 if let Some(&time) = at.next() {
@@ -301,18 +319,50 @@ impl<'a> Block<'a> {
 
     fn region(&self, index: usize) -> Result<Vec<u8>, String> {
         let region = self.regions.get(index).ok_or("no such part")?;
-        let bytes = self.data.bytes(region.offset as usize, region.length as usize)?;
+        let (offset, length) = (region.offset as usize, region.length as usize);
+        let bytes = match self.front.get(offset..offset.saturating_add(length)) {
+            Some(bytes) => Cow::Borrowed(bytes),
+            None => self.data.bytes(offset, length)?,
+        };
         if crc32c::crc32c(&bytes) != region.crc {
             return Err(format!("part {index}: its CRC32C differs"));
         }
         match region.codec {
             0 => Ok(bytes.into_owned()),
-            1 if (region.raw as usize) <= REGION_BYTES_MAX => {
-                zstd::bulk::decompress(&bytes, region.raw as usize).map_err(|e| e.to_string())
-            }
+            1 if (region.raw as usize) <= REGION_BYTES_MAX => unpack(&bytes, region.raw as usize),
             _ => Err(format!("part {index}: its codec or size is impossible")),
         }
     }
+}
+
+thread_local! {
+    /// A context costs more to make than a group to decompress.
+    static UNPACK: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    static PACK: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+}
+
+fn unpack(bytes: &[u8], length: usize) -> Result<Vec<u8>, String> {
+    UNPACK.with_borrow_mut(|context| {
+        let context = match context {
+            Some(context) => context,
+            none => none.insert(Decompressor::new().map_err(|e| e.to_string())?),
+        };
+        context.decompress(bytes, length).map_err(|e| e.to_string())
+    })
+}
+
+/// `None` where it would not be shorter.
+fn pack(raw: &[u8], level: i32) -> Option<Vec<u8>> {
+    if raw.len() < PACK_BYTES_MIN {
+        return None;
+    }
+    PACK.with_borrow_mut(|context| {
+        if context.as_ref().is_none_or(|(of, _)| *of != level) {
+            *context = Some((level, Compressor::new(level).ok()?));
+        }
+        let (_, context) = context.as_mut()?;
+        context.compress(raw).ok().filter(|packed| packed.len() < raw.len())
+    })
 }
 
 fn span(content: Content<'_>) -> (i64, i64, usize) {
@@ -432,6 +482,10 @@ pub(super) const LEVEL_YOUNG: i32 = 1;
 const MAGIC: [u8; 4] = *b"HB1\x01";
 const HEADER: usize = 64;
 const REGION: usize = 20;
+/// Read at once: the directory, times and validity of a few hundred columns.
+const FRONT: usize = 4096;
+/// zstd's own header and checks make anything shorter longer.
+const PACK_BYTES_MIN: usize = 24;
 const COLUMNS_MAX: usize = 65_536;
 /// Rows of one block: 10 min at 100 Hz, and room for late ones.
 pub(super) const ROWS_MAX: usize = 1 << 18;

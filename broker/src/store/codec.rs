@@ -97,7 +97,7 @@ pub(super) fn put_values(out: &mut Vec<u8>, raws: &[u64], kind: Kind) {
 pub(super) fn take_values(
     take: &mut Take<'_>,
     count: usize,
-    each: &mut dyn FnMut(u64),
+    each: &mut impl FnMut(u64),
 ) -> Result<(), String> {
     let [codec, scale] = take.array::<2>()?;
     match (codec, scale) {
@@ -177,7 +177,7 @@ fn take_deltas(
     take: &mut Take<'_>,
     count: usize,
     twice: bool,
-    each: &mut dyn FnMut(u64),
+    each: &mut impl FnMut(u64),
 ) -> Result<(), String> {
     let (mut last, mut before) = (0_u64, 0_u64);
     for index in 0..count {

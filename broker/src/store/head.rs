@@ -42,8 +42,19 @@ pub(super) struct Section {
     /// From the first to the last sample, wherever they are.
     pub(super) span: (i64, i64),
     pub(super) rows: Rows,
-    /// Encoded blocks in memory, oldest first.
-    pub(super) young: Vec<Arc<Vec<u8>>>,
+    /// Encoded blocks in memory, in the order they were made.
+    pub(super) young: Vec<Young>,
+}
+
+/// An encoded block in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Young {
+    pub(super) first_ms: i64,
+    pub(super) last_ms: i64,
+    pub(super) rows: usize,
+    /// It is being written to a segment as it is.
+    pub(super) sealed: bool,
+    pub(super) bytes: Arc<Vec<u8>>,
 }
 
 /// Rows one after the other.
@@ -138,6 +149,14 @@ impl Rows {
         if let Some(byte) = self.valid.get_mut(row * stride + column / 8) {
             *byte |= 1 << (column % 8);
         }
+    }
+
+    /// Appends rows of as many columns.
+    pub(super) fn append(&mut self, other: Self) {
+        assert!(other.columns == self.columns);
+        self.times.extend(other.times);
+        self.values.extend(other.values);
+        self.valid.extend(other.valid);
     }
 
     fn push_from(&mut self, other: &Self, row: usize) {

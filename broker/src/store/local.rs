@@ -9,7 +9,7 @@ use super::head::{Source, split_remote};
 use super::redis::{Archive, Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
-use super::segment::{Footer, Segment, io};
+use super::segment::{Footer, Loaded, Segment, io};
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
@@ -17,10 +17,11 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use strobe_journal::{Journal, free_bytes};
+use strobe_journal::{Journal, Position, free_bytes};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
@@ -60,13 +61,15 @@ pub(super) struct Written {
 pub(super) struct Shared {
     pub(super) config: StoreConfig,
     sources: RwLock<BTreeMap<u128, Arc<Source>>>,
-    /// Of all steps, by first time.
-    segments: RwLock<Vec<Arc<Segment>>>,
+    /// Of all steps, by first time; a reader takes all of them with one count.
+    segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     counts: Mutex<StoreCounts>,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
     removed_ms: AtomicI64,
+    /// Behind the last committed record of the WAL.
+    synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     last_number: AtomicU64,
 }
@@ -101,6 +104,7 @@ impl Store {
             counts: Mutex::default(),
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(i64::MIN),
+            synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
@@ -109,6 +113,7 @@ impl Store {
             replay.record(number, record);
         });
         let (journal, damage) = journal?;
+        shared.note_synced(journal.synced());
         let (recovery, schemas, labels, wal_last_ms) = replay.finish(&damage);
         let upkeep = Upkeep::new(&shared, now_ms);
         let writer = Writer {
@@ -129,6 +134,11 @@ impl Store {
     #[must_use]
     pub fn counts(&self) -> StoreCounts {
         self.shared.count(|_| ())
+    }
+
+    /// Counts samples that were not taken.
+    pub(crate) fn refused(&self, samples: u64) {
+        self.shared.count(|counts| counts.samples_refused += samples);
     }
 
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
@@ -155,20 +165,45 @@ impl Store {
     ) -> Vec<(Arc<Segment>, (i64, i64))> {
         let segments = self.shared.segments();
         let mut out = Vec::new();
-        for segment in segments {
+        for segment in segments.iter() {
             let (from, to) = floors.part(segment.step_ms, bounds);
             if from <= to && segment.first_ms <= to && from <= segment.last_ms {
-                out.push((segment, (from, to)));
+                out.push((Arc::clone(segment), (from, to)));
             }
         }
         out
     }
 
-    /// Counts a block that could not be read.
+    /// Counts a block that could not be read, and tells who asked.
     pub(super) fn corrupt(&self, path: &Path, offset: u64, why: &str) {
         let counts = self.shared.count(|counts| counts.blocks_corrupt += 1);
+        let text = format!("{} at byte {offset}: {why}; the block is left out", path.display());
         if counts.blocks_corrupt < LOG_MAX {
-            log::error!("{} at byte {offset}: {why}; the block is left out", path.display());
+            log::error!("{text}");
+        }
+        self.warn(text);
+    }
+
+    /// Says what the answer of this handle's query lacks.
+    pub(super) fn warn(&self, text: String) {
+        if let Some(errand) = &self.errand {
+            errand.warn(text);
+        }
+    }
+
+    /// A segment to read from. One that retention has removed since it was looked up has no
+    /// samples that anyone is owed; one that cannot be read is named, and is not the end of a query.
+    pub(super) fn opened(&self, segment: &Segment) -> Option<Arc<Loaded>> {
+        match segment.loaded() {
+            Ok(loaded) => {
+                loaded.damage.iter().for_each(|place| self.warn(place.clone()));
+                Some(loaded)
+            }
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                self.corrupt(&segment.path, 0, &error.to_string());
+                None
+            }
         }
     }
 }
@@ -302,7 +337,7 @@ impl Writer {
     /// The last WAL file that nothing is appended to any more.
     #[must_use]
     pub fn wal_closed(&self) -> Option<u64> {
-        self.journal.closed().last().copied()
+        self.journal.closed().last()
     }
 
     /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
@@ -323,7 +358,8 @@ impl Writer {
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
     pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        super::upkeep::tick(self, now_ms)
+        super::upkeep::tick(self, now_ms)?;
+        super::upkeep::release(self)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
@@ -345,16 +381,34 @@ impl Writer {
     /// As [`Writer::commit`], whatever space is left.
     pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
         self.journal.commit()?;
+        self.shared.note_synced(self.journal.synced());
         let mut samples = 0;
         for pending in self.pending.drain(..) {
             samples += self.shared.apply(pending, i64::MIN);
         }
         self.pending_bytes = 0;
+        let wal_bytes = self.journal.bytes();
         self.shared.count(|counts| {
             counts.samples += samples;
             counts.commits += 1;
+            counts.wal_bytes = wal_bytes;
         });
+        if self.shared.config.wal_file_bytes <= self.journal.active_bytes() {
+            // What was committed is safe in the old file; without room for a new one it grows.
+            match self.rotate() {
+                Ok(_) => {}
+                Err(error) => log::warn!("the write-ahead log's file is not changed: {error}"),
+            }
+        }
         Ok(())
+    }
+
+    /// Closes the WAL file, in which all is visible by now; the next one stands alone.
+    pub(super) fn rotate(&mut self) -> Result<u64, StoreError> {
+        assert!(self.pending.is_empty());
+        let closed = self.journal.rotate()?;
+        self.written = Written::default();
+        Ok(closed)
     }
 
     fn floor(&self) -> Result<(), StoreError> {
@@ -425,29 +479,40 @@ impl Shared {
         Arc::clone(sources.entry(id).or_insert_with(new))
     }
 
-    pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        Arc::clone(&self.segments.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn add_segment(&self, segment: Segment) {
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut shared);
         segments.push(Arc::new(segment));
         segments.sort_by_key(|segment| (segment.first_ms, segment.path.clone()));
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        drop(segments);
+        drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
     }
 
     pub(super) fn remove_segment(&self, path: &Path) {
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut shared);
         for segment in segments.iter().filter(|segment| segment.path == path) {
             self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
             self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
         }
         segments.retain(|segment| segment.path != path);
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        drop(segments);
+        drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    /// Behind the last committed record of the WAL.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_synced(&self, at: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     pub(super) fn removed_ms(&self) -> i64 {

@@ -8,7 +8,7 @@ use super::StoreError;
 use super::block::{
     Block, Content, Data, GROUP, LEVEL_SEALED, LEVEL_YOUNG, Meta, ROWS_MAX, encode,
 };
-use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState};
+use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState, Young};
 use super::segment::{Segment, SegmentWriter};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,10 +49,10 @@ impl SealJob {
                 seal_remote(source.id, &mut state, self.cut_ms);
                 for (&id, section) in &mut state.sections {
                     seal_rows(source.id, id, section, self.cut_ms)?;
-                    let own = section
-                        .young
-                        .iter()
-                        .map(|block| (id, Arc::clone(&section.schema), Arc::clone(block)));
+                    let own =
+                        section.young.iter().filter(|young| young.sealed).map(|young| {
+                            (id, Arc::clone(&section.schema), Arc::clone(&young.bytes))
+                        });
                     blocks.extend(own);
                 }
                 Arc::clone(&state.labels)
@@ -98,7 +98,7 @@ impl Done {
         let mut bytes = 0;
         for (source, schema, block) in self.blocks {
             if let Some(section) = source.write().sections.get_mut(&schema) {
-                section.young.retain(|young| !Arc::ptr_eq(young, &block));
+                section.young.retain(|young| !Arc::ptr_eq(&young.bytes, &block));
                 bytes += block.len();
             }
         }
@@ -106,13 +106,32 @@ impl Done {
     }
 }
 
-/// Encodes a section's plain rows into a young block if there are many.
+/// Encodes a section's plain rows into a young block if there are many, and many small young
+/// blocks into one: it is smaller, and a reader opens one instead of eight.
 pub(super) fn make_young(source: u128, id: u64, section: &mut Section) {
     if section.rows.len() < YOUNG_ROWS {
         return;
     }
     let rows = std::mem::replace(&mut section.rows, Rows::new(section.schema.columns.len()));
-    section.young.push(Arc::new(encode_rows(source, id, section, rows, LEVEL_YOUNG)));
+    push_young(source, id, section, rows);
+    let small = |young: &&Young| !young.sealed && young.rows < YOUNG_ROWS * MERGED;
+    if section.young.iter().rev().take_while(small).count() < MERGED {
+        return;
+    }
+    let first = section.young.len() - MERGED;
+    let mut rows = Rows::new(section.schema.columns.len());
+    for young in section.young.iter().skip(first) {
+        // What was encoded in memory decodes; if not, it is left as it is and the seal says so.
+        let Ok(more) = decode_rows(&young.bytes) else { return };
+        rows.append(more);
+    }
+    section.young.truncate(first);
+    push_young(source, id, section, rows);
+}
+
+fn push_young(source: u128, id: u64, section: &mut Section, rows: Rows) {
+    let young = encode_rows(source, id, section, rows, LEVEL_YOUNG);
+    section.young.push(young);
 }
 
 /// Makes one block of everything before the cut, and plain rows of the rest.
@@ -123,7 +142,7 @@ fn seal_rows(source: u128, id: u64, section: &mut Section, cut_ms: i64) -> Resul
     let mut before = Rows::new(section.schema.columns.len());
     let mut after = before.clone();
     for young in &section.young {
-        let rows = decode_rows(young).map_err(|why| StoreError::Corrupt {
+        let rows = decode_rows(&young.bytes).map_err(|why| StoreError::Corrupt {
             path: PathBuf::from("memory"),
             offset: 0,
             why,
@@ -136,7 +155,8 @@ fn seal_rows(source: u128, id: u64, section: &mut Section, cut_ms: i64) -> Resul
     // A block's rows are bounded; what a flood of late rows leaves over is further blocks.
     before.sort();
     for rows in before.pieces(ROWS_MAX) {
-        section.young.push(Arc::new(encode_rows(source, id, section, rows, LEVEL_SEALED)));
+        let block = encode_rows(source, id, section, rows, LEVEL_SEALED);
+        section.young.push(Young { sealed: true, ..block });
     }
     Ok(())
 }
@@ -168,15 +188,27 @@ fn seal_remote(source: u128, state: &mut SourceState, cut_ms: i64) {
         let (first, last) = span.fold((i64::MAX, i64::MIN), |s, t| (s.0.min(t), s.1.max(t)));
         let section = state.section(id, &schema);
         section.widen(first, last);
-        section.young.push(Arc::new(bytes));
+        section.young.push(Young {
+            first_ms: first,
+            last_ms: last,
+            rows: 0,
+            sealed: true,
+            bytes: Arc::new(bytes),
+        });
     }
 }
 
-fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: i32) -> Vec<u8> {
+fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: i32) -> Young {
     rows.sort();
     let kinds: Vec<Kind> = section.schema.columns.iter().map(|column| column.kind).collect();
     let meta = Meta { source, schema: id, step_ms: 0 };
-    encode(&meta, Content::Rows(&rows), &kinds, level)
+    Young {
+        first_ms: rows.times.first().copied().unwrap_or(i64::MAX),
+        last_ms: rows.times.last().copied().unwrap_or(i64::MIN),
+        rows: rows.len(),
+        sealed: false,
+        bytes: Arc::new(encode(&meta, Content::Rows(&rows), &kinds, level)),
+    }
 }
 
 pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
@@ -201,3 +233,5 @@ pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
 
 /// Rows kept plain: 200 columns of 1,000 hosts are 48 MB at most.
 const YOUNG_ROWS: usize = 30;
+/// Young blocks that become one.
+const MERGED: usize = 8;

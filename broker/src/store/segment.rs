@@ -75,6 +75,8 @@ pub(super) struct Segment {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) file: File,
+    /// What of it could not be read.
+    pub(super) damage: Vec<String>,
     entries: Vec<Entry>,
 }
 
@@ -188,8 +190,10 @@ impl Segment {
             return Ok(Arc::clone(loaded));
         }
         let file = File::open(&self.path).map_err(io("open", &self.path))?;
-        let footer = read_footer(&file, &self.path, self.bytes, &mut Vec::new())?;
-        let new = Arc::new(Loaded { file, entries: footer.entries });
+        let mut damage = Vec::new();
+        let footer = read_footer(&file, &self.path, self.bytes, &mut damage)?;
+        damage.truncate(DAMAGE_MAX);
+        let new = Arc::new(Loaded { file, damage, entries: footer.entries });
         *loaded = Some(Arc::clone(&new));
         Ok(new)
     }
