@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
             Kind::Word if !RESERVED.iter().any(|word| self.is(word)) => {
                 self.next += 1;
                 let known = |word: &&str| token.text.eq_ignore_ascii_case(word);
-                let grouped = AGGREGATIONS.iter().any(|word| known(word))
+                let grouped = AGGREGATIONS.iter().any(known)
                     && (self.is("(") || self.is("by") || self.is("without"));
                 if grouped {
                     self.grouping()?;
