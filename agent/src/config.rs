@@ -194,22 +194,10 @@ impl Config {
 /// The text of `--help`, from the table.
 #[must_use]
 pub fn help() -> String {
-    use std::fmt::Write;
-    let mut out = String::from(
-        "Watches this host: reads /proc and sends it to a Strobe broker, or serves it to Prometheus.\n\n\
-         Usage: strobe-agent [--config FILE] [FLAGS]\n\n\
-         A flag wins over its environment variable, which wins over the file.\n\n",
-    );
-    for key in KEYS {
-        let form = if key.default == "false" { "" } else { " VALUE" };
-        let _ = writeln!(out, "  --{}{form}", key.flag);
-        let default = if key.default.is_empty() { "unset" } else { key.default };
-        let _ = writeln!(out, "      {}", key.help);
-        let _ = writeln!(out, "      {} in the file, {}; default: {default}", key.name, key.env);
-    }
-    out.push_str("  --config FILE\n      TOML file (STROBE_CONFIG).\n");
-    out.push_str("  --version, --help\n");
-    out
+    "Watches this host: reads /proc and sends it to a Strobe broker, or serves it to Prometheus.\n\n\
+     Usage: strobe-agent [--config FILE] [FLAGS]\n\n"
+        .to_owned()
+        + &strobe_wire::program::help(KEYS)
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {

@@ -1,6 +1,5 @@
 //! `strobe-agent`: watches one host.
 
-use nix::sys::signal::{SigSet, Signal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +10,18 @@ use strobe_agent::exposition::sample;
 use strobe_agent::run::{Stop, run};
 use strobe_agent::sampler::{Sampler, Tick};
 use strobe_agent::schemas::Table;
-use strobe_wire::settings::Settings;
+use strobe_wire::program;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match act(args) {
+    match act(&args) {
         Ok(text) => print(&text),
         Err(error) => complain(&error.to_string()),
     }
 }
 
 /// Does what the command line says; what it returns is printed.
-fn act(mut args: Vec<String>) -> Result<String, Box<dyn std::error::Error>> {
+fn act(args: &[String]) -> Result<String, Box<dyn std::error::Error>> {
     if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
         return Ok(help());
     }
@@ -30,16 +29,7 @@ fn act(mut args: Vec<String>) -> Result<String, Box<dyn std::error::Error>> {
         return Ok(format!("strobe-agent {}\n", env!("CARGO_PKG_VERSION")));
     }
     let env = |name: &str| std::env::var(name).ok();
-    let file = match config_file(&mut args)?.or_else(|| env("STROBE_CONFIG")) {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| format!("reading the configuration {path}: {error}"))?;
-            Some((path, text))
-        }
-    };
-    let file = file.as_ref().map(|(path, text)| (path.as_str(), text.as_str()));
-    let settings = Settings::load(KEYS, file, &env, &args)?;
+    let settings = program::settings(KEYS, args)?;
     let config = Config::new(&settings, &env)?;
     if config.once {
         let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
@@ -59,7 +49,7 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
                 .into(),
         );
     }
-    log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Info))?;
+    program::log_to_stderr("strobe-agent", log::LevelFilter::Info);
     let exporter = match config.listen {
         None => None,
         Some(address) => {
@@ -73,8 +63,7 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
         // Without a broker nothing is owed to anybody: a signal just ends the process.
         (Some(exporter), None) => exporter.run()?,
         (exporter, _) => {
-            let stop = Stop::new()?;
-            stop_on_signals(&stop)?;
+            let stop = Stop::on_signals()?;
             if let Some(exporter) = exporter {
                 serve_beside(exporter)?;
             }
@@ -93,40 +82,6 @@ fn serve_beside(exporter: Exporter) -> std::io::Result<()> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT are blocked in every thread and taken by one that stops the agent.
-fn stop_on_signals(stop: &Stop) -> Result<(), Box<dyn std::error::Error>> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    let stop = stop.clone();
-    std::thread::Builder::new().name("strobe-signal".to_owned()).stack_size(64 << 10).spawn(
-        move || {
-            // An error cannot happen (the set is valid); stopping is the safe answer to it.
-            let _ = signals.wait();
-            stop.stop();
-        },
-    )?;
-    Ok(())
-}
-
-/// Takes `--config FILE` out of the arguments.
-fn config_file(args: &mut Vec<String>) -> Result<Option<String>, String> {
-    let Some(at) = args.iter().position(|arg| arg == "--config" || arg.starts_with("--config="))
-    else {
-        return Ok(None);
-    };
-    let flag = args.remove(at);
-    if let Some(path) = flag.strip_prefix("--config=") {
-        return Ok(Some(path.to_owned()));
-    }
-    if at < args.len() {
-        Ok(Some(args.remove(at)))
-    } else {
-        Err("--config needs a file".to_owned())
-    }
-}
-
 fn print(text: &str) -> ExitCode {
     use std::io::Write;
     // A reader that went away (`| head`) is no failure.
@@ -142,22 +97,5 @@ fn complain(error: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Info
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            complain(&format!("{}: {}", record.level().as_str().to_lowercase(), record.args()));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-static LOGGER: Logger = Logger;
 /// How long `--once` waits for file systems: node_exporter's mount time-out.
 const ONCE_WAIT: Duration = Duration::from_secs(5);

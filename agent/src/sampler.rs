@@ -11,14 +11,22 @@
 //! [`SECTION_COLUMNS_MAX`] columns is cut into `name`, `name.1`, …, [`PARTS_MAX`] at most; columns
 //! beyond that are left out and counted in `strobe_sampler_columns_refused`.
 
-use crate::hazard::{Answer, Hazard, Target, space};
-use crate::readers::filesystem::{self, Mount};
-use crate::readers::host::Resource;
+mod mounts;
+mod name;
+mod section;
+mod source;
+
+use crate::readers::filesystem::Mount;
 pub use crate::readers::host::Uname;
-use crate::readers::kept::{Buffer, Kept, Shape};
+use crate::readers::kept::{Buffer, Kept};
 use crate::readers::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use crate::readers::{Format, GAUGE, column};
 use crate::schemas::Table;
+use mounts::Mounts;
+use name::KernelName;
+pub use section::PARTS_MAX;
+use section::{Part, Section, parts};
+use source::{COLLECTORS, SECTIONS, files};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -102,52 +110,10 @@ enum Feed {
     Cost,
 }
 
-#[derive(Debug)]
-struct Section {
-    name: &'static str,
-    /// Source and column behind each column of the rows, over all parts.
-    plan: Vec<(usize, usize)>,
-    parts: Vec<Part>,
-    changed: bool,
-    /// Whether this tick has a row of it.
-    due: bool,
-    refused: u64,
-}
-
-#[derive(Debug)]
-struct Part {
-    schema: Arc<Schema>,
-    id: SchemaId,
-    plan: Range<usize>,
-    values: Vec<u64>,
-    valid: Vec<u8>,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     ns: u64,
     success: bool,
-}
-
-#[derive(Debug)]
-struct KernelName {
-    procfs: PathBuf,
-    hostname: Kept,
-    last: Vec<u8>,
-    uname: Uname,
-}
-
-#[derive(Debug)]
-struct Mounts {
-    files: [Kept; 2],
-    rootfs: PathBuf,
-    last: Vec<u8>,
-    list: Vec<Mount>,
-    hazard: Hazard,
-    interval_ns: u64,
-    asked_ns: Option<u64>,
-    next_ns: u64,
-    hung: u64,
 }
 
 impl Sampler {
@@ -162,12 +128,7 @@ impl Sampler {
             sources: Vec::new(),
             sections: SECTIONS.map(Section::new).into(),
             costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
-            name: KernelName {
-                procfs: trees.procfs.clone(),
-                hostname: Kept::new(trees.procfs.join("sys/kernel/hostname"), Shape::Whole),
-                last: Vec::with_capacity(256),
-                uname: Uname::read(&trees.procfs),
-            },
+            name: KernelName::new(&trees.procfs),
             mounts: Mounts::new(trees),
         };
         for (path, shape, feeds) in files() {
@@ -181,7 +142,7 @@ impl Sampler {
         sampler.add(Feed::Time, "host", "time", true);
         sampler.add(Feed::Uname, "host", "uname", true);
         sampler.add(Feed::Filesystem, "filesystem", "filesystem", true);
-        sampler.add(Feed::Cost, "cost", "cost", false);
+        sampler.add(Feed::Cost, "host", "", false);
         sampler
     }
 
@@ -252,7 +213,7 @@ impl Sampler {
 
     fn read_name(&mut self, now: Tick) {
         let before = (self.clock)();
-        let renamed = self.name.refresh(&mut self.buffer);
+        let renamed = self.name.refresh(now.boottime_ns, &mut self.buffer);
         for source in &mut self.sources {
             let value = match source.feed {
                 Feed::Time => now.wall_ns.cast_unsigned(),
@@ -404,352 +365,15 @@ impl Source {
     }
 }
 
-impl Section {
-    fn new(name: &'static str) -> Self {
-        Self { name, plan: Vec::new(), parts: Vec::new(), changed: true, due: true, refused: 0 }
-    }
-}
-
-impl KernelName {
-    /// Whether the host has another name than before.
-    fn refresh(&mut self, buffer: &mut Buffer) -> bool {
-        let Some(name) = self.hostname.read(buffer) else { return false };
-        if name == self.last {
-            return false;
-        }
-        let first = self.last.is_empty();
-        self.last.clear();
-        self.last.extend_from_slice(name);
-        let uname = Uname::read(&self.procfs);
-        let renamed = uname != self.uname;
-        self.uname = uname;
-        renamed && !first
-    }
-}
-
-impl Mounts {
-    fn new(trees: &Trees) -> Self {
-        let kept = |name| Kept::new(trees.procfs.join(name), Shape::Records);
-        Self {
-            // The first process sees the host's mounts even from a container with the host's /proc.
-            files: ["1/mounts", "mounts"].map(kept),
-            rootfs: trees.rootfs.clone(),
-            last: Vec::new(),
-            list: Vec::new(),
-            hazard: Hazard::new(space),
-            interval_ns: trees.filesystem_interval_ms.saturating_mul(1_000_000),
-            asked_ns: None,
-            next_ns: 0,
-            hung: 0,
-        }
-    }
-
-    /// Asks for the space of all mounts when it is time; false if the list cannot be read.
-    fn ask(&mut self, now_ns: u64, buffer: &mut Buffer) -> bool {
-        if self.asked_ns.is_some() || now_ns < self.next_ns {
-            return true;
-        }
-        let [first, second] = &mut self.files;
-        let bytes = match first.read(buffer) {
-            Some(_) => first.last(buffer),
-            None => second.read(buffer),
-        };
-        let Some(bytes) = bytes else { return false };
-        if bytes != self.last {
-            self.last.clear();
-            self.last.extend_from_slice(bytes);
-            self.list = filesystem::parse(bytes);
-            for mount in &mut self.list {
-                mount.rebase(&self.rootfs);
-            }
-            let rootfs = &self.rootfs;
-            let target = |mount: &Mount| Target {
-                path: rootfs.join(mount.point.trim_start_matches('/')),
-                trusted: mount.answers_from_memory(),
-            };
-            self.hazard.aim(&self.list.iter().map(target).collect::<Vec<_>>());
-        }
-        self.hazard.ask(now_ns);
-        self.asked_ns = Some(now_ns);
-        self.next_ns = now_ns.saturating_add(self.interval_ns);
-        true
-    }
-
-    fn is_ready(&self, now_ns: u64) -> bool {
-        let Some(asked_ns) = self.asked_ns else { return false };
-        WAIT_NS <= now_ns.saturating_sub(asked_ns) || self.hazard.is_settled(now_ns)
-    }
-
-    fn put(&mut self, now_ns: u64, sheet: &mut Sheet) {
-        let (list, mut hung) = (&self.list, 0);
-        let answered = self.hazard.answers(now_ns, |index, answer| {
-            let Some(mount) = list.get(index) else { return };
-            hung += u64::from(answer == Answer::Hung);
-            sheet.put(0, mount.key(), &mount.values(answer), Repair::None);
-        });
-        if answered {
-            self.hung = hung;
-            return;
-        }
-        for mount in list {
-            sheet.put(0, mount.key(), &mount.values(Answer::Pending), Repair::None);
-        }
-    }
-}
-
-/// What one parser of a file is for.
-struct FileFeed {
-    format: Format,
-    section: &'static str,
-    collector: &'static str,
-    needed: bool,
-}
-
-/// Every file, how the kernel hands it out, and who parses it.
-fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
-    let feed = |format, section, collector| FileFeed { format, section, collector, needed: true };
-    let host = |format, collector| vec![feed(format, "host", collector)];
-    let extra =
-        |format, collector| vec![FileFeed { needed: false, ..feed(format, "host", collector) }];
-    let pressure = Format::Pressure;
-    let sockstat = Format::Sockstat { page_bytes: page_bytes() };
-    let stat = vec![feed(Format::Stat, "host", "stat"), feed(Format::Cores, "cpu", "cpu")];
-    vec![
-        ("stat", Shape::Whole, stat),
-        ("loadavg", Shape::Whole, host(Format::Load, "loadavg")),
-        ("meminfo", Shape::Whole, host(Format::Meminfo, "meminfo")),
-        ("vmstat", Shape::Records, host(Format::Vmstat, "vmstat")),
-        ("pressure/cpu", Shape::Whole, host(pressure(Resource::Cpu), "pressure")),
-        ("pressure/io", Shape::Whole, host(pressure(Resource::Io), "pressure")),
-        ("pressure/memory", Shape::Whole, host(pressure(Resource::Memory), "pressure")),
-        ("pressure/irq", Shape::Whole, extra(pressure(Resource::Irq), "pressure")),
-        ("sys/fs/file-nr", Shape::Whole, host(Format::Handles, "filefd")),
-        ("net/sockstat", Shape::Whole, host(sockstat, "sockstat")),
-        ("net/sockstat6", Shape::Whole, extra(sockstat, "sockstat")),
-        ("net/netstat", Shape::Whole, host(Format::Pairs, "netstat")),
-        ("net/snmp", Shape::Whole, host(Format::Pairs, "netstat")),
-        ("net/snmp6", Shape::Whole, extra(Format::Six, "netstat")),
-        ("diskstats", Shape::Records, vec![feed(Format::Disks, "disk", "diskstats")]),
-        ("net/dev", Shape::Records, vec![feed(Format::Devices, "net", "netdev")]),
-    ]
-}
-
-fn page_bytes() -> u64 {
-    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    found.ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
-}
-
-fn parts(name: &str, columns: Vec<Column>, table: &Table) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut rest = columns.into_iter().peekable();
-    let mut first = 0;
-    while rest.peek().is_some() {
-        let section = match parts.len() {
-            0 => name.to_owned(),
-            number => format!("{name}.{number}"),
-        };
-        let columns: Vec<_> = rest.by_ref().take(SECTION_COLUMNS_MAX).collect();
-        let count = columns.len();
-        let schema = Arc::new(Schema { section, columns });
-        parts.push(Part {
-            id: table.publish(&schema),
-            schema,
-            plan: first..first + count,
-            values: vec![0; count],
-            valid: vec![0; count.div_ceil(8)],
-        });
-        first += count;
-    }
-    parts
-}
-
 fn mark(sections: &mut [Section], index: usize, changed: bool) {
     if let Some(section) = sections.get_mut(index) {
         section.changed |= changed;
     }
 }
 
-/// Sections of one family.
-pub const PARTS_MAX: usize = 16;
-const SECTIONS: [&str; 6] = ["host", "cpu", "disk", "net", "filesystem", "cost"];
-/// node_exporter's names of the sources; the last is the sampler itself and is not published.
-const COLLECTORS: [&str; 15] = [
-    "cpu",
-    "diskstats",
-    "filefd",
-    "filesystem",
-    "loadavg",
-    "meminfo",
-    "netdev",
-    "netstat",
-    "pressure",
-    "sockstat",
-    "stat",
-    "time",
-    "uname",
-    "vmstat",
-    "",
-];
 const NANOSECONDS: Kind = Kind::Gauge { scale: 9 };
 const COLLECTOR: u8 = 0;
 const TOTALS: u8 = 1;
-/// How long a row of file systems waits for the slowest of them.
-const WAIT_NS: u64 = 900_000_000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-    use std::fs;
-
-    /// A copy of the fixture tree that a test may change.
-    struct Tree(PathBuf);
-
-    impl Tree {
-        fn new(name: &str) -> Self {
-            let to = std::env::temp_dir().join(format!("strobe-{name}-{}", std::process::id()));
-            let from = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/proc/6.18");
-            copy(from.as_ref(), &to);
-            Self(to)
-        }
-
-        fn sampler(&self) -> Sampler {
-            let trees =
-                Trees { procfs: self.0.clone(), rootfs: "/".into(), filesystem_interval_ms: 1000 };
-            Sampler::new(&trees, || 0, Arc::new(Table::new()))
-        }
-
-        fn write(&self, file: &str, text: &str) {
-            fs::write(self.0.join(file), text).unwrap();
-        }
-
-        fn text(&self, file: &str) -> String {
-            fs::read_to_string(self.0.join(file)).unwrap()
-        }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn copy(from: &std::path::Path, to: &std::path::Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
-    }
-
-    /// Section → schema, and `name{device or cpu or collector}` → value.
-    fn read(
-        sampler: &mut Sampler,
-    ) -> (BTreeMap<String, Arc<Schema>>, BTreeMap<String, Option<f64>>) {
-        let (mut schemas, mut values) = (BTreeMap::new(), BTreeMap::new());
-        let now = Tick { wall_ns: 1_500_000_000, boottime_ns: 1 };
-        sampler.tick(now, |row| {
-            assert_eq!(row.schema.check(), Ok(()));
-            assert_eq!(row.values.len(), row.schema.columns.len());
-            assert_eq!(row.schema.id(), row.id);
-            // File systems come a tick later, when their workers are quick.
-            if row.schema.section != "filesystem" {
-                schemas.insert(row.schema.section.clone(), Arc::clone(row.schema));
-            }
-            for (index, column) in row.schema.columns.iter().enumerate() {
-                let first = column.labels.0.first().map_or("", |(_, value)| value);
-                let valid = row.valid[index / 8] >> (index % 8) & 1 == 1;
-                let value = valid.then(|| column.kind.value(row.values[index]));
-                values.insert(format!("{}{{{first}}}", column.name), value);
-            }
-        });
-        (schemas, values)
-    }
-
-    #[test]
-    fn a_disk_that_comes_and_goes_changes_its_section_only() {
-        let tree = Tree::new("disks");
-        let mut sampler = tree.sampler();
-        let (before, values) = read(&mut sampler);
-        assert_eq!(values["node_time_seconds{}"], Some(1.5));
-        let vda = "node_disk_reads_completed_total{vda}";
-        assert_eq!(values[vda], Some(59_896.0));
-        let disks = tree.text("diskstats");
-        tree.write("diskstats", &format!("8 0 sdx {}\n{disks}", "3 ".repeat(17)));
-        let (with, values) = read(&mut sampler);
-        assert_eq!(values["node_disk_reads_completed_total{sdx}"], Some(3.0));
-        assert_eq!(values[vda], Some(59_896.0));
-        tree.write("diskstats", &disks);
-        let (after, _) = read(&mut sampler);
-        assert!(after == before);
-        for (section, schema) in &with {
-            assert_eq!(section == "disk", *schema != before[section], "{section}");
-        }
-    }
-
-    #[test]
-    fn a_source_that_cannot_be_read_has_no_values_and_says_so() {
-        let tree = Tree::new("missing");
-        let mut sampler = tree.sampler();
-        let (before, values) = read(&mut sampler);
-        assert_eq!(values["node_scrape_collector_success{meminfo}"], Some(1.0));
-        tree.write("meminfo", "");
-        let (after, values) = read(&mut sampler);
-        assert_eq!(values["node_memory_MemTotal_bytes{}"], None);
-        assert_eq!(values["node_scrape_collector_success{meminfo}"], Some(0.0));
-        assert_eq!(values["node_scrape_collector_success{cpu}"], Some(1.0));
-        assert_eq!(values["node_load1{}"], Some(0.08));
-        assert!(after == before);
-    }
-
-    #[test]
-    fn many_cores_are_cut_into_sections() {
-        let tree = Tree::new("cores");
-        let cores: String =
-            (0..100).map(|core| format!("cpu{core} 1 2 3 4 5 6 7 8 9 10\n")).collect();
-        tree.write("stat", &format!("cpu 1 2 3 4\n{cores}ctxt 5\n"));
-        let (schemas, values) = read(&mut tree.sampler());
-        let columns = |section: &str| schemas[section].columns.len();
-        assert_eq!([columns("cpu"), columns("cpu.1"), columns("cpu.2")], [400, 400, 200]);
-        assert_eq!(values["node_cpu_guest_seconds_total{99}"], Some(0.1));
-        assert_eq!(values["node_context_switches_total{}"], Some(5.0));
-    }
-
-    /// Two names that differ only in bytes no label can show were two columns of one series, and
-    /// the broker refused the schema.
-    #[test]
-    fn columns_that_would_be_the_same_series_are_refused_and_counted() {
-        let tree = Tree::new("twins");
-        tree.write("meminfo", "A-b: 1 kB\nA.b: 2 kB\n");
-        let mut sampler = tree.sampler();
-        let (_, values) = read(&mut sampler);
-        assert_eq!(values["node_memory_A_b_bytes{}"], Some(1024.0));
-        let (_, values) = read(&mut sampler);
-        assert_eq!(values["strobe_sampler_columns_refused{}"], Some(1.0));
-    }
-
-    #[test]
-    fn another_tree_is_another_host() {
-        let tree = Tree::new("hosts");
-        tree.write("sys/kernel/hostname", "fake-7\n");
-        tree.write("mounts", "/dev/vda / ext4 ro 0 0\n");
-        let mut sampler = tree.sampler();
-        sampler.settle(Tick { wall_ns: 0, boottime_ns: 1 }, Duration::from_secs(5));
-        let (schemas, values) = read(&mut sampler);
-        assert_eq!(sampler.uname().nodename, "fake-7");
-        let info = |column: &&Column| column.name == "node_uname_info";
-        let uname = schemas["host"].columns.iter().find(info).unwrap();
-        assert_eq!(uname.labels.value("nodename"), Some("fake-7"));
-        assert_eq!(values["node_filesystem_readonly{/dev/vda}"], Some(1.0));
-        assert!(values["node_filesystem_size_bytes{/dev/vda}"] > Some(0.0));
-        tree.write("sys/kernel/hostname", "renamed\n");
-        let (schemas, _) = read(&mut sampler);
-        let uname = schemas["host"].columns.iter().find(info).unwrap();
-        assert_eq!(uname.labels.value("nodename"), Some("renamed"));
-    }
-}
+mod tests;

@@ -62,7 +62,6 @@ fn a_tick_reads_seals_and_allocates_nothing() {
             rows += 1;
             sealer.row(now, &row);
         });
-        sealer.wake();
         calls.push(CALLS.with(Cell::get) - before);
         let mut last = None;
         while let Some(slot) = reader.next() {

@@ -4,18 +4,22 @@
 //! without I/O: time and bytes come in, verdicts come out, and the caller does what they say.
 //!
 //! ```text
-//! hello ──▶ open session ──▶ schema* ──▶ frame: Store │ Duplicate │ Consumed
-//!   │                                      │
+//! hello ──▶ open session ──▶ schema* ──▶ frame: Store │ Duplicate │ Lost
+//!   │                                      │                        └ a loss stands in its place
 //!   └ Refusal (counted, said to the peer) ─┘ the session is closed
 //! ```
+//!
+//! (boot, seq) has no hole without a reason here either: a row whose time is out of bounds, and
+//! numbers that a session skips, become entries of the loss ledger ([`Ingest::poll_loss`]).
 //!
 //! Invariants: a frame's host is its certificate's; a (host, boot, seq) is stored at most once,
 //! across sessions and restarts; two live boots of one host are never merged; what is acknowledged
 //! is on disk ([`Ingest::stored`] moves only when the writer says so).
 
 use crate::window::{Admitted, Window};
+use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use strobe_wire::frame::{self, FrameError, Payload};
+use strobe_wire::frame::{self, ArchivedLoss, FrameError, FrameKind, Header, Loss, Payload};
 use strobe_wire::ids::{BootId, HostId, SchemaId, Seq};
 use strobe_wire::limits::{
     LABEL_VALUE_BYTES_MAX, LABELS_MAX, TIME_AHEAD_MAX_MS, TIME_BEHIND_MAX_MS,
@@ -32,6 +36,8 @@ pub struct SessionId(pub u64);
 pub struct Ingest {
     hosts: HashMap<HostId, Host>,
     sessions: HashMap<SessionId, Session>,
+    /// At most a hole for each range beyond, and one more; taken after every frame.
+    losses: VecDeque<Bytes>,
     counts: Counts,
 }
 
@@ -44,6 +50,8 @@ pub struct Counts {
     pub duplicate: u64,
     /// What was refused, by [`Refusal::reason`].
     pub refused: BTreeMap<&'static str, u64>,
+    /// Frames that the loss ledger tells of, by reason: the agents' and the broker's.
+    pub lost: BTreeMap<&'static str, u64>,
 }
 
 /// What to do with a frame.
@@ -53,9 +61,9 @@ pub enum Verdict {
     Store,
     /// It is stored or on its way; acknowledge it with the others.
     Duplicate,
-    /// Its time is out of bounds: counted, never stored, and its number is used up, for it would
-    /// be refused for ever.
-    Consumed,
+    /// Its time is out of bounds, and would be for ever: an entry of the loss ledger is stored in
+    /// its place.
+    Lost,
 }
 
 /// A session that may begin.
@@ -189,10 +197,14 @@ impl Ingest {
         match &result {
             Ok(Verdict::Store) => self.counts.accepted += 1,
             Ok(Verdict::Duplicate) => self.counts.duplicate += 1,
-            Ok(Verdict::Consumed) => *self.counts.refused.entry("time").or_default() += 1,
-            Err(_) => {}
+            Ok(Verdict::Lost) | Err(_) => {}
         }
         self.count(result)
+    }
+
+    /// The next entry of the loss ledger that the last frame made: to be stored before it.
+    pub fn poll_loss(&mut self) -> Option<Bytes> {
+        self.losses.pop_front()
     }
 
     /// The session's stream or connection is gone.
@@ -225,17 +237,17 @@ impl Ingest {
         }
     }
 
-    /// This frame was to be stored and was not: it may come again.
-    pub fn forget(&mut self, host: HostId, boot: BootId, seq: Seq) {
+    /// These were to be stored and were not: they may come again.
+    pub fn forget(&mut self, host: HostId, boot: BootId, first: u64, last: u64) {
         if let Some(boot) = self.boot_mut(host, boot) {
-            boot.window.forget(seq.0);
+            boot.window.forget(first, last);
         }
     }
 
     /// Frames `first..=last` were found in the log at start.
     pub fn replay(&mut self, host: HostId, boot: BootId, first: Seq, last: Seq) {
         let boot = self.hosts.entry(host).or_default().boot(boot, first.0);
-        boot.window.take(first.0, last.0);
+        boot.window.cover(first.0, last.0);
         boot.stored = boot.window.through();
     }
 
@@ -357,23 +369,37 @@ impl Ingest {
         }
         session.heard_ms = now_ms;
         let window = &mut self.hosts.entry(session.host).or_default().boot(session.boot, 1).window;
-        if !session.begun {
-            session.begun = true;
-            window.skip_to(header.seq.0);
+        // An agent tells of a hole before it goes on behind it; its first frame may be that.
+        let told = match frame.payload {
+            Payload::Loss(loss) => cover(window, header.seq.0, loss),
+            Payload::Row(_) | Payload::Event(_) => None,
+        };
+        if !std::mem::replace(&mut session.begun, true) {
+            for (first, last) in window.skip_to(header.seq.0) {
+                let skipped = Cause { reason: "skipped", first, last, time_ns: now_ns(now_ms) };
+                self.losses.push_back(seal(&header, &skipped, now_ms));
+                count_lost(&mut self.counts, skipped.reason, first, last);
+            }
         }
         match window.admit(header.seq.0) {
             Admitted::Duplicate => return Ok(Verdict::Duplicate),
             Admitted::Full => return Err(Refusal::Sequence(header.seq.0)),
             Admitted::New => {}
         }
-        if let Payload::Loss(loss) = frame.payload
-            && loss.last.to_native() < header.seq.0
-        {
-            window.cover(loss.first.to_native(), loss.last.to_native());
+        if let Some((reason, first, last)) = told {
+            count_lost(&mut self.counts, reason, first, last);
         }
         let ahead_ms = (header.wall_ns / 1_000_000).saturating_sub(now_ms);
         let in_time = (-TIME_BEHIND_MAX_MS..=TIME_AHEAD_MAX_MS).contains(&ahead_ms);
-        Ok(if in_time { Verdict::Store } else { Verdict::Consumed })
+        // The bounds keep blocks apart; what is told in words is told whatever the clock says.
+        if in_time || !matches!(frame.payload, Payload::Row(_)) {
+            return Ok(Verdict::Store);
+        }
+        let seq = header.seq.0;
+        let late = Cause { reason: "time", first: seq, last: seq, time_ns: header.wall_ns };
+        self.losses.push_back(seal(&header, &late, now_ms));
+        count_lost(&mut self.counts, late.reason, seq, seq);
+        Ok(Verdict::Lost)
     }
 
     fn count<T>(&mut self, result: Result<T, Refusal>) -> Result<T, Refusal> {
@@ -426,6 +452,52 @@ impl Host {
     }
 }
 
+/// Why numbers of a boot are not stored.
+struct Cause {
+    reason: &'static str,
+    first: u64,
+    last: u64,
+    /// When they are from, as far as it is known.
+    time_ns: i64,
+}
+
+/// Closes the hole that an agent's entry of the ledger tells of, if it lies before the entry.
+fn cover(window: &mut Window, seq: u64, loss: &ArchivedLoss) -> Option<(&'static str, u64, u64)> {
+    let (first, last) = (loss.first.to_native(), loss.last.to_native());
+    if seq <= last {
+        return None;
+    }
+    window.cover(first, last);
+    // A counter's label is not the agent's to choose.
+    let reason = AGENT_REASONS.iter().find(|reason| **reason == loss.reason.as_str());
+    Some((reason.copied().unwrap_or("other"), first, last))
+}
+
+/// An entry of the ledger by the broker. It stands at its last number, so that a replay of the log
+/// finds all its numbers taken.
+fn seal(of: &Header, cause: &Cause, now_ms: i64) -> Bytes {
+    let header = Header {
+        kind: FrameKind::Loss,
+        seq: Seq(cause.last),
+        wall_ns: now_ns(now_ms),
+        schema: SchemaId(0),
+        ..*of
+    };
+    let (reason, first, last) = (cause.reason.to_owned(), cause.first, cause.last);
+    let (from_ns, to_ns) = (cause.time_ns, cause.time_ns);
+    let loss = Loss { reason, first, last, from_ns, to_ns };
+    Bytes::from(frame::seal_loss(&header, &loss).expect("a reason of one word fits a frame"))
+}
+
+fn count_lost(counts: &mut Counts, reason: &'static str, first: u64, last: u64) {
+    let count = counts.lost.entry(reason).or_default();
+    *count = count.saturating_add(last.saturating_sub(first).saturating_add(1));
+}
+
+fn now_ns(now_ms: i64) -> i64 {
+    now_ms.saturating_mul(1_000_000)
+}
+
 fn fault(hello: &Hello) -> Option<&'static str> {
     let sized = |text: &str| !text.is_empty() && text.len() <= LABEL_VALUE_BYTES_MAX;
     if !sized(&hello.instance) || !sized(&hello.job) {
@@ -453,6 +525,8 @@ fn fault(hello: &Hello) -> Option<&'static str> {
     None
 }
 
+/// Reasons that agents give.
+const AGENT_REASONS: [&str; 3] = ["ring_full", "oversize", "malformed"];
 /// Boots remembered of one host; the oldest is forgotten. Its frames are older than the log's.
 const BOOTS_MAX: usize = 16;
 /// Schemas remembered of one session.
@@ -514,6 +588,17 @@ mod tests {
         out[..length].to_vec()
     }
 
+    /// Number, reason, first and last of every entry that waits.
+    fn losses(ingest: &mut Ingest) -> Vec<(u64, String, u64, u64)> {
+        let entry = |bytes: Bytes| {
+            let frame = frame::open(&bytes).unwrap();
+            let Payload::Loss(loss) = frame.payload else { panic!("not a loss") };
+            let (first, last) = (loss.first.to_native(), loss.last.to_native());
+            (frame.header.seq.0, loss.reason.to_string(), first, last)
+        };
+        std::iter::from_fn(|| ingest.poll_loss()).map(entry).collect()
+    }
+
     fn opened() -> Ingest {
         let mut ingest = Ingest::default();
         ingest.hello(ONE, HostId(7), &hello(1), NOW).unwrap();
@@ -566,20 +651,38 @@ mod tests {
     }
 
     #[test]
-    fn times_far_off_use_up_their_number_and_are_not_stored() {
+    fn a_row_whose_time_is_far_off_becomes_a_loss_in_its_place() {
         let mut ingest = opened();
         for (seq, off_ms, wanted) in [
             (1, TIME_AHEAD_MAX_MS, Verdict::Store),
-            (2, TIME_AHEAD_MAX_MS + 1, Verdict::Consumed),
+            (2, TIME_AHEAD_MAX_MS + 1, Verdict::Lost),
             (3, -TIME_BEHIND_MAX_MS, Verdict::Store),
-            (4, -TIME_BEHIND_MAX_MS - 1, Verdict::Consumed),
+            (4, -TIME_BEHIND_MAX_MS - 1, Verdict::Lost),
         ] {
             let mut header = header(seq);
             header.wall_ns += off_ms * 1_000_000;
             assert_eq!(ingest.frame(ONE, &row(&header, &[1]), NOW), Ok(wanted), "{off_ms}");
         }
         assert_eq!(ingest.through(HostId(7), BootId(1)), 4);
-        assert_eq!(ingest.counts().refused.get("time"), Some(&2));
+        assert_eq!(ingest.counts().lost.get("time"), Some(&2));
+        assert_eq!(losses(&mut ingest), [(2, "time".to_owned(), 2, 2), (4, "time".into(), 4, 4)]);
+    }
+
+    /// A broker that lost its disk hears of an agent in the middle of its life.
+    #[test]
+    fn what_a_session_skips_is_told_unless_the_agent_tells_it() {
+        let mut ingest = opened();
+        assert_eq!(ingest.frame(ONE, &row(&header(9), &[1]), NOW), Ok(Verdict::Store));
+        assert_eq!(losses(&mut ingest), [(8, "skipped".to_owned(), 1, 8)]);
+        assert_eq!(ingest.counts().lost.get("skipped"), Some(&8));
+        assert_eq!(ingest.through(HostId(7), BootId(1)), 9);
+        let mut ingest = opened();
+        let loss = Loss { reason: "ring_full".into(), first: 1, last: 8, from_ns: 0, to_ns: 0 };
+        let header = Header { kind: FrameKind::Loss, ..header(9) };
+        let bytes = frame::seal_loss(&header, &loss).unwrap();
+        assert_eq!(ingest.frame(ONE, &bytes, NOW), Ok(Verdict::Store));
+        assert_eq!(losses(&mut ingest), []);
+        assert_eq!(ingest.counts().lost.get("ring_full"), Some(&8));
     }
 
     #[test]
@@ -645,7 +748,7 @@ mod tests {
                     }
                     1 => { // The commit fails.
                         for seq in std::mem::take(&mut flight) {
-                            ingest.forget(HostId(7), BootId(1), Seq(seq));
+                            ingest.forget(HostId(7), BootId(1), seq, seq);
                         }
                     }
                     2 => { // The commit succeeds.

@@ -6,7 +6,7 @@ pub mod control;
 mod dir;
 pub mod hub;
 pub mod ingest;
-mod net;
+pub mod net;
 mod own;
 pub mod query;
 pub mod registry;
@@ -15,7 +15,7 @@ mod run;
 pub mod store;
 pub mod tokens;
 pub mod window;
-mod writer;
+pub mod writer;
 
 pub use config::Config;
 pub use dir::DirError;

@@ -57,6 +57,10 @@ pub(crate) fn metrics(
     for (reason, count) in &net.ingest.refused {
         out.line("refused_total", &format!("{{reason=\"{reason}\"}}"), *count);
     }
+    out.head("frames_lost_total", "counter", "Frames told in the loss ledger, by reason.");
+    for (reason, count) in &net.ingest.lost {
+        out.line("frames_lost_total", &format!("{{reason=\"{reason}\"}}"), *count);
+    }
     out.counter("acks_total", "Acknowledgements sent.", net.acks);
     out.counter("enrolled_total", "Certificates given for a token.", net.enrolled);
     out.counter("enrolments_refused_total", "Enrolments refused.", net.enrolments_refused);

@@ -57,7 +57,6 @@ pub struct BootRecord {
     boot: u128,
     through: u64,
     beyond: Vec<(u64, u64)>,
-    missing: Vec<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -275,8 +274,8 @@ impl BootRecord {
     /// Of a window.
     #[must_use]
     pub fn of(boot: BootId, window: &Window) -> Self {
-        let (through, beyond, missing) = window.to_parts();
-        Self { boot: boot.0, through, beyond, missing }
+        let (through, beyond) = window.to_parts();
+        Self { boot: boot.0, through, beyond }
     }
 }
 
@@ -306,7 +305,7 @@ fn load(
         let (id, bytes) = entry?;
         let boots = rkyv::from_bytes::<Vec<BootRecord>, Failure>(bytes.value());
         for record in boots.unwrap_or_default() {
-            let window = Window::from_parts(record.through, &record.beyond, &record.missing);
+            let window = Window::from_parts(record.through, &record.beyond);
             windows.push((HostId(id.value()), BootId(record.boot), window));
         }
     }

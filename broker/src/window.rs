@@ -3,12 +3,11 @@
 //!
 //! ```text
 //!  1 ───────────────── through │ hole │ beyond … │ hole │ beyond …
-//!       └ missing: holes behind `through` that a session skipped and may still come late
 //! ```
 //!
 //! A number is *taken* once: [`Window::admit`] says `New` the first time and `Duplicate` ever after.
-//! Both sets are ranges and bounded; when `beyond` is full the frame is refused (the agent keeps
-//! it), when `missing` is full the oldest hole is given up.
+//! `beyond` is bounded; when it is full the frame is refused (the agent keeps it). Holes that a
+//! session skips are closed, and handed out to be told in the loss ledger.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +27,6 @@ pub enum Admitted {
 pub struct Window {
     through: u64,
     beyond: Ranges,
-    missing: Ranges,
 }
 
 /// Disjoint, non-adjacent closed ranges.
@@ -39,9 +37,7 @@ impl Window {
     /// A window that starts before `first`, as when a log is replayed from its middle.
     #[must_use]
     pub fn before(first: u64) -> Self {
-        let mut window = Self::default();
-        window.skip_to(first);
-        window
+        Self { through: first.saturating_sub(1), beyond: Ranges::default() }
     }
 
     /// Everything up to this number is taken or given up: what an acknowledgement may say.
@@ -51,25 +47,21 @@ impl Window {
     }
 
     /// The first frame of a session is `seq`: a session sends in order from the oldest it still
-    /// has, so holes before `seq` will not be filled by it. They stay open for latecomers.
-    pub fn skip_to(&mut self, seq: u64) {
+    /// has, so holes before `seq` will never be filled. Closes them and says which they were.
+    pub fn skip_to(&mut self, seq: u64) -> Vec<(u64, u64)> {
+        let mut holes = Vec::new();
         while self.through + 1 < seq {
             let hole_end = self.beyond.first().map_or(seq, |(first, _)| first.min(seq)) - 1;
-            self.missing.insert(self.through + 1, hole_end);
+            holes.push((self.through + 1, hole_end));
             self.through = hole_end;
             self.join();
         }
-        while MISSING_MAX < self.missing.0.len() {
-            self.missing.0.pop_first();
-        }
+        holes
     }
 
     /// Takes `seq`.
     pub fn admit(&mut self, seq: u64) -> Admitted {
-        if seq <= self.through {
-            return if self.missing.remove(seq) { Admitted::New } else { Admitted::Duplicate };
-        }
-        if self.beyond.contains(seq) {
+        if seq <= self.through || self.beyond.contains(seq) {
             return Admitted::Duplicate;
         }
         if BEYOND_MAX <= self.beyond.0.len() && seq != self.through + 1 {
@@ -91,48 +83,31 @@ impl Window {
         }
     }
 
-    /// Takes all of `first..=last`, as found in the log at start.
-    pub fn take(&mut self, first: u64, last: u64) {
-        self.missing.remove_range(first, last);
-        self.cover(first, last);
-    }
-
-    /// `seq` was taken but could not be stored: it may come again.
-    pub fn forget(&mut self, seq: u64) {
-        if self.through < seq {
-            self.beyond.remove(seq);
-            return;
-        }
-        let old = std::mem::replace(&mut self.through, seq.saturating_sub(1));
-        if seq < old {
-            self.beyond.insert(seq + 1, old);
-        }
-        for (first, last) in self.missing.split_off(seq) {
-            self.beyond.remove_range(first, last);
+    /// `first..=last` were taken but could not be stored: they may come again.
+    pub fn forget(&mut self, first: u64, last: u64) {
+        self.beyond.remove_range(first, last);
+        if first <= self.through {
+            let old = std::mem::replace(&mut self.through, first.saturating_sub(1));
+            if last < old {
+                self.beyond.insert(last + 1, old);
+            }
         }
         self.join();
     }
 
-    /// As it is kept on disk: `through`, then the two lists of ranges.
+    /// As it is kept on disk: `through`, then the ranges beyond.
     #[must_use]
-    #[expect(clippy::type_complexity, reason = "said once, and taken apart at once")]
-    pub fn to_parts(&self) -> (u64, Vec<(u64, u64)>, Vec<(u64, u64)>) {
-        let list = |ranges: &Ranges| ranges.0.iter().map(|(a, b)| (*a, *b)).collect();
-        (self.through, list(&self.beyond), list(&self.missing))
+    pub fn to_parts(&self) -> (u64, Vec<(u64, u64)>) {
+        (self.through, self.beyond.0.iter().map(|(a, b)| (*a, *b)).collect())
     }
 
     /// From what [`Self::to_parts`] gave.
     #[must_use]
-    pub fn from_parts(through: u64, beyond: &[(u64, u64)], missing: &[(u64, u64)]) -> Self {
-        let mut window = Self { through, ..Self::default() };
+    pub fn from_parts(through: u64, beyond: &[(u64, u64)]) -> Self {
+        let mut window = Self { through, beyond: Ranges::default() };
         for (first, last) in beyond.iter().take(BEYOND_MAX) {
             if through < *first && first <= last {
                 window.beyond.insert(*first, *last);
-            }
-        }
-        for (first, last) in missing.iter().take(MISSING_MAX) {
-            if 0 < *first && first <= last && *last <= through {
-                window.missing.insert(*first, *last);
             }
         }
         window.join();
@@ -174,12 +149,6 @@ impl Ranges {
         self.0.insert(first, last);
     }
 
-    fn remove(&mut self, seq: u64) -> bool {
-        let had = self.contains(seq);
-        self.remove_range(seq, seq);
-        had
-    }
-
     fn remove_range(&mut self, first: u64, last: u64) {
         while let Some((a, b)) = self.0.range(..=last).next_back().map(|(a, b)| (*a, *b)) {
             if b < first {
@@ -195,24 +164,10 @@ impl Ranges {
             }
         }
     }
-
-    /// Takes out everything from `seq` on.
-    fn split_off(&mut self, seq: u64) -> Vec<(u64, u64)> {
-        let mut out: Vec<(u64, u64)> = self.0.split_off(&seq).into_iter().collect();
-        if let Some((a, b)) = self.0.range(..seq).next_back().map(|(a, b)| (*a, *b))
-            && seq <= b
-        {
-            self.0.insert(a, seq - 1);
-            out.push((seq, b));
-        }
-        out
-    }
 }
 
 /// Ranges beyond the first hole. An agent with one writer has at most one hole at a time.
 const BEYOND_MAX: usize = 1024;
-/// Holes that may still be filled late.
-const MISSING_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -224,7 +179,7 @@ mod tests {
     enum Step {
         Admit(u64),
         Cover(u64, u64),
-        Forget(u64),
+        Forget(u64, u64),
         Skip(u64),
     }
 
@@ -232,7 +187,7 @@ mod tests {
         prop_oneof![
             8 => (1..60_u64).prop_map(Step::Admit),
             1 => (1..60_u64, 0..9_u64).prop_map(|(a, n)| Step::Cover(a, a + n)),
-            1 => (1..60_u64).prop_map(Step::Forget),
+            1 => (1..60_u64, 0..4_u64).prop_map(|(a, n)| Step::Forget(a, a + n)),
             1 => (1..60_u64).prop_map(Step::Skip),
         ]
     }
@@ -258,20 +213,26 @@ mod tests {
                         window.cover(first, last);
                         given_up.extend(first..=last);
                     }
-                    Step::Forget(seq) => {
-                        if taken.remove(&seq) {
-                            window.forget(seq);
-                            prop_assert!(window.through() < seq);
+                    Step::Forget(first, last) => {
+                        window.forget(first, last);
+                        for seq in first..=last {
+                            taken.remove(&seq);
+                            given_up.remove(&seq);
                             prop_assert_eq!(window.clone().admit(seq), Admitted::New);
                         }
+                        prop_assert!(window.through() < first);
                     }
                     Step::Skip(seq) => {
-                        window.skip_to(seq);
-                        given_up.extend(1..seq);
+                        for (first, last) in window.skip_to(seq) {
+                            for hole in first..=last {
+                                prop_assert!(!taken.contains(&hole), "{hole} is no hole");
+                                prop_assert!(given_up.insert(hole), "{hole} is told already");
+                            }
+                        }
                     }
                 }
-                let (through, beyond, missing) = window.to_parts();
-                prop_assert_eq!(&Window::from_parts(through, &beyond, &missing), &window);
+                let (through, beyond) = window.to_parts();
+                prop_assert_eq!(&Window::from_parts(through, &beyond), &window);
                 let open = (1..=through).find(|s| !taken.contains(s) && !given_up.contains(s));
                 prop_assert_eq!(open, None, "acknowledged, but neither stored nor given up");
             }
@@ -279,13 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn a_late_frame_fills_a_skipped_hole_once() {
+    fn holes_that_a_session_skips_are_handed_out_once() {
         let mut window = Window::default();
-        assert_eq!(window.admit(1), Admitted::New);
-        window.skip_to(5);
-        assert_eq!((window.admit(5), window.through()), (Admitted::New, 5));
-        assert_eq!((window.admit(3), window.admit(3)), (Admitted::New, Admitted::Duplicate));
-        assert_eq!(window.admit(1), Admitted::Duplicate);
+        for seq in [1, 4, 7] {
+            assert_eq!(window.admit(seq), Admitted::New);
+        }
+        assert_eq!(window.skip_to(9), [(2, 3), (5, 6), (8, 8)]);
+        assert_eq!((window.skip_to(9), window.through()), (vec![], 8));
+        assert_eq!((window.admit(9), window.through()), (Admitted::New, 9));
+        assert_eq!(window.admit(3), Admitted::Duplicate);
     }
 
     #[test]

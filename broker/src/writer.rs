@@ -1,10 +1,19 @@
 //! The one who writes: batches of the network loop and samples of remote-write go to the store, are
 //! committed together, and are reported.
 //!
-//! Orders come in one bounded queue, first in first out; the loser when it is full is named where
-//! it is filled. A batch that could not be stored is reported as failed whole, and so is every
-//! batch after it until the network loop has heard of it: otherwise an acknowledgement could skip
-//! what failed.
+//! A state machine on top of the store's files: orders and the time come in, reports and the next
+//! timeout come out. Orders come in one bounded queue, first in first out; the loser when it is
+//! full is named where it is filled.
+//!
+//! ```text
+//! take ──▶ appended ──on_timeout: one fdatasync──▶ Stored ──▶ acknowledged
+//!                 │            └─ refused: all of it is discarded ──▶ Failed ──▶ sent again
+//!                 └ Windows: kept once what they cover is on disk; then the log may be let go of
+//! ```
+//!
+//! A batch that could not be stored is reported as failed whole, and so is every batch after it
+//! until the network loop has heard of it: otherwise an acknowledgement could skip what failed.
+//! What was appended of it is discarded: it comes again, and must not be stored twice.
 
 use crate::hub::{Hub, Update};
 use crate::registry::{BootRecord, Registry};
@@ -12,43 +21,48 @@ use crate::store::{RemoteSeries, StoreError, Writer};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use strobe_wire::frame;
-use strobe_wire::ids::{BootId, HostId, Seq};
+use std::time::{Duration, Instant};
+use strobe_wire::frame::{self, Payload};
+use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::Hello;
 use strobe_wire::schema::{Labels, Schema};
 
 /// What the writer is told.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub enum Order {
     /// What one turn of the network loop took in.
     Batch(Batch),
     /// Samples of one remote-write request; the answer goes back when they are on disk.
     Samples(Vec<RemoteSeries>, SyncSender<Result<(), StoreError>>),
     /// The windows of what was handed over before this.
-    Windows {
-        /// Failures that the network loop had heard of then.
-        failures: u64,
-        /// The windows of hosts that changed.
-        windows: Vec<(HostId, Vec<BootRecord>)>,
-    },
+    Windows(Windows),
     /// Write everything and end.
     Stop,
 }
 
 /// One turn's work.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     /// Number of the turn.
-    pub(crate) turn: u64,
+    pub turn: u64,
     /// Failures that the network loop had heard of when it made this.
-    pub(crate) failures: u64,
+    pub failures: u64,
     /// In the order they came.
-    pub(crate) items: Vec<Item>,
+    pub items: Vec<Item>,
+}
+
+/// The windows of hosts that changed, to be kept once what they cover is on disk.
+#[derive(Debug)]
+pub struct Windows {
+    /// Failures that the network loop had heard of when it made this.
+    pub failures: u64,
+    /// Every boot of every host that changed.
+    pub hosts: Vec<(HostId, Vec<BootRecord>)>,
 }
 
 /// One thing to store.
 #[derive(Debug)]
-pub(crate) enum Item {
+pub enum Item {
     /// A host and its labels.
     Host(Box<Hello>),
     /// Columns.
@@ -59,7 +73,7 @@ pub(crate) enum Item {
 
 /// What the writer says to the network loop.
 #[derive(Debug)]
-pub(crate) enum Report {
+pub enum Report {
     /// Every batch up to this turn is on disk.
     Stored {
         /// The turn.
@@ -72,7 +86,7 @@ pub(crate) enum Report {
         /// Failures so far; batches made before this is heard of fail too.
         failures: u64,
         /// The frames of it.
-        frames: Vec<(HostId, BootId, Seq)>,
+        frames: Vec<Unstored>,
         /// Why.
         why: String,
     },
@@ -80,115 +94,153 @@ pub(crate) enum Report {
     Resumed,
 }
 
+/// Numbers of a boot that were taken and are not stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unstored {
+    /// The host.
+    pub host: HostId,
+    /// Its boot.
+    pub boot: BootId,
+    /// The first of them.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
+}
+
 /// The writer's state: one thread owns it.
 #[derive(Debug)]
-pub(crate) struct Scribe {
+pub struct Scribe {
     writer: Writer,
     registry: Registry,
     hub: Hub,
+    /// At most one commit in this time.
+    commit_every: Duration,
+    committed: Instant,
+    tick_at: Instant,
     failures: u64,
     failing: bool,
     batches: Vec<Batch>,
     waiting: Vec<SyncSender<Result<(), StoreError>>>,
-    windows: Vec<Windows>,
+    /// With the last WAL file that they cover whole.
+    windows: Vec<(Option<u64>, Windows)>,
     fault: Option<StoreError>,
-}
-
-/// The windows of hosts that changed, to be kept once what they cover is on disk.
-#[derive(Debug)]
-struct Windows {
-    failures: u64,
-    hosts: Vec<(HostId, Vec<BootRecord>)>,
-}
-
-/// Whether the thread goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Next {
-    /// More orders may be taken before the commit.
-    Gather,
-    /// Commit now.
-    Commit,
-    /// Commit and end.
-    End,
+    stopping: bool,
 }
 
 impl Scribe {
-    pub(crate) fn new(writer: Writer, registry: Registry, hub: Hub) -> Self {
+    /// Nothing to write yet.
+    #[must_use]
+    pub fn new(
+        writer: Writer,
+        registry: Registry,
+        hub: Hub,
+        commit_every: Duration,
+        now: Instant,
+    ) -> Self {
         Self {
             writer,
             registry,
             hub,
+            commit_every,
+            committed: now,
+            tick_at: now + TICK_EVERY,
             failures: 0,
             failing: false,
             batches: Vec::new(),
             waiting: Vec::new(),
             windows: Vec::new(),
             fault: None,
+            stopping: false,
         }
     }
 
     /// Appends what an order holds.
-    pub(crate) fn take(&mut self, order: Order) -> Next {
+    pub fn take(&mut self, order: Order) {
         match order {
             Order::Batch(batch) => {
                 let stale = batch.failures != self.failures;
-                if !stale && !self.failing && self.fault.is_none() {
-                    for item in &batch.items {
-                        if let Err(error) = self.append(item) {
-                            self.fault = Some(error);
-                            break;
-                        }
+                for item in &batch.items {
+                    // Hosts and schemas are not sent again: they are taken all the same.
+                    let is_frame = matches!(item, Item::Frame(_));
+                    if is_frame && (stale || self.failing || self.fault.is_some()) {
+                        continue;
+                    }
+                    if let Err(error) = self.append(item) {
+                        self.fault.get_or_insert(error);
                     }
                 }
                 self.batches.push(batch);
-                Next::Gather
             }
-            Order::Samples(series, reply) => {
-                match self.writer.samples(&series) {
-                    Ok(()) => self.waiting.push(reply),
-                    // The asker may be gone; then nobody wants the answer.
-                    Err(error) => drop(reply.try_send(Err(error))),
-                }
-                Next::Gather
-            }
-            Order::Windows { failures, windows } => {
-                self.windows.push(Windows { failures, hosts: windows });
-                Next::Commit
-            }
-            Order::Stop => Next::End,
+            Order::Samples(series, reply) => match self.writer.samples(&series) {
+                Ok(()) => self.waiting.push(reply),
+                // The asker may be gone; then nobody wants the answer.
+                Err(error) => drop(reply.try_send(Err(error))),
+            },
+            // What comes behind them is not in the WAL files that are closed by now.
+            Order::Windows(windows) => self.windows.push((self.writer.wal_closed(), windows)),
+            Order::Stop => self.stopping = true,
         }
     }
 
-    /// Whether anything waits for a commit.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty()
+    /// When [`Self::on_timeout`] wants to be called at the latest: at once after a quiet time,
+    /// else at most one commit an interval; a store that refuses is tried again now and then.
+    #[must_use]
+    pub fn timeout(&self) -> Instant {
+        let idle = self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty();
+        let commit = if self.stopping {
+            self.committed
+        } else if !idle {
+            self.committed + self.commit_every
+        } else if self.failing {
+            self.committed + PROBE_EVERY
+        } else {
+            self.tick_at
+        };
+        commit.min(self.tick_at)
     }
 
-    /// One fdatasync for everything taken; then reports, subscribers and, where windows came, the
-    /// registry and the store's housekeeping.
-    pub(crate) fn commit(&mut self, now_ms: i64, report: &mut dyn FnMut(Report)) {
-        let fault = self.fault.take();
-        let committed = match fault {
-            None => self.writer.commit(now_ms),
-            Some(error) => {
-                // What was appended before the fault may become durable; it is not acknowledged
-                // and comes again, and its windows are reset by the report.
-                Err(error)
+    /// Whether everything is written and nothing more is wanted.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stopping && self.batches.is_empty() && self.windows.is_empty()
+    }
+
+    /// What is due: one fdatasync for everything taken, then the reports; and a small step of the
+    /// store's housekeeping.
+    pub fn on_timeout(&mut self, now: Instant, now_ms: i64, report: &mut dyn FnMut(Report)) {
+        let idle = self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty();
+        let every = if idle { PROBE_EVERY } else { self.commit_every };
+        let due = self.committed + every <= now || self.stopping;
+        if due && (!idle || self.failing) {
+            self.commit(now_ms, report);
+            self.committed = now;
+        }
+        if self.tick_at <= now {
+            self.tick_at = now + if self.writer.is_tidy() { TICK_EVERY } else { TICK_BUSY };
+            if let Err(error) = self.writer.tick(now_ms) {
+                log::error!("sealing is put off: {error}");
             }
-        };
-        let good = match committed {
+        }
+    }
+
+    fn commit(&mut self, now_ms: i64, report: &mut dyn FnMut(Report)) {
+        let committed = self.fault.take().map_or_else(|| self.writer.commit(now_ms), Err);
+        let windows = std::mem::take(&mut self.windows);
+        match committed {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
                     report(Report::Resumed);
                 }
                 self.answer(None);
                 self.settle(report);
-                if let Err(error) = self.writer.work(now_ms) {
-                    log::error!("sealing is put off: {error}");
+                for (through, windows) in windows {
+                    if windows.failures == self.failures {
+                        self.keep(through, &windows);
+                    }
                 }
-                true
             }
             Err(error) => {
+                self.writer.discard();
                 let why = error.to_string();
                 if !std::mem::replace(&mut self.failing, true) {
                     log::error!("nothing is acknowledged for now: {why}");
@@ -198,19 +250,8 @@ impl Scribe {
                 for batch in std::mem::take(&mut self.batches) {
                     report(failed(&batch, self.failures, why.clone()));
                 }
-                false
-            }
-        };
-        for Windows { failures, hosts: windows } in std::mem::take(&mut self.windows) {
-            if good && failures == self.failures {
-                self.keep(&windows);
             }
         }
-    }
-
-    /// Whether the store refused last time.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.failing
     }
 
     fn append(&mut self, item: &Item) -> Result<(), StoreError> {
@@ -262,25 +303,34 @@ impl Scribe {
         }
     }
 
-    /// Windows first, then the housekeeping that may let go of the log they stand for.
-    fn keep(&mut self, windows: &[(HostId, Vec<BootRecord>)]) {
-        if let Err(error) = self.registry.save(windows) {
-            log::error!("hosts and windows are kept in memory only for now: {error}");
-            return;
-        }
-        if let Err(error) = self.writer.release() {
-            log::error!("the write-ahead log stays: {error}");
+    /// Windows first; then the log that they stand for may be let go of.
+    fn keep(&mut self, through: Option<u64>, windows: &Windows) {
+        match self.registry.save(&windows.hosts) {
+            Ok(()) => self.writer.windows_kept(through),
+            Err(error) => {
+                log::error!("hosts and windows are kept in memory only for now: {error}");
+            }
         }
     }
 }
 
 fn failed(batch: &Batch, failures: u64, why: String) -> Report {
-    let frames = batch.items.iter().filter_map(|item| match item {
-        Item::Frame(bytes) => frame::open(bytes).ok().map(|f| {
-            let header = f.header;
-            (header.host, header.boot, header.seq)
-        }),
-        Item::Host(_) | Item::Schema(_) => None,
-    });
-    Report::Failed { turn: batch.turn, failures, frames: frames.collect(), why }
+    let mut frames = Vec::new();
+    for item in &batch.items {
+        let Item::Frame(bytes) = item else { continue };
+        let Ok(frame) = frame::open(bytes) else { continue };
+        let (host, boot, seq) = (frame.header.host, frame.header.boot, frame.header.seq.0);
+        frames.push(Unstored { host, boot, first: seq, last: seq });
+        if let Payload::Loss(loss) = frame.payload {
+            let (first, last) = (loss.first.to_native(), loss.last.to_native());
+            frames.push(Unstored { host, boot, first, last });
+        }
+    }
+    Report::Failed { turn: batch.turn, failures, frames, why }
 }
+
+/// How often a store that refuses is tried again.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Housekeeping: a step of about 10 ms, this often while there is more of it.
+const TICK_BUSY: Duration = Duration::from_millis(50);
+const TICK_EVERY: Duration = Duration::from_millis(250);

@@ -10,6 +10,7 @@ use strobe_agent::run::Agent;
 use strobe_broker::Broker;
 use strobe_viz::Viz;
 use strobe_viz::backend::Backend;
+use strobe_wire::program;
 
 /// What to start, and where.
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,7 @@ pub(crate) struct Args {
 
 /// Runs until a signal.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
+    program::log_to_stderr("strobe", log::LevelFilter::Warn);
     let loaded = Loaded::of(args.config.as_deref(), &overrides(args))?;
     loaded.check()?;
     // Blocked before any thread starts, so that every thread inherits it and only we hear them.

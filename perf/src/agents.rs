@@ -2,8 +2,11 @@
 //! seconds, so that what the machine does besides weighs on all alike.
 //!
 //! Each is asked for one sample a second: node_exporter by one scrape, collectd by its interval,
-//! Strobe's agent by its own tick. CPU is all of the process's, from /proc; memory is PSS at the end.
+//! Strobe's agent by its own tick, and sends it to a broker of its own ([`Fleet`]). The last is the
+//! floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
+//! from /proc; memory is PSS at the end.
 
+use crate::floor;
 use crate::process;
 use crate::report::{Table, median};
 use crate::run;
@@ -22,6 +25,8 @@ pub struct Comparison {
     pub strobe: Option<PathBuf>,
     /// More arguments for it (`--broker …`).
     pub strobe_arguments: Vec<String>,
+    /// A broker to send to and the program that makes its tokens; without them nothing is sent.
+    pub fleet: Option<Fleet>,
     /// node_exporter, if it is there.
     pub node_exporter: Option<PathBuf>,
     /// collectd, if it is there.
@@ -32,6 +37,23 @@ pub struct Comparison {
     pub runs: u32,
     /// Where state and configuration files may go; removed by the caller.
     pub dir: PathBuf,
+}
+
+/// What it takes to have a broker for the agent.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// `strobe-broker`.
+    pub broker: PathBuf,
+    /// `strobe`.
+    pub strobe: PathBuf,
+}
+
+/// A broker that runs on a directory of its own.
+struct Broker {
+    running: Running,
+    strobe: PathBuf,
+    dir: PathBuf,
+    address: String,
 }
 
 /// What one agent cost in one run.
@@ -56,8 +78,12 @@ struct Running {
 /// An agent cannot be started, or it ended while it was measured.
 pub fn compare(comparison: &Comparison) -> io::Result<(Value, Table)> {
     let mut costs: Vec<(&'static str, Vec<Cost>)> = Vec::new();
+    let mut broker = match &comparison.fleet {
+        Some(fleet) => Some(Broker::start(fleet, &comparison.dir)?),
+        None => None,
+    };
     for turn in 0..comparison.runs {
-        for (name, cost) in once(comparison, turn)? {
+        for (name, cost) in once(comparison, broker.as_mut(), turn)? {
             match costs.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, costs)) => costs.push(cost),
                 None => costs.push((name, vec![cost])),
@@ -67,16 +93,33 @@ pub fn compare(comparison: &Comparison) -> io::Result<(Value, Table)> {
     Ok(summary(&costs, comparison))
 }
 
-fn once(comparison: &Comparison, turn: u32) -> io::Result<Vec<(&'static str, Cost)>> {
+fn once(
+    comparison: &Comparison,
+    broker: Option<&mut Broker>,
+    turn: u32,
+) -> io::Result<Vec<(&'static str, Cost)>> {
     let dir = comparison.dir.join(format!("run-{turn}"));
     fs::create_dir_all(&dir)?;
     let mut running = Vec::new();
     if let Some(path) = &comparison.strobe {
-        let port = free_port()?;
         let mut command = Command::new(path);
         command.arg("--dir").arg(dir.join("agent")).args(&comparison.strobe_arguments);
-        command.args(["--listen", &format!("127.0.0.1:{port}")]);
-        running.push(spawn("strobe-agent", command, None)?);
+        match broker {
+            // A token is good for one enrolment, and each run is a fresh agent.
+            Some(broker) => {
+                let token = broker.token()?;
+                command.args(["--broker", &broker.address, "--token", &token]);
+            }
+            None => {
+                command.args(["--listen", &format!("127.0.0.1:{}", free_port()?)]);
+            }
+        }
+        let agent = spawn("strobe-agent", command, None)?;
+        // It has its files open after its first tick.
+        run::sleep_until(run::now() + WARM_UP);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("floor").args(floor::files_of(agent.child.id())?);
+        running.extend([agent, spawn("pread floor", command, None)?]);
     }
     if let Some(path) = &comparison.node_exporter {
         let port = free_port()?;
@@ -153,7 +196,10 @@ fn summary(costs: &[(&'static str, Vec<Cost>)], comparison: &Comparison) -> (Val
     let middle = |costs: &[Cost], of: &dyn Fn(&Cost) -> f64| {
         median(&costs.iter().map(of).collect::<Vec<_>>()).unwrap_or(f64::NAN)
     };
-    let strobe = costs.iter().find(|(name, _)| *name == "strobe-agent").map(|(_, costs)| costs);
+    let of = |wanted: &str| {
+        costs.iter().find(|(name, _)| *name == wanted).map(|(_, costs)| costs.as_slice())
+    };
+    let (strobe, floor) = (of("strobe-agent"), of("pread floor"));
     let mut rows = Vec::new();
     let mut agents = Vec::new();
     for (name, costs) in costs {
@@ -161,25 +207,29 @@ fn summary(costs: &[(&'static str, Vec<Cost>)], comparison: &Comparison) -> (Val
         let pss = middle(costs, &|cost| cost.pss_kib as f64);
         let threads = middle(costs, &|cost| cost.threads as f64);
         // Each ratio is within one run, where both had the same seconds.
-        let ratio = strobe.and_then(|strobe| {
-            let pairs = costs.iter().zip(strobe);
+        let over = |other: Option<&[Cost]>| {
+            let pairs = costs.iter().zip(other?);
             median(&pairs.map(|(a, b)| a.cpu_us_per_tick / b.cpu_us_per_tick).collect::<Vec<_>>())
-        });
-        let shown = ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.1}"));
+        };
+        let shown =
+            |ratio: Option<f64>| ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}"));
+        let (ratio, above) = (over(strobe), over(floor));
         rows.push(vec![
             (*name).into(),
             format!("{cpu:.0}"),
-            shown,
+            shown(ratio),
+            shown(above),
             format!("{:.1}", pss / 1024.0),
             format!("{threads:.0}"),
         ]);
         agents.push(json!({
             "name": name, "cpu_us_per_tick": cpu, "cpu_over_strobe": ratio,
+            "cpu_over_floor": above,
             "pss_kib": pss, "threads": threads,
             "runs": costs.iter().map(|cost| cost.cpu_us_per_tick).collect::<Vec<_>>(),
         }));
     }
-    let head = ["agent", "CPU µs a tick", "× strobe-agent", "PSS MiB", "threads"];
+    let head = ["agent", "CPU µs a tick", "× strobe-agent", "× floor", "PSS MiB", "threads"];
     let table = Table { head: head.map(String::from).to_vec(), rows };
     let value = json!({ "what": "agents", "ticks": comparison.ticks, "runs": comparison.runs, "agents": agents });
     (value, table)
@@ -199,11 +249,51 @@ fn collectd_file(dir: &Path) -> io::Result<PathBuf> {
     Ok(file)
 }
 
+impl Broker {
+    fn start(fleet: &Fleet, dir: &Path) -> io::Result<Self> {
+        let dir = dir.join("broker");
+        fs::create_dir_all(&dir)?;
+        let log = dir.with_extension("log");
+        let mut command = Command::new(&fleet.broker);
+        command.arg("--dir").arg(&dir).args(["--broker-listen", "127.0.0.1:0"]);
+        let said = fs::File::create(&log)?;
+        command.stdout(said.try_clone()?).stderr(said);
+        let running = start("strobe-broker", command, None)?;
+        for _ in 0..100 {
+            run::sleep_until(run::now() + Duration::from_millis(50));
+            let said = fs::read_to_string(&log)?;
+            let address = said.split_once("QUIC on ").and_then(|(_, rest)| rest.split_once(','));
+            if let Some((address, _)) = address {
+                let (strobe, address) = (fleet.strobe.clone(), address.to_owned());
+                return Ok(Self { running, strobe, dir, address });
+            }
+        }
+        Err(io::Error::other(format!("the broker does not start: {}", fs::read_to_string(&log)?)))
+    }
+
+    fn token(&mut self) -> io::Result<String> {
+        if self.running.child.try_wait()?.is_some() {
+            return Err(io::Error::other("the broker ended by itself"));
+        }
+        let mut command = Command::new(&self.strobe);
+        let made = command.args(["token", "create", "--dir"]).arg(&self.dir).output()?;
+        let token = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        if token.is_empty() {
+            return Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
+        }
+        Ok(token)
+    }
+}
+
+/// Nobody listens to what it says.
 fn spawn(name: &'static str, mut command: Command, scrape: Option<u16>) -> io::Result<Running> {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    start(name, command, scrape)
+}
+
+fn start(name: &'static str, mut command: Command, scrape: Option<u16>) -> io::Result<Running> {
     let child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn()
         .map_err(|why| io::Error::new(why.kind(), format!("starting {name}: {why}")))?;
     Ok(Running { name, child, scrape })
@@ -234,6 +324,7 @@ mod tests {
         let comparison = Comparison {
             strobe: None,
             strobe_arguments: Vec::new(),
+            fleet: None,
             node_exporter: None,
             collectd: None,
             ticks: 1,
@@ -243,10 +334,12 @@ mod tests {
         let costs = [
             ("strobe-agent", vec![cost(100.0), cost(200.0), cost(100.0)]),
             ("node_exporter", vec![cost(1000.0), cost(4000.0), cost(3000.0)]),
+            ("pread floor", vec![cost(50.0), cost(100.0), cost(200.0)]),
         ];
         let (value, table) = summary(&costs, &comparison);
         assert_eq!(value["agents"][1]["cpu_us_per_tick"], 3000.0);
         assert_eq!(value["agents"][1]["cpu_over_strobe"], 20.0);
-        assert_eq!(table.rows[0], ["strobe-agent", "100", "1.0", "2.0", "2"]);
+        assert_eq!(table.rows[0], ["strobe-agent", "100", "1.00", "2.00", "2.0", "2"]);
+        assert_eq!(value["agents"][2]["cpu_over_strobe"], 0.5);
     }
 }

@@ -7,8 +7,13 @@
 //! the clock.
 
 pub mod agents;
+pub mod broker;
+pub mod floor;
+pub mod http;
 pub mod load;
+pub mod peers;
 pub mod process;
 pub mod report;
 pub mod rows;
 pub mod run;
+pub mod suite;

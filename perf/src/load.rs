@@ -9,10 +9,11 @@
 //!
 //! A frame is kept until the broker acknowledges its (boot, seq); what is not acknowledged when
 //! a connection ends is sent again on the next. When [`UNACKED_MAX`] frames wait, the newest tick
-//! is not made, and counted ([`Tally::refused`]). Latency counts from when a tick was *due*, so a
-//! generator that falls behind does not flatter the broker.
+//! is not made, and counted ([`Tally::refused`]). A frame's latency counts from when it is given to
+//! its stream; how late that was against when its tick was *due* is kept beside it
+//! ([`Tally::late_us`]), so that a generator that falls behind is seen.
 
-use crate::rows::{self, Values};
+use crate::rows::{self, Model, Values};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
@@ -29,8 +30,8 @@ use strobe_wire::schema::Schema;
 pub struct Plan {
     /// The broker.
     pub broker: SocketAddr,
-    /// Series a host.
-    pub series: usize,
+    /// What each host reports.
+    pub model: Arc<Model>,
     /// Time between two ticks.
     pub interval: Duration,
     /// The sections' schemas, by name and encoded.
@@ -42,6 +43,8 @@ pub struct Plan {
 pub struct Tally {
     /// Frames made.
     pub made: u64,
+    /// Samples in them.
+    pub samples: u64,
     /// Frames acknowledged.
     pub acked: u64,
     /// Ticks not made, because too much was unacknowledged.
@@ -56,8 +59,10 @@ pub struct Tally {
     pub welcomed: u64,
     /// What the broker or the link said when it ended one; the first few.
     pub reasons: Vec<String>,
-    /// Due → acknowledged, µs.
+    /// Sent for the first time → acknowledged, µs, of each frame.
     pub ack_us: Histogram<u64>,
+    /// Due → made, µs, of each tick: the generator's own lateness.
+    pub late_us: Histogram<u64>,
 }
 
 /// One agent.
@@ -79,7 +84,7 @@ pub struct Agent {
 #[derive(Debug)]
 struct Unacked {
     seq: u64,
-    due: Instant,
+    made: Instant,
     message: Bytes,
 }
 
@@ -92,20 +97,21 @@ enum State {
 }
 
 impl Plan {
-    /// For `series` series a host.
+    /// For hosts of this model.
     #[must_use]
-    pub fn new(broker: SocketAddr, series: usize, interval: Duration) -> Self {
-        let schemas = rows::schemas(series);
+    pub fn new(broker: SocketAddr, model: Model, interval: Duration) -> Self {
         let encoded = |schema: &Schema| (schema.id(), encode(&Message::Schema(schema.clone())));
-        Self { broker, series, interval, schemas: schemas.iter().map(encoded).collect() }
+        let schemas = model.schemas.iter().map(encoded).collect();
+        Self { broker, model: Arc::new(model), interval, schemas }
     }
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        let ack_us = Histogram::new_with_bounds(1, ACK_US_MAX, 3).expect("fixed, valid bounds");
+        let empty = Histogram::new_with_bounds(1, ACK_US_MAX, 3).expect("fixed, valid bounds");
         Self {
             made: 0,
+            samples: 0,
             acked: 0,
             refused: 0,
             bytes: 0,
@@ -113,7 +119,8 @@ impl Default for Tally {
             resent: 0,
             welcomed: 0,
             reasons: Vec::new(),
-            ack_us,
+            ack_us: empty.clone(),
+            late_us: empty,
         }
     }
 }
@@ -123,7 +130,7 @@ impl Agent {
     #[must_use]
     pub fn new(plan: Arc<Plan>, host: HostId, boot: BootId, dial_at: Instant) -> Self {
         let [_, _, _, _, _, _, _, _, seed @ ..] = host.0.to_le_bytes();
-        let values = Values::new(plan.series, u64::from_le_bytes(seed));
+        let values = Values::new(Arc::clone(&plan.model), u64::from_le_bytes(seed));
         Self {
             plan,
             host,
@@ -182,27 +189,29 @@ impl Agent {
             && due <= now
         {
             self.due = Some(due + self.plan.interval);
-            self.tick(due, wall_ns, tally);
+            self.tick(now, wall_ns, tally);
+            tally.late_us.saturating_record(micros(now, due));
         }
         self.send(link);
     }
 
-    fn tick(&mut self, due: Instant, wall_ns: i64, tally: &mut Tally) {
+    fn tick(&mut self, now: Instant, wall_ns: i64, tally: &mut Tally) {
         if UNACKED_MAX < self.unacked.len() + self.plan.schemas.len() {
             tally.refused += 1;
             return;
         }
-        self.values.tick();
+        self.values.tick(wall_ns);
         for ((schema, _), values) in self.plan.schemas.iter().zip(self.values.sections()) {
             self.seq += 1;
             let row = (*schema, values);
             let message = rows::message(self.host, self.boot, self.seq, wall_ns, row);
             tally.made += 1;
+            tally.samples += values.len() as u64;
             tally.bytes += message.len() as u64;
             if matches!(self.state, State::Open(..)) {
                 self.out.push_back(message.clone());
             }
-            self.unacked.push_back(Unacked { seq: self.seq, due, message });
+            self.unacked.push_back(Unacked { seq: self.seq, made: now, message });
         }
     }
 
@@ -286,8 +295,7 @@ impl Agent {
         while let Some(first) = self.unacked.front()
             && first.seq <= through
         {
-            let us = now.saturating_duration_since(first.due).as_micros();
-            tally.ack_us.saturating_record(u64::try_from(us).unwrap_or(u64::MAX).max(1));
+            tally.ack_us.saturating_record(micros(now, first.made));
             tally.acked += 1;
             self.unacked.pop_front();
         }
@@ -334,6 +342,11 @@ impl Tally {
             self.reasons.push(why.to_owned());
         }
     }
+}
+
+fn micros(now: Instant, then: Instant) -> u64 {
+    let us = now.saturating_duration_since(then).as_micros();
+    u64::try_from(us).unwrap_or(u64::MAX).max(1)
 }
 
 /// Frames that wait for their acknowledgement at once, an agent: ten minutes of one section a second.

@@ -2,6 +2,42 @@
 
 use std::fs;
 
+/// A process that is measured over a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    pid: u32,
+    /// CPU time when it began.
+    pub begun_ns: u64,
+    /// CPU time since.
+    pub cpu_ns: u64,
+    /// Proportional set size at the last look.
+    pub pss_kib: u64,
+    /// The largest seen.
+    pub pss_kib_peak: u64,
+    /// Resident set size, the largest ever (the kernel's own mark).
+    pub rss_kib_peak: u64,
+}
+
+impl Watch {
+    /// Begins now; `None` if there is no such process.
+    #[must_use]
+    pub fn begin(pid: u32) -> Option<Self> {
+        let begun_ns = cpu_ns(pid)?;
+        let new = Self { pid, begun_ns, cpu_ns: 0, pss_kib: 0, pss_kib_peak: 0, rss_kib_peak: 0 };
+        Some(new)
+    }
+
+    /// Brings all of it up to now; a process that has ended keeps its last numbers.
+    pub fn look(&mut self) {
+        if let Some(now_ns) = cpu_ns(self.pid) {
+            self.cpu_ns = now_ns.saturating_sub(self.begun_ns);
+        }
+        self.pss_kib = pss_kib(self.pid).unwrap_or(self.pss_kib);
+        self.pss_kib_peak = self.pss_kib_peak.max(self.pss_kib);
+        self.rss_kib_peak = rss_peak_kib(self.pid).unwrap_or(self.rss_kib_peak);
+    }
+}
+
 /// CPU time of all threads, in ns: the scheduler's own sum where the kernel keeps it, else the
 /// clock ticks of `stat`.
 #[must_use]
@@ -19,10 +55,10 @@ pub fn pss_kib(pid: u32) -> Option<u64> {
     field_kib(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
 }
 
-/// Resident set size, KiB.
+/// The largest resident set size there was, KiB.
 #[must_use]
-pub fn rss_kib(pid: u32) -> Option<u64> {
-    field_kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+pub fn rss_peak_kib(pid: u32) -> Option<u64> {
+    field_kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
 }
 
 /// Threads.
@@ -75,7 +111,7 @@ mod tests {
         let me = std::process::id();
         assert!(cpu_ns(me).is_some() && threads(me).is_some_and(|count| 0 < count));
         assert!(pss_kib(me).is_some_and(|kib| 100 < kib));
-        assert!(rss_kib(me).is_some_and(|kib| 100 < kib));
+        assert!(rss_peak_kib(me).is_some_and(|kib| 100 < kib));
         assert_eq!(cpu_ns(u32::MAX), None);
     }
 }

@@ -4,6 +4,8 @@
 
 use crate::load::{Agent, Plan, Tally};
 use crate::process;
+use crate::process::Watch;
+use crate::rows::{Model, Shape};
 use mio::{Events, Interest, Poll, Token};
 use std::collections::BTreeSet;
 use std::io;
@@ -23,6 +25,8 @@ pub struct Load {
     pub broker: SocketAddr,
     /// How many hosts.
     pub agents: usize,
+    /// How a host's series lie in sections.
+    pub shape: Shape,
     /// Series a host.
     pub series: usize,
     /// How long rows are made, after all are connected.
@@ -48,10 +52,10 @@ pub struct Outcome {
     pub connect_seconds: f64,
     /// CPU of this process in those seconds, ns.
     pub generator_cpu_ns: u64,
-    /// CPU of the broker in those seconds, ns.
-    pub broker_cpu_ns: Option<u64>,
-    /// Its memory at the end, KiB: proportional, resident.
-    pub broker_kib: Option<(u64, u64)>,
+    /// What the broker cost while all connected.
+    pub connect_cpu_ns: Option<u64>,
+    /// What the broker cost in those seconds.
+    pub broker: Option<Watch>,
 }
 
 /// Why a run could not be made.
@@ -138,34 +142,24 @@ pub fn hosts(authority: &Authority, count: usize) -> Result<Vec<Host>, RunError>
 /// See [`RunError`]; frames that are not acknowledged are no error but [`Outcome::lost`].
 pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
     let mut fleet = Fleet::new(load, hosts)?;
-    let began = Instant::now();
-    let patience = CONNECT + Duration::from_millis(5) * u32::try_from(load.agents).unwrap_or(0);
-    while fleet.tally.welcomed < load.agents as u64 {
-        if patience < began.elapsed() {
-            return Err(RunError::Connect {
-                welcomed: fleet.tally.welcomed,
-                agents: load.agents,
-                seconds: patience.as_secs(),
-                reasons: fleet.tally.reasons,
-            });
-        }
-        fleet.turn(began + patience)?;
-    }
-    let connect_seconds = began.elapsed().as_secs_f64();
-    let cpu = || load.broker_pid.and_then(process::cpu_ns);
+    let before = load.broker_pid.and_then(process::cpu_ns);
+    let connect_seconds = fleet.connect(load)?;
+    let mut broker = load.broker_pid.and_then(Watch::begin);
     let own = || process::cpu_ns(std::process::id()).unwrap_or(0);
-    let (broker_before, own_before) = (cpu(), own());
+    let own_before = own();
     let began = Instant::now();
     fleet.start(began, load.interval);
+    let mut look = began + LOOK_EVERY;
     while began.elapsed() < load.lasting {
-        fleet.turn(began + load.lasting)?;
+        fleet.turn(look.min(began + load.lasting))?;
+        if look <= Instant::now() {
+            look += LOOK_EVERY;
+            broker.iter_mut().for_each(Watch::look);
+        }
     }
     let seconds = began.elapsed().as_secs_f64();
-    let broker_cpu_ns =
-        cpu().zip(broker_before).map(|(after, before)| after.saturating_sub(before));
+    broker.iter_mut().for_each(Watch::look);
     let generator_cpu_ns = own().saturating_sub(own_before);
-    let broker_kib =
-        load.broker_pid.and_then(process::pss_kib).zip(load.broker_pid.and_then(process::rss_kib));
     fleet.stop();
     let drained_by = Instant::now() + load.drain;
     while fleet.unacked() != 0 && Instant::now() < drained_by {
@@ -173,22 +167,16 @@ pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
     }
     let lost = fleet.unacked();
     fleet.close();
+    let connect_cpu_ns = broker.as_ref().zip(before).map(|(watch, before)| watch.begun_ns - before);
     let tally = fleet.tally;
-    Ok(Outcome {
-        tally,
-        lost,
-        seconds,
-        connect_seconds,
-        generator_cpu_ns,
-        broker_cpu_ns,
-        broker_kib,
-    })
+    Ok(Outcome { tally, lost, seconds, connect_seconds, generator_cpu_ns, connect_cpu_ns, broker })
 }
 
 impl Fleet {
     fn new(load: &Load, hosts: Vec<Host>) -> Result<Self, RunError> {
         let epoch = (Instant::now(), SystemTime::now());
-        let plan = Arc::new(Plan::new(load.broker, load.series, load.interval));
+        let model = Model::new(load.shape, load.series);
+        let plan = Arc::new(Plan::new(load.broker, model, load.interval));
         let mut fleet = Self {
             poll: Poll::new().map_err(io("making a poll"))?,
             events: Events::with_capacity(1024),
@@ -225,6 +213,24 @@ impl Fleet {
             fleet.schedule(index, Some(dial_at));
         }
         Ok(fleet)
+    }
+
+    /// Until all were welcomed; the seconds it took.
+    fn connect(&mut self, load: &Load) -> Result<f64, RunError> {
+        let began = Instant::now();
+        let patience = CONNECT + Duration::from_millis(5) * u32::try_from(load.agents).unwrap_or(0);
+        while self.tally.welcomed < load.agents as u64 {
+            if patience < began.elapsed() {
+                return Err(RunError::Connect {
+                    welcomed: self.tally.welcomed,
+                    agents: load.agents,
+                    seconds: patience.as_secs(),
+                    reasons: std::mem::take(&mut self.tally.reasons),
+                });
+            }
+            self.turn(began + patience)?;
+        }
+        Ok(began.elapsed().as_secs_f64())
     }
 
     /// Waits until something is due, at most until `until`, and does it.
@@ -326,6 +332,13 @@ pub fn wall_ms() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }
 
+/// Microseconds since the epoch, for what other clocks of this machine wrote down.
+#[must_use]
+pub fn wall_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The clock, for [`crate::agents`].
 #[must_use]
 pub fn now() -> Instant {
@@ -358,5 +371,7 @@ fn io(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 const DIAL_EVERY: Duration = Duration::from_millis(2);
 /// Time for connecting, and 5 ms an agent more.
 const CONNECT: Duration = Duration::from_secs(15);
+/// How often memory is looked at: reading it walks the broker's pages, which is no small thing.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A simulated host's certificate lives a day.
 const CERTIFICATE_S: u64 = 24 * 3600;

@@ -142,6 +142,7 @@ fn run(manner: Manner, lasting: Duration) -> (strobe_perf::run::Outcome, Little)
     let wanted = Load {
         broker: address,
         agents: 10,
+        shape: strobe_perf::rows::Shape::Row,
         series: 450,
         lasting,
         interval: Duration::from_millis(100),

@@ -63,7 +63,7 @@ fn what_is_acknowledged_is_stored_once_whatever_fails() {
     if 50 <= seeds {
         // Otherwise the simulation has become too kind to find anything.
         assert!(0 < sum.before_commit && 0 < sum.torn && 0 < sum.after_commit, "{sum:?}");
-        assert!(0 < sum.restarts && 0 < sum.losses && 0 < sum.duplicates, "{sum:?}");
+        assert!(0 < sum.restarts && 0 < sum.losses, "{sum:?}");
     }
 }
 

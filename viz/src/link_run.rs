@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use strobe_wire::ids::HostId;
@@ -40,6 +41,19 @@ pub struct LinkSettings {
 pub struct BrokerLink {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// How enrolling ended; nothing comes if there was an identity already.
+    enrolment: Option<Receiver<Enrolment>>,
+}
+
+/// How far this dashboard is known to the broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enrolment {
+    /// It has its certificate.
+    Done,
+    /// The broker has not answered yet.
+    Pending,
+    /// The broker said no, for a reason that is logged: it will not be asked again.
+    Refused,
 }
 
 /// Why there can be no link.
@@ -75,6 +89,8 @@ impl BrokerLink {
             return Err(BrokerLinkError::NoToken);
         }
         let (remote, end) = pair();
+        let (told, enrolment) = sync_channel(1);
+        let enrolment = identity.is_none().then_some(enrolment);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut poll = Poll::new()?;
@@ -84,10 +100,20 @@ impl BrokerLink {
             let mut pause = PAUSE_MIN;
             while !stopped.load(Ordering::Acquire) {
                 let began = clock();
+                let stranger = identity.is_none();
                 match session(&settings, &mut identity, &mut poll, &end, &stopped) {
+                    Ok(_) if stopped.load(Ordering::Acquire) => return,
+                    Ok(why) if stranger && identity.is_some() => log::info!("{why}"),
                     Ok(why) => log::warn!("the link to {} ended: {why}", settings.broker),
-                    Err(error @ BrokerLinkError::Refused(_)) => return log::error!("{error}"),
+                    Err(error @ BrokerLinkError::Refused(_)) => {
+                        // Nobody may wait for it any more.
+                        let _ = told.try_send(Enrolment::Refused);
+                        return log::error!("{error}");
+                    }
                     Err(error) => log::warn!("the broker at {}: {error}", settings.broker),
+                }
+                if stranger && identity.is_some() {
+                    let _ = told.try_send(Enrolment::Done);
                 }
                 end.connected(false);
                 if began.elapsed() > PAUSE_MAX {
@@ -98,7 +124,14 @@ impl BrokerLink {
             }
         };
         let thread = std::thread::Builder::new().name("viz-link".to_owned()).spawn(run)?;
-        Ok((Self { stop, thread: Some(thread) }, remote))
+        Ok((Self { stop, thread: Some(thread), enrolment }, remote))
+    }
+
+    /// How enrolling stands, now or within `wait`.
+    #[must_use]
+    pub fn enrolment(&self, wait: Duration) -> Enrolment {
+        let Some(enrolment) = &self.enrolment else { return Enrolment::Done };
+        enrolment.recv_timeout(wait).unwrap_or(Enrolment::Pending)
     }
 }
 
@@ -239,7 +272,11 @@ impl Session<'_> {
                 }
                 self.end.connected(self.enrolling.is_none());
             }
-            Event::Closed { conn, why } if *conn == self.conn => self.over = Some(why.to_string()),
+            Event::Closed { conn, why } if *conn == self.conn => {
+                let foreign = why.to_string().contains("UnknownIssuer");
+                let hint = if foreign { FOREIGN } else { "" };
+                self.over = Some(format!("{why}{hint}"));
+            }
             Event::Readable { stream, .. } => self.read(*stream),
             Event::Writable { stream, .. } => self.write(*stream),
             Event::Connected { .. }
@@ -387,6 +424,9 @@ fn wall_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// What an operator can do about a certificate that our authority did not sign.
+const FOREIGN: &str = " (another broker answers there than the one that made this dashboard's \
+    token or certificate: check --broker and --token)";
 const SOCKET: Token = Token(0);
 const WAKER: Token = Token(1);
 const WAIT: Duration = Duration::from_millis(250);

@@ -1,28 +1,31 @@
 //! `strobe-viz`: the dashboard of a broker on another machine or in another process.
 
-use std::path::PathBuf;
+use nix::sys::signal::{SigSet, Signal};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use strobe_viz::Viz;
 use strobe_viz::backend::Backend;
 use strobe_viz::config::{Config, KEYS};
-use strobe_viz::link_run::{BrokerLink, LinkSettings};
-use strobe_wire::settings::Settings;
+use strobe_viz::link_run::{BrokerLink, Enrolment, LinkSettings};
+use strobe_wire::program;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.first().map(String::as_str) {
-        Some("--help" | "-h") => {
-            say(&help());
-            return ExitCode::SUCCESS;
-        }
-        Some("--version" | "-V") => {
-            say(concat!("strobe-viz ", env!("CARGO_PKG_VERSION")));
-            return ExitCode::SUCCESS;
-        }
-        _ => {}
+    let asks = |names: [&str; 2]| args.iter().any(|arg| names.contains(&arg.as_str()));
+    if asks(["--help", "-h"]) {
+        say(&help());
+        return ExitCode::SUCCESS;
     }
+    if asks(["--version", "-V"]) {
+        say(concat!("strobe-viz ", env!("CARGO_PKG_VERSION")));
+        return ExitCode::SUCCESS;
+    }
+    program::log_to_stderr("strobe-viz", log::LevelFilter::Info);
     match run(&args) {
-        Ok(never) => never,
+        Ok(code) => code,
         Err(error) => {
             complain(&format!("strobe-viz: {error}"));
             ExitCode::FAILURE
@@ -30,9 +33,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs until a signal.
 fn run(args: &[String]) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let env = |name: &str| std::env::var(name).ok();
-    let settings = Settings::load(KEYS, None, &env, args)?;
+    let settings = program::settings(KEYS, args)?;
     let dir = match settings.text("viz.dir") {
         "" | "auto" => default_dir(),
         dir => PathBuf::from(dir),
@@ -43,19 +46,37 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn std::error::Error>> {
     })?;
     let broker = settings.text("viz.broker").to_owned();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    std::fs::create_dir_all(&dir)?;
-    let (link, remote) = BrokerLink::start(LinkSettings { broker, token, dir })?;
+    make(&dir)?;
+    // Blocked before any thread starts, so that every thread inherits it and only we hear them.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    let (link, remote) = BrokerLink::start(LinkSettings { broker: broker.clone(), token, dir })?;
+    match link.enrolment(ENROL_WAIT) {
+        Enrolment::Done => {}
+        Enrolment::Pending => {
+            log::warn!("not enrolled with the broker at {broker} yet; going on trying");
+        }
+        Enrolment::Refused => return Ok(ExitCode::FAILURE),
+    }
     let viz = Viz::start(config, Backend::Remote(remote))?;
     say(&format!("Strobe's dashboard: {scheme}://{}", viz.addr()));
-    let mut signals = nix::sys::signal::SigSet::empty();
-    signals.add(nix::sys::signal::Signal::SIGHUP);
-    // Nothing is kept in memory that must be saved: SIGINT and SIGTERM may end the process as is.
-    signals.thread_block()?;
-    let signal = signals.wait()?;
-    log::info!("{signal}: stopping");
-    viz.stop();
+    signals.wait()?;
+    // The link first: it answers what the dashboard's workers wait for.
     drop(link);
+    viz.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+fn make(dir: &Path) -> Result<(), String> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|why| {
+        format!(
+            "cannot make the state directory {}: {why}; choose another with --dir",
+            dir.display()
+        )
+    })
 }
 
 fn default_dir() -> PathBuf {
@@ -67,15 +88,10 @@ fn default_dir() -> PathBuf {
 }
 
 fn help() -> String {
-    let mut text =
-        "strobe-viz: the dashboard of a Strobe broker\n\nOptions (with their environment \
-        variables and defaults):\n"
-            .to_owned();
-    for key in KEYS {
-        text.push_str(&format!("  --{:<18} {}\n", key.flag, key.help));
-        text.push_str(&format!("  {:<20} {} [{}]\n", "", key.env, key.default));
-    }
-    text
+    "strobe-viz: the dashboard of a Strobe broker.\n\n\
+     Usage: strobe-viz [--config FILE] [FLAGS]\n\n"
+        .to_owned()
+        + program::help(KEYS).trim_end()
 }
 
 #[expect(clippy::print_stdout, reason = "the binary's one way to standard output")]
@@ -87,3 +103,6 @@ fn say(text: &str) {
 fn complain(text: &str) {
     eprintln!("{text}");
 }
+
+/// How long the first start waits for the broker's yes or no.
+const ENROL_WAIT: Duration = Duration::from_secs(5);

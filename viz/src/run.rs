@@ -90,7 +90,7 @@ impl Viz {
         inner.tls = tls;
         inner.socket = workers.socket();
         inner.updates = Some(updates);
-        inner.open_lanes()?;
+        inner.open_lanes(&workers)?;
         let stopped = Arc::clone(&stop);
         let run = move || inner.run(&stopped);
         threads.push(std::thread::Builder::new().name("viz".to_owned()).spawn(run)?);
@@ -223,16 +223,22 @@ impl Loop {
         }
     }
 
-    fn open_lanes(&mut self) -> io::Result<()> {
+    fn open_lanes(&mut self, workers: &Workers) -> io::Result<()> {
         for index in 0..self.config.workers {
             self.lanes.push(Lane { stream: None, job: None });
-            self.open_lane(index)?;
+            let stream = workers.proven()?;
+            stream.set_nonblocking(true)?;
+            self.watch_lane(index, UnixStream::from_std(stream))?;
         }
         Ok(())
     }
 
     fn open_lane(&mut self, index: usize) -> io::Result<()> {
-        let mut stream = UnixStream::connect(&self.socket)?;
+        let stream = UnixStream::connect(&self.socket)?;
+        self.watch_lane(index, stream)
+    }
+
+    fn watch_lane(&mut self, index: usize, mut stream: UnixStream) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(LANES + index), both)?;
         self.lanes[index].stream = Some(stream);
@@ -341,9 +347,8 @@ impl Loop {
     /// Moves one client on as far as it goes.
     fn drive(&mut self, slot: usize) {
         for _ in 0..DRIVE_TURNS_MAX {
+            let now = self.now_ms();
             let Some(Some(client)) = self.clients.get_mut(slot) else { return };
-            let now =
-                u64::try_from(clock().duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
             let flushed = client.flush(now);
             let pulled = client.pull(now, &self.config.front, &mut self.buffer);
             let (Ok(flushed), Ok(pulled)) = (flushed, pulled) else { return self.close(slot) };
@@ -656,13 +661,15 @@ impl Loop {
     /// No answer in time: 504 if nothing of it went out yet, else the end.
     fn give_up(&mut self, slot: usize, now: u64) {
         let mut untouched = true;
-        for job in self.lanes.iter_mut().filter_map(|lane| lane.job.as_mut()) {
-            if job.client == Some(slot) {
+        for index in 0..self.lanes.len() {
+            if let Some(job) = self.lanes[index].job.take_if(|job| job.client == Some(slot)) {
                 untouched = job.relay.is_untouched();
-                job.client = None;
+                // Its worker may never answer: the next request gets a new connection.
+                self.fail_lane(index);
             }
         }
         self.waiting.retain(|(of, _)| *of != slot);
+        self.assign();
         if !untouched {
             return self.close(slot);
         }

@@ -1,10 +1,12 @@
 //! The synchronous workers: tiny_http on a Unix socket in a directory of our own (mode 0700), so
 //! that nobody but the loop, which bounds and checks every request, reaches it.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{fs, io, process};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use tiny_http::{Header, Request, Response, Server};
@@ -52,6 +54,22 @@ impl Workers {
     /// Where the loop connects.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join(SOCKET)
+    }
+
+    /// A connection that a thread of tiny_http's serves for sure. Of several that come at once,
+    /// its pool (0.12, `util/task_pool.rs`) may leave some in its queue until another ends; one
+    /// that has answered is not among them, and with each asked before the next none can be.
+    pub(crate) fn proven(&self) -> io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(PROOF))?;
+        stream.write_all(b"HEAD /-/healthy HTTP/1.1\r\nHost: viz\r\n\r\n")?;
+        let mut head = Vec::with_capacity(256);
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && head.len() < 4096 {
+            stream.read_exact(&mut byte)?;
+            head.extend_from_slice(&byte);
+        }
+        Ok(stream)
     }
 
     /// Ends the threads and removes the socket.
@@ -234,3 +252,5 @@ fn own_folder(dir: &Path) -> io::Result<PathBuf> {
 }
 
 const SOCKET: &str = "http.sock";
+/// A worker that answers nothing for so long at start never will.
+const PROOF: Duration = Duration::from_secs(10);

@@ -180,6 +180,28 @@ fn connections_over_the_limit_get_503_and_the_rest_go_on() {
     assert!(free);
 }
 
+/// tiny_http's pool of threads leaves a connection in its queue when several come at once: such a
+/// worker never answered, and each took one request of a dashboard with it for 75 s.
+#[test]
+fn every_worker_answers_from_the_start() {
+    for _ in 0..4 {
+        let door = Door::open(|config| config.workers = 32);
+        let mut streams = (0..64).map(|_| door.connect()).collect::<Vec<_>>();
+        for stream in &mut streams {
+            stream
+                .write_all(
+                    b"GET /api/v1/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                )
+                .unwrap();
+        }
+        for mut stream in streams {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+    }
+}
+
 #[test]
 fn a_slow_head_gets_408() {
     let door = Door::open(|config| config.front.head_timeout_ms = 300);

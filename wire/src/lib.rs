@@ -9,6 +9,7 @@ pub mod limits;
 pub mod link;
 pub mod message;
 pub mod pki;
+pub mod program;
 pub mod schema;
 pub mod settings;
 pub mod shard;

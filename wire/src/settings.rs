@@ -43,6 +43,14 @@ pub struct Settings {
 /// What is wrong with the configuration, where, and what to do.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// The system's words.
+        why: String,
+    },
     /// The file is not TOML.
     #[error("{path}: not TOML: {why}")]
     Toml {

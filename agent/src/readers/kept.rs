@@ -26,8 +26,9 @@ pub(crate) struct Kept {
 pub(crate) enum Shape {
     /// In one piece, if the buffer is large enough (`single_open` and sysctls).
     Whole,
-    /// A page's worth of records at a time (`seq_file`): read until nothing more comes.
-    Records,
+    /// A page of records at a time (`seq_file`), the longest of so many bytes. A page that had
+    /// room for one more was the last.
+    Records(usize),
 }
 
 /// The one buffer all files are read into.
@@ -89,8 +90,11 @@ impl Kept {
                 other => other?,
             };
             length += taken;
-            let whole = self.shape == Shape::Whole && taken < wanted;
-            if taken == 0 || whole {
+            let last = match self.shape {
+                Shape::Whole => taken < wanted,
+                Shape::Records(longest) => taken + longest < PAGE_BYTES && taken < wanted,
+            };
+            if taken == 0 || last {
                 return Ok(length);
             }
         }
@@ -116,6 +120,8 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// /proc/stat of 4,096 cores and 10,000 interrupts is below 1 MiB.
 const FILE_BYTES_MAX: usize = 4 << 20;
 const RETRY_READS: u32 = 30;
+/// The smallest page there is; where pages are larger, it is read once more than needed.
+const PAGE_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -128,7 +134,7 @@ mod tests {
         let path = dir.join("file");
         let long = vec![b'x'; 3 * BUFFER_BYTES + 5];
         std::fs::write(&path, &long).unwrap();
-        for shape in [Shape::Whole, Shape::Records] {
+        for shape in [Shape::Whole, Shape::Records(100)] {
             let mut buffer = Buffer::new();
             let mut kept = Kept::new(path.clone(), shape);
             assert_eq!(kept.read(&mut buffer), Some(&*long));
@@ -142,5 +148,18 @@ mod tests {
         }
         assert_eq!(missing.read(&mut buffer), Some(&b"now"[..]));
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_page_that_had_room_was_the_last() {
+        for name in ["vmstat", "diskstats", "net/dev", "1/mounts", "crypto"] {
+            let path = PathBuf::from("/proc").join(name);
+            let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+            let longest = if name == "1/mounts" { 64 << 10 } else { 512 };
+            let mut buffer = Buffer::new();
+            let mut kept = Kept::new(path.clone(), Shape::Records(longest));
+            let whole = std::fs::read(&path).unwrap();
+            assert_eq!(kept.read(&mut buffer).map(lines), Some(lines(&whole)), "{name}");
+        }
     }
 }

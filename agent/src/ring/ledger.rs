@@ -105,6 +105,11 @@ impl Ledger {
         self.tail.load(Relaxed).saturating_sub(head)
     }
 
+    /// Tickets given out since the start.
+    pub(super) fn claimed(&self) -> u64 {
+        self.tail.load(Relaxed)
+    }
+
     fn is_full(&self, ticket: u64, head: u64) -> bool {
         let slots = u64::try_from(self.headers.len()).unwrap_or(u64::MAX);
         slots <= ticket.saturating_sub(head)

@@ -6,7 +6,6 @@
 
 use super::ledger::Ledger;
 use super::sync::AtomicU64;
-use super::wake::Wake;
 use hugepage_config::{Got, Region};
 use std::slice;
 use strobe_wire::limits::FRAME_BYTES_MAX;
@@ -17,14 +16,13 @@ pub(super) struct Memory {
     region: Region,
     pub(super) ledger: Ledger,
     pub(super) refused: AtomicU64,
-    pub(super) wake: Wake,
 }
 
 impl Memory {
     /// The region must have room for all slots of the ledger.
-    pub(super) fn new(region: Region, slots: usize, wake: Wake) -> Self {
+    pub(super) fn new(region: Region, slots: usize) -> Self {
         assert!(slots.checked_mul(FRAME_BYTES_MAX).is_some_and(|bytes| bytes <= region.bytes()));
-        Self { region, ledger: Ledger::new(slots), refused: AtomicU64::new(0), wake }
+        Self { region, ledger: Ledger::new(slots), refused: AtomicU64::new(0) }
     }
 
     /// What the slots lie on.

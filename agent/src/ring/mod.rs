@@ -6,7 +6,6 @@
 //!  claim ── CAS on tail ──▶ Claim            next ──▶ Slot ── bytes() ──▶ Bytes ──▶ QUIC
 //!  seal into the slot                        release(through) on acknowledgement
 //!  publish(length) │ drop = abandoned        rewind() after a reconnect
-//!  wake() once a tick ══════ eventfd ══════▶ poll, clear_wake
 //!
 //!  region   ┌──────┬──────┬──────┬─────┐  slots of 4 KiB in huge pages where there are some
 //!           └──────┴──────┴──────┴─────┘
@@ -33,20 +32,16 @@
 mod ledger;
 mod memory;
 mod sync;
-mod wake;
 
 use bytes::Bytes;
 use hugepage_config::{Got, Region};
 use ledger::Cursor;
 use memory::Memory;
 use std::fmt;
-use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use strobe_wire::limits::FRAME_BYTES_MAX;
-use wake::Wake;
 
 /// A new ring's two ends.
 #[derive(Debug)]
@@ -103,9 +98,6 @@ pub enum RingError {
         /// Bytes of the region.
         bytes: usize,
     },
-    /// No eventfd.
-    #[error("creating the ring's eventfd: {0}; raise the limit of open files")]
-    Wake(#[source] io::Error),
 }
 
 impl Ring {
@@ -121,8 +113,7 @@ impl Ring {
         if bytes / FRAME_BYTES_MAX < slots {
             return Err(RingError::Region { slots, bytes });
         }
-        let wake = Wake::new().map_err(RingError::Wake)?;
-        let memory = Arc::new(Memory::new(region, slots, wake));
+        let memory = Arc::new(Memory::new(region, slots));
         Ok(Self {
             writer: Writer { memory: Arc::clone(&memory), head_seen: 0 },
             reader: Reader { memory, cursor: Cursor::default() },
@@ -139,11 +130,6 @@ impl Writer {
             return None;
         };
         Some(Claim { memory: &self.memory, ticket, length: 0 })
-    }
-
-    /// Tells the reader's loop that something was published. Once a tick is enough.
-    pub fn wake(&self) {
-        self.memory.wake.ring();
     }
 
     /// Claims refused since the start, by all writers.
@@ -238,6 +224,12 @@ impl Reader {
         self.memory.ledger.occupied()
     }
 
+    /// Slots claimed since the start: it tells whether somebody wrote since it was last asked.
+    #[must_use]
+    pub fn claimed(&self) -> u64 {
+        self.memory.ledger.claimed()
+    }
+
     /// Claims refused since the start, by all writers.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -248,19 +240,6 @@ impl Reader {
     #[must_use]
     pub fn pages(&self) -> Got {
         self.memory.got()
-    }
-
-    /// Makes the eventfd unreadable again. Do this *before* the last [`Reader::next`] that
-    /// gives `None`, or a frame in between is seen one wake late. Says whether it was rung.
-    pub fn clear_wake(&self) -> bool {
-        self.memory.wake.clear()
-    }
-}
-
-/// The eventfd that [`Writer::wake`] makes readable.
-impl AsFd for Reader {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.wake.as_fd()
     }
 }
 

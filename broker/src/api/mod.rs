@@ -2,7 +2,7 @@
 //!
 //! `resultType` stands before `result`, numbers are strings, errors are
 //! `{"status":"error","errorType":…,"error":…}` with 400 (the request is wrong), 422 (the query
-//! cannot be executed) or 503 (the store could not). Whatever is not known here is a 404.
+//! cannot be executed) or 503 (`timeout`, `canceled`, or the store could not). Whatever is not known here is a 404.
 
 mod form;
 mod json;
@@ -11,7 +11,7 @@ mod time;
 
 pub use form::Form;
 
-use crate::query::{Engine, Limits, QueryError, parse, selector};
+use crate::query::{Deadline, Engine, Limits, QueryError, parse, selector};
 use crate::remote_write;
 use crate::store::{Matcher, RemoteSeries, TimeRange};
 use json::Body;
@@ -42,9 +42,15 @@ pub(crate) enum ApiError {
 
 /// Answers one request. `now_ms` is the default evaluation time.
 #[must_use]
-pub fn handle(engine: &Engine, limits: &Limits, request: &ApiRequest, now_ms: i64) -> Answer {
+pub fn handle(
+    engine: &Engine,
+    limits: &Limits,
+    request: &ApiRequest,
+    now_ms: i64,
+    deadline: Deadline<'_>,
+) -> Answer {
     let engine = &engine.for_query();
-    let call = Call { engine, limits, now_ms };
+    let call = Call { engine, limits, now_ms, deadline };
     let answer = match request.path.as_str() {
         "/api/v1/write" => return write(request),
         _ => Form::of(request).map_err(ApiError::Bad).and_then(|form| call.route(request, &form)),
@@ -69,6 +75,7 @@ struct Call<'a> {
     engine: &'a Engine,
     limits: &'a Limits,
     now_ms: i64,
+    deadline: Deadline<'a>,
 }
 
 impl Call<'_> {
@@ -98,19 +105,29 @@ impl Call<'_> {
 
     fn query(&self, form: &Form) -> Result<Body, ApiError> {
         refuse_unknown(form)?;
+        let deadline = self.deadline(form)?;
         let at_ms = time::optional(form, "time")?.unwrap_or(self.now_ms);
-        let output = self.engine.instant(form.required("query")?, at_ms, self.limits)?;
+        let output = self.engine.instant(form.required("query")?, at_ms, self.limits, deadline)?;
         json::output(&output, self.limits.output_bytes_max)
     }
 
     fn query_range(&self, form: &Form) -> Result<Body, ApiError> {
         refuse_unknown(form)?;
+        let deadline = self.deadline(form)?;
         let start_ms = time::point("start", form.required("start")?)?;
         let end_ms = time::point("end", form.required("end")?)?;
         let step_ms = time::span("step", form.required("step")?)?;
         let range = TimeRange { start_ms, end_ms };
-        let output = self.engine.range(form.required("query")?, range, step_ms, self.limits)?;
+        let query = form.required("query")?;
+        let output = self.engine.range(query, range, step_ms, self.limits, deadline)?;
         json::output(&output, self.limits.output_bytes_max)
+    }
+
+    /// `timeout` may make it sooner, not later.
+    fn deadline(&self, form: &Form) -> Result<Deadline<'_>, ApiError> {
+        let Some(timeout) = form.optional("timeout") else { return Ok(self.deadline) };
+        let ms = u64::try_from(time::span("timeout", timeout)?).unwrap_or(0);
+        Ok(self.deadline.within(ms))
     }
 
     fn series(&self, form: &Form) -> Result<Body, ApiError> {
@@ -250,10 +267,10 @@ fn failure(error: &ApiError) -> ApiResponse {
             QueryError::Execution(_)
             | QueryError::Unsupported(_)
             | QueryError::Limit { .. }
-            | QueryError::Store(
-                E::SeriesMax { .. } | E::SamplesMax { .. } | E::Pattern { .. } | E::Visitor(_),
-            ),
+            | QueryError::Store(E::Pattern { .. }),
         ) => (422, "execution"),
+        ApiError::Query(QueryError::Timeout { .. }) => (503, "timeout"),
+        ApiError::Query(QueryError::Abandoned) => (503, "canceled"),
         ApiError::Query(QueryError::Store(_) | QueryError::Internal(_)) => (503, "unavailable"),
     };
     respond(status, json::error(kind, &error.to_string()))

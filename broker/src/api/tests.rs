@@ -1,7 +1,9 @@
 //! The API over a small store: statuses, shapes, and both ways to send parameters.
 
 use super::*;
+use crate::query::Pulse;
 use crate::store::{Store, StoreConfig, Writer};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn open(name: &str) -> (Engine, Writer, std::path::PathBuf) {
     let dir = std::env::temp_dir().join(format!("strobe-api-{name}-{}", std::process::id()));
@@ -31,7 +33,7 @@ fn ask(engine: &Engine, method: &str, path: &str, params: &str) -> (u16, String)
     } else {
         request.query = params.to_owned();
     }
-    match handle(engine, &Limits::usual(), &request, NOW_MS) {
+    match handle(engine, &Limits::usual(), &request, NOW_MS, Deadline::never()) {
         Answer::Response(response) => (response.status, String::from_utf8(response.body).unwrap()),
         Answer::Write(series) => (0, format!("{} series", series.len())),
     }
@@ -119,10 +121,12 @@ fn remote_write_is_handed_on() {
         body,
         ..ApiRequest::default()
     };
-    let got = handle(&engine, &Limits::usual(), &request, NOW_MS);
+    let got = handle(&engine, &Limits::usual(), &request, NOW_MS, Deadline::never());
     assert!(matches!(got, Answer::Write(series) if series.len() == 1));
     request.body.truncate(3);
-    let Answer::Response(response) = handle(&engine, &Limits::usual(), &request, NOW_MS) else {
+    let Answer::Response(response) =
+        handle(&engine, &Limits::usual(), &request, NOW_MS, Deadline::never())
+    else {
         panic!("a torn body was taken");
     };
     assert_eq!(response.status, 400);
@@ -149,6 +153,85 @@ fn deep_queries_do_not_overflow_the_stack() {
         let (status, body) = ask(&engine, "POST", "/api/v1/query", &query);
         assert!(status == 400 && body.contains("100 levels"), "{open}: {status} {body}");
     }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Every loop that can be made long stops soon after its time is over, and says so.
+#[test]
+fn a_query_ends_with_its_time() {
+    let (engine, _writer, dir) = open("deadline");
+    let ask = |query: &str, timeout: &str, pulse: &(dyn Fn() -> Pulse + Sync)| {
+        let request = ApiRequest {
+            method: "GET".to_owned(),
+            path: "/api/v1/query_range".to_owned(),
+            query: format!("query={query}&start=1699989000&end=1700000000&step=1{timeout}"),
+            ..ApiRequest::default()
+        };
+        let deadline = Deadline::new(pulse, 50);
+        match handle(&engine, &Limits::usual(), &request, NOW_MS, deadline) {
+            Answer::Response(answer) => (answer.status, String::from_utf8(answer.body).unwrap()),
+            Answer::Write(_) => panic!("a write"),
+        }
+    };
+    let many = "label_replace(vector(1),\"a\",\"1\",\"\",\"\")";
+    let mut wide = format!("({many}+or+vector(1)+or+up)");
+    for _ in 0..2 {
+        wide = format!("({wide}+or+{wide})");
+    }
+    for query in [
+        "sum_over_time(vector(1)[4h:1s])".to_owned(),
+        "quantile_over_time(0.5,vector(1)[1h:1s])".to_owned(),
+        "count_values(\"v\",vector(time()%25300))".to_owned(),
+        format!("topk(1,{wide})"),
+        format!("quantile(0.5,{wide})"),
+        format!("sum({wide})"),
+        format!("{wide}*on(job)group_left+up"),
+    ] {
+        let pulses = AtomicU64::new(0);
+        // Each look at the clock finds 20 ms gone.
+        let slow = || Pulse::Elapsed(20 * pulses.fetch_add(1, Ordering::Relaxed));
+        let (status, body) = ask(&query.replace('"', "%22"), "", &slow);
+        let looks = pulses.load(Ordering::Relaxed);
+        assert!(status == 503 && body.contains(r#""errorType":"timeout""#), "{query}: {body}");
+        assert!(body.contains("time_ms_max") && looks == 4, "{query}: {looks} looks, {body}");
+    }
+    let at_20 = || Pulse::Elapsed(20);
+    assert_eq!(ask("up", "", &at_20).0, 200);
+    assert_eq!(ask("up", "&timeout=21ms", &at_20).0, 200);
+    let (status, body) = ask("up", "&timeout=0.02", &at_20);
+    assert!(status == 503 && body.contains("after 20 ms"), "{body}");
+    // Not more than the limit, whatever is asked.
+    assert_eq!(ask("up", "&timeout=1h", &|| Pulse::Elapsed(50)).0, 503);
+    let (status, body) = ask("up", "&timeout=soon", &at_20);
+    assert!(status == 400 && body.contains("timeout"), "{body}");
+    let (status, body) = ask("up", "", &|| Pulse::Abandoned);
+    assert!(status == 503 && body.contains("canceled"), "{body}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn limits_are_named() {
+    let (engine, _writer, dir) = open("limits");
+    let check = |limits: &Limits, query: &str, wanted: &str| {
+        let request = ApiRequest {
+            method: "GET".to_owned(),
+            path: "/api/v1/query_range".to_owned(),
+            query: format!("query={query}&start=1699999990&end=1700000000&step=1"),
+            ..ApiRequest::default()
+        };
+        let answer = handle(&engine, limits, &request, NOW_MS, Deadline::never());
+        let Answer::Response(answer) = answer else { panic!("a write") };
+        let body = String::from_utf8(answer.body).unwrap();
+        assert!(answer.status != 200 && body.contains(wanted), "{wanted}: {body}");
+    };
+    let usual = Limits::usual();
+    check(&Limits { steps_max: 9, ..usual }, "up", "steps_max");
+    check(&Limits { series_max: 1, ..usual }, "up", "series_max is 1");
+    check(&Limits { samples_max: 1, ..usual }, "up", "samples_max is 1");
+    check(&Limits { values_max: 21, ..usual }, "up", "values_max is 21");
+    let count = "count_values(%22v%22,vector(time()))";
+    check(&Limits { values_max: 120, ..usual }, count, "values_max is 120");
+    check(&Limits { output_bytes_max: 100, ..usual }, "up", "output_bytes_max is 100");
     std::fs::remove_dir_all(dir).unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! Aggregations over series: groups are found once by labels, values step by step.
 
+use crate::query::deadline::Meter;
 use crate::query::engine::QueryError;
 use crate::query::value::{ABSENT, Labels, Series, Vector, is_absent, number};
 use crate::query::window::quantile;
@@ -74,28 +75,33 @@ pub(crate) fn aggregate(
     vector: Vector,
     modifier: Option<&LabelModifier>,
     parameter: &[f64],
+    meter: &Meter<'_>,
 ) -> Result<Vector, QueryError> {
     let groups = groups(&vector, modifier);
     if matches!(aggregation, Aggregation::Topk | Aggregation::Bottomk) {
-        return select(aggregation, vector, &groups, parameter);
+        return select(aggregation, vector, &groups, parameter, meter);
     }
     let mut out = Vec::with_capacity(groups.len());
     for group in groups {
+        meter.spend(group.members.len())?;
         let members: Vec<&[f64]> =
             group.members.iter().filter_map(|at| vector.get(*at)).map(|s| &s.values[..]).collect();
-        let values = fold(aggregation, &members, parameter);
+        let values = fold(aggregation, &members, parameter, meter)?;
         out.push(Series { labels: group.labels, values });
     }
     Ok(out)
 }
 
 /// `count_values("name", v)`: one series for each value of a group.
-#[must_use]
+///
+/// # Errors
+/// The time is over.
 pub(crate) fn count_values(
     name: &str,
     vector: &Vector,
     modifier: Option<&LabelModifier>,
-) -> Vector {
+    meter: &Meter<'_>,
+) -> Result<Vector, QueryError> {
     let mut places: HashMap<Labels, usize> = HashMap::new();
     let mut out: Vector = Vec::new();
     for group in groups(vector, modifier) {
@@ -104,10 +110,12 @@ pub(crate) fn count_values(
                 if is_absent(value) {
                     continue;
                 }
+                meter.spend(RANKING)?;
                 let mut labels = group.labels.clone();
                 labels.set(name, number(value));
                 let place = *places.entry(labels.clone()).or_insert(out.len());
                 if out.len() <= place {
+                    meter.hold(place + 1, series.values.len())?;
                     out.push(Series { labels, values: vec![ABSENT; series.values.len()] });
                 }
                 if let Some(slot) = out.get_mut(place).and_then(|s| s.values.get_mut(step)) {
@@ -116,18 +124,14 @@ pub(crate) fn count_values(
             }
         }
     }
-    out
+    Ok(out)
 }
 
 fn groups(vector: &Vector, modifier: Option<&LabelModifier>) -> Vec<Group> {
     let mut places: HashMap<Labels, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (index, series) in vector.iter().enumerate() {
-        let labels = match modifier {
-            None => Labels::default(),
-            Some(LabelModifier::Include(names)) => series.labels.only(&names.labels),
-            Some(LabelModifier::Exclude(names)) => series.labels.without(&names.labels),
-        };
+        let labels = signature(&series.labels, modifier);
         let place = *places.entry(labels.clone()).or_insert(groups.len());
         match groups.get_mut(place) {
             Some(group) => group.members.push(index),
@@ -137,30 +141,49 @@ fn groups(vector: &Vector, modifier: Option<&LabelModifier>) -> Vec<Group> {
     groups
 }
 
+/// The labels of the group that a series belongs to.
+#[must_use]
+pub(super) fn signature(labels: &Labels, modifier: Option<&LabelModifier>) -> Labels {
+    match modifier {
+        None => Labels::default(),
+        Some(LabelModifier::Include(names)) => labels.only(&names.labels),
+        Some(LabelModifier::Exclude(names)) => labels.without(&names.labels),
+    }
+}
+
 /// One pass a member, so that columns are read in order.
-fn fold(aggregation: Aggregation, members: &[&[f64]], parameter: &[f64]) -> Vec<f64> {
+pub(super) fn fold(
+    aggregation: Aggregation,
+    members: &[&[f64]],
+    parameter: &[f64],
+    meter: &Meter<'_>,
+) -> Result<Vec<f64>, QueryError> {
     let steps = members.first().map_or(0, |values| values.len());
     match aggregation {
         Aggregation::Avg | Aggregation::Stddev | Aggregation::Stdvar => {
-            moments(aggregation, members, steps)
+            moments(aggregation, members, steps, meter)
         }
-        Aggregation::Quantile => (0..steps)
-            .map(|step| {
+        Aggregation::Quantile => {
+            let mut out = Vec::with_capacity(steps);
+            for step in 0..steps {
+                meter.spend(members.len())?;
                 let mut present: Vec<f64> = at_step(members, step).collect();
                 let phi = parameter.get(step).copied().unwrap_or(f64::NAN);
-                if present.is_empty() { ABSENT } else { quantile(phi, &mut present) }
-            })
-            .collect(),
+                out.push(if present.is_empty() { ABSENT } else { quantile(phi, &mut present) });
+            }
+            Ok(out)
+        }
         _ => {
             let mut out = vec![ABSENT; steps];
             for values in members {
+                meter.spend(steps)?;
                 for (slot, &value) in out.iter_mut().zip(*values) {
                     if !is_absent(value) {
                         *slot = combine(aggregation, *slot, value);
                     }
                 }
             }
-            out
+            Ok(out)
         }
     }
 }
@@ -196,8 +219,14 @@ fn combine(aggregation: Aggregation, so_far: f64, value: f64) -> f64 {
 }
 
 /// Mean and variance by running updates, which neither overflow nor cancel.
-fn moments(aggregation: Aggregation, members: &[&[f64]], steps: usize) -> Vec<f64> {
+fn moments(
+    aggregation: Aggregation,
+    members: &[&[f64]],
+    steps: usize,
+    meter: &Meter<'_>,
+) -> Result<Vec<f64>, QueryError> {
     let one = |step: usize| {
+        meter.spend(members.len())?;
         let (mut n, mut mean, mut squares) = (0.0, 0.0_f64, 0.0);
         for value in at_step(members, step) {
             n += 1.0;
@@ -210,12 +239,12 @@ fn moments(aggregation: Aggregation, members: &[&[f64]], steps: usize) -> Vec<f6
             mean += value / n - mean / n;
             squares += before * (value - mean);
         }
-        match aggregation {
+        Ok(match aggregation {
             _ if n == 0.0 => ABSENT,
             Aggregation::Avg => mean,
             Aggregation::Stddev => (squares / n).sqrt(),
             _ => squares / n,
-        }
+        })
     };
     (0..steps).map(one).collect()
 }
@@ -237,12 +266,14 @@ fn select(
     mut vector: Vector,
     groups: &[Group],
     parameter: &[f64],
+    meter: &Meter<'_>,
 ) -> Result<Vector, QueryError> {
     let steps = vector.first().map_or(0, |series| series.values.len());
     let mut out_order: Vec<usize> = Vec::new();
     for group in groups {
         let mut keep = vec![vec![false; steps]; group.members.len()];
         for step in 0..steps {
+            meter.spend(group.members.len() * RANKING)?;
             let ranked = ranked(aggregation, &vector, group, step);
             let k = whole(parameter.get(step).copied().unwrap_or(0.0))?;
             for &(place, _) in ranked.iter().take(k) {
@@ -307,3 +338,6 @@ fn whole(k: f64) -> Result<usize, QueryError> {
     }
     Ok(if k < 1.0 { 0 } else { k as usize })
 }
+
+/// Units of work of a comparison in a sort, or of a value made a label.
+const RANKING: usize = 16;

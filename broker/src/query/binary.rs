@@ -4,6 +4,7 @@
 //! decided step by step, because a series may be absent at a step and another of the same match
 //! group present.
 
+use crate::query::deadline::Meter;
 use crate::query::engine::QueryError;
 use crate::query::value::{ABSENT, Labels, NAME, Series, Vector, is_absent};
 use promql_parser::parser::token::{
@@ -161,9 +162,9 @@ pub(crate) enum Order {
 /// Several series of a group where one is needed.
 pub(crate) fn vectors(
     operator: Operator,
-    left: &Vector,
-    right: &Vector,
+    [left, right]: [&Vector; 2],
     modifier: Option<&BinModifier>,
+    meter: &Meter<'_>,
 ) -> Result<Vector, QueryError> {
     let matching = Matching::new(operator, modifier);
     let swapped = matches!(matching.cardinality, Cardinality::OneToMany);
@@ -178,12 +179,14 @@ pub(crate) fn vectors(
     // as both sides have a sample at that step.
     let live = live_steps(many);
     for (signature, group) in groups.iter().filter(|(_, group)| 1 < group.len()) {
+        meter.spend(group.len() * live.len())?;
         check_one_side(group, &live, signature, if swapped { "left" } else { "right" })?;
     }
     for series in many {
         let signature = matching.signature(&series.labels);
         let Some(group) = groups.get(&signature) else { continue };
         for other in group {
+            meter.spend(series.values.len())?;
             let values = matching.values(series, other, swapped);
             if values.iter().copied().all(is_absent) {
                 continue;

@@ -16,7 +16,10 @@
 mod aggregate;
 mod binary;
 mod calendar;
+mod deadline;
 mod engine;
+mod evaluation;
+mod fleet;
 mod functions;
 mod parse;
 mod selectors;
@@ -24,6 +27,7 @@ mod value;
 mod window;
 
 pub use calendar::Date;
+pub use deadline::{Deadline, Pulse};
 pub use engine::{Engine, Limits, Output, QueryError, Sample};
 pub use parse::{parse, selector};
 pub use selectors::Raw;

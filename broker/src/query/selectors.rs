@@ -7,7 +7,9 @@
 //! The same labels may come from two sources (a host that also remote-writes itself). Then both
 //! columns are merged by time first, the earlier source winning where both have a sample.
 
-use crate::query::engine::{Evaluation, QueryError};
+use crate::query::deadline::Meter;
+use crate::query::engine::QueryError;
+use crate::query::evaluation::Evaluation;
 use crate::query::value::{ABSENT, Labels, Series, Steps, Vector, is_absent, seconds};
 use crate::query::window::{Window, WindowFunction};
 use crate::store::{Part, Scratch, StoreError, TimeRange};
@@ -47,6 +49,8 @@ pub(crate) enum Reduce<'a> {
 
 /// How far an instant selector looks back.
 pub(crate) const LOOKBACK_MS: i64 = 5 * 60 * 1000;
+/// Units of work of looking at a source.
+const PART: usize = 1000;
 /// From this many sources on a scan uses two threads.
 const PARTS_FOR_THREADS: usize = 8;
 
@@ -59,6 +63,22 @@ pub struct Raw {
     pub times: Vec<i64>,
     /// Values, as many.
     pub values: Vec<f64>,
+}
+
+/// A series that a scan is at.
+#[derive(Clone, Copy)]
+pub(super) struct One<'a> {
+    part: &'a Part,
+    /// Of its part among all.
+    pub(super) index: usize,
+    /// Of the series in its part.
+    pub(super) at: usize,
+}
+
+impl One<'_> {
+    fn labels(&self) -> Labels {
+        Labels::from_pairs(self.part.labels(self.at).0)
+    }
 }
 
 impl Leaf<'_> {
@@ -75,8 +95,16 @@ impl Leaf<'_> {
     }
 
     /// One value a step, or `None` if no step has one. Times ascend.
-    #[must_use]
-    pub(crate) fn reduce(&self, times: &[i64], values: &[f64]) -> Option<Vec<f64>> {
+    ///
+    /// # Errors
+    /// The time is over.
+    pub(crate) fn reduce(
+        &self,
+        times: &[i64],
+        values: &[f64],
+        meter: &Meter<'_>,
+    ) -> Result<Option<Vec<f64>>, QueryError> {
+        meter.spend(times.len() + self.steps.count)?;
         let (mut start, mut end, mut any) = (0, 0, false);
         let mut out = Vec::with_capacity(self.steps.count);
         for step in 0..self.steps.count {
@@ -91,6 +119,7 @@ impl Leaf<'_> {
                     let start_ms = reference.saturating_sub(*range_ms);
                     start += advance(times.get(start..).unwrap_or(&[]), |time| time < start_ms);
                     let span = start.min(end)..end;
+                    meter.spend(span.len())?;
                     let parameter = |of: &[f64]| of.get(step).copied().unwrap_or(0.0);
                     function.apply(&Window {
                         times: times.get(span.clone()).unwrap_or(&[]),
@@ -105,7 +134,25 @@ impl Leaf<'_> {
             any |= value.is_some();
             out.push(value.unwrap_or(ABSENT));
         }
-        any.then_some(out)
+        Ok(any.then_some(out))
+    }
+
+    /// As [`Self::reduce`] of samples that may have stale markers among them.
+    ///
+    /// # Errors
+    /// The time is over.
+    pub(crate) fn reduce_clean(
+        &self,
+        times: &[i64],
+        values: &[f64],
+        meter: &Meter<'_>,
+    ) -> Result<Option<Vec<f64>>, QueryError> {
+        let windowed = matches!(self.reduce, Reduce::Window { .. });
+        if windowed && values.iter().copied().any(is_absent) {
+            let (times, values) = without_stale(times, values);
+            return self.reduce(&times, &values, meter);
+        }
+        self.reduce(times, values, meter)
     }
 
     fn reference(&self, step: usize) -> i64 {
@@ -116,17 +163,10 @@ impl Leaf<'_> {
 impl Evaluation<'_> {
     /// Evaluates a leaf over all matching series, sorted by labels.
     pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
-        let windowed = matches!(leaf.reduce, Reduce::Window { .. });
         let mut found: Vector =
-            self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
-                let clean;
-                let (times, values) = if windowed && values.iter().copied().any(is_absent) {
-                    clean = without_stale(times, values);
-                    (&clean.0[..], &clean.1[..])
-                } else {
-                    (times, values)
-                };
-                leaf.reduce(times, values).map(|values| Series { labels: labels(), values })
+            self.scan_parts(parts, leaf.time_range(), |one, times, values| {
+                let reduced = leaf.reduce_clean(times, values, &self.meter)?;
+                Ok(reduced.map(|values| Series { labels: one.labels(), values }))
             })?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
@@ -150,13 +190,9 @@ impl Evaluation<'_> {
     }
 
     fn scan_merged(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
-        let windowed = matches!(leaf.reduce, Reduce::Window { .. });
         let mut found = Vec::new();
-        for mut raw in self.merged(parts, leaf.time_range())? {
-            if windowed {
-                (raw.times, raw.values) = without_stale(&raw.times, &raw.values);
-            }
-            if let Some(values) = leaf.reduce(&raw.times, &raw.values) {
+        for raw in self.merged(parts, leaf.time_range())? {
+            if let Some(values) = leaf.reduce_clean(&raw.times, &raw.values, &self.meter)? {
                 found.push(Series { labels: raw.labels, values });
             }
         }
@@ -164,8 +200,9 @@ impl Evaluation<'_> {
     }
 
     fn merged(&self, parts: &[Part], range: TimeRange) -> Result<Vec<Raw>, QueryError> {
-        let scanned = self.scan_parts(parts, range, |labels, times, values| {
-            Some(Raw { labels: labels(), times: times.to_vec(), values: values.to_vec() })
+        let scanned = self.scan_parts(parts, range, |one, times, values| {
+            self.meter.spend(times.len())?;
+            Ok(Some(Raw { labels: one.labels(), times: times.to_vec(), values: values.to_vec() }))
         })?;
         let mut places: HashMap<Labels, usize> = HashMap::with_capacity(scanned.len());
         let mut all: Vec<Raw> = Vec::with_capacity(scanned.len());
@@ -181,11 +218,11 @@ impl Evaluation<'_> {
     }
 
     /// Calls `visit` for every series of every part; results stand in the order of the parts.
-    fn scan_parts<T: Send>(
+    pub(super) fn scan_parts<T: Send>(
         &self,
         parts: &[Part],
         range: TimeRange,
-        visit: impl Fn(&dyn Fn() -> Labels, &[i64], &[f64]) -> Option<T> + Sync,
+        visit: impl Fn(One<'_>, &[i64], &[f64]) -> Result<Option<T>, QueryError> + Sync,
     ) -> Result<Vec<T>, QueryError> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<(usize, T)>, QueryError> {
@@ -196,11 +233,23 @@ impl Evaluation<'_> {
                 && let Some(part) = parts.get(index)
             {
                 let before = scratch.samples();
-                self.store.scan(part, range, &mut scratch, &mut |labels, times, values| {
-                    let labels = || Labels::from_pairs(labels.0.iter().cloned());
-                    found.extend(visit(&labels, times, values).map(|item| (index, item)));
-                    Ok::<(), StoreError>(())
-                })?;
+                let mut stopped = None;
+                let scanned =
+                    self.store.scan_numbered(part, range, &mut scratch, &mut |at, t, v| {
+                        match visit(One { part, index, at }, t, v) {
+                            Ok(item) => found.extend(item.map(|item| (index, item))),
+                            Err(why) => {
+                                stopped = Some(why);
+                                return Err(StoreError::Visitor(String::new()));
+                            }
+                        }
+                        Ok(())
+                    });
+                if let Some(why) = stopped {
+                    return Err(why);
+                }
+                scanned?;
+                self.meter.spend(PART)?;
                 self.count_samples(scratch.samples() - before)?;
             }
             Ok(found)
@@ -256,6 +305,7 @@ fn merge(first: &mut Raw, second: &Raw) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::deadline::Deadline;
 
     fn leaf(reduce: Reduce<'_>) -> Leaf<'_> {
         let steps = Steps { start_ms: 100_000, step_ms: 100_000, count: 5 };
@@ -265,7 +315,8 @@ mod tests {
     #[test]
     fn newest_looks_back_five_minutes_and_stops_at_stale_markers() {
         let got = |times: &[i64], values: &[f64]| {
-            let values = leaf(Reduce::Newest).reduce(times, values)?;
+            let meter = Meter::new(Deadline::never(), 10);
+            let values = leaf(Reduce::Newest).reduce(times, values, &meter).unwrap()?;
             Some(values.into_iter().map(|v| (!is_absent(v)).then_some(v)).collect::<Vec<_>>())
         };
         assert_eq!(got(&[], &[]), None);
@@ -285,7 +336,8 @@ mod tests {
             parameters: [&[], &[]],
         };
         let times = [0, 50_000, 100_000, 200_000];
-        let got = leaf(reduce).reduce(&times, &[1.0; 4]);
+        let got =
+            leaf(reduce).reduce(&times, &[1.0; 4], &Meter::new(Deadline::never(), 10)).unwrap();
         let [a, b, c, d, e] = got.unwrap()[..] else { panic!("five steps") };
         assert_eq!([a, b, c].map(f64::to_bits), [3.0, 2.0, 1.0].map(f64::to_bits));
         assert!(is_absent(d) && is_absent(e));

@@ -16,6 +16,23 @@ pub struct CheckReport {
     pub wal_records: u64,
     /// Each broken place: file, offset, what is wrong.
     pub damage: Vec<String>,
+    /// Each segment file.
+    pub files: Vec<SegmentReport>,
+}
+
+/// What one segment file holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SegmentReport {
+    /// Time between two samples; 0 for raw ones.
+    pub step_ms: u32,
+    /// Blocks.
+    pub blocks: u64,
+    /// Samples of the blocks that check.
+    pub samples: u64,
+    /// Bytes of the blocks.
+    pub block_bytes: u64,
+    /// Bytes of the file, all included.
+    pub bytes: u64,
 }
 
 /// Verifies every checksum of the store in `dir` and decodes every block.
@@ -25,8 +42,10 @@ pub struct CheckReport {
 pub fn check(dir: &Path) -> Result<CheckReport, StoreError> {
     let mut report = CheckReport::default();
     for (_, path) in segment_files(&dir.join(SEGMENTS))? {
+        let file = segment::check(&path, &mut report.damage)?;
         report.segments += 1;
-        report.blocks += segment::check(&path, &mut report.damage)?;
+        report.blocks += file.blocks;
+        report.files.push(file);
     }
     let (records, damage) = Journal::check(&dir.join(WAL))?;
     report.wal_records = records;

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use strobe_journal::{Journal, free_bytes};
 use strobe_wire::frame::{self, Payload};
@@ -68,6 +68,8 @@ pub(super) struct Shared {
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
     removed_ms: AtomicI64,
+    /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
+    last_number: AtomicU64,
 }
 
 /// From when on there are finer samples than rollups.
@@ -100,6 +102,7 @@ impl Store {
             counts: Mutex::default(),
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(i64::MIN),
+            last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
@@ -305,38 +308,48 @@ impl Writer {
     /// [`StoreError::Full`] or the WAL refused. Nothing appended is visible or may be
     /// acknowledged; it is kept, and the next commit tries again.
     pub fn commit(&mut self, _now_ms: i64) -> Result<(), StoreError> {
+        // Also with nothing to write: so it is found out that there is room again.
+        self.floor()?;
         if self.pending.is_empty() && self.pending_bytes == 0 {
             return Ok(());
         }
-        self.floor()?;
         self.commit_now()
     }
 
-    /// As [`Writer::work`], and then [`Writer::release`].
-    ///
-    /// # Errors
-    /// As these.
-    pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        self.work(now_ms)?;
-        self.release()
+    /// Forgets everything appended since the last commit: its sender was told, and sends it again.
+    pub fn discard(&mut self) {
+        self.journal.discard();
+        // Names stay: they were not refused, and go into the WAL again before the next row.
+        self.pending.retain(|pending| matches!(pending, Pending::Labels(..)));
+        self.pending_bytes = 0;
+        self.written = Written::default();
     }
 
-    /// Seals and rolls up what is due, removes what is too old or too much; a bounded piece of
-    /// work a call. Call it a few times a second: a thousand hosts are 125 pieces.
+    /// The last WAL file that nothing is appended to any more.
+    #[must_use]
+    pub fn wal_closed(&self) -> Option<u64> {
+        self.journal.closed().last().map(|(number, _)| *number)
+    }
+
+    /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
+    /// which tell them too, may be removed once their rows are sealed.
+    pub fn windows_kept(&mut self, through: Option<u64>) {
+        self.upkeep.kept = self.upkeep.kept.max(through);
+    }
+
+    /// Whether no housekeeping is under way.
+    #[must_use]
+    pub fn is_tidy(&self) -> bool {
+        !self.upkeep.progress().0
+    }
+
+    /// Seals what is due, removes what is too old or too much, and releases the WAL; a bounded
+    /// piece of work a call. Call it a few times a second.
     ///
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
-    pub fn work(&mut self, now_ms: i64) -> Result<(), StoreError> {
+    pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
         super::upkeep::tick(self, now_ms)
-    }
-
-    /// Removes the WAL files whose rows are all sealed. What else the WAL stands for (which frames
-    /// were seen) must be kept elsewhere by now.
-    ///
-    /// # Errors
-    /// A file that could not be removed.
-    pub fn release(&mut self) -> Result<(), StoreError> {
-        super::upkeep::release(self)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
@@ -472,9 +485,9 @@ impl Shared {
     pub(super) fn remove_segment(&self, path: &Path) {
         let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
         let segments = Arc::make_mut(&mut shared);
-        let removed = segments.iter().filter(|segment| segment.path == path);
-        if let Some(last_ms) = removed.map(|segment| segment.last_ms).max() {
-            self.removed_ms.fetch_max(last_ms, Ordering::Relaxed);
+        for segment in segments.iter().filter(|segment| segment.path == path) {
+            self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
+            self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
         }
         segments.retain(|segment| segment.path != path);
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
@@ -549,11 +562,14 @@ impl Shared {
         }
     }
 
-    /// The next free file of a kind.
+    /// The next free file of a kind. A number is not used twice: Redis knows what it means.
     pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
         let dir = self.config.dir.join(SEGMENTS);
         let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
-        Ok(dir.join(format!("{kind}-{:016x}.seg", last.saturating_add(1))))
+        let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
+        let next = last.saturating_add(1);
+        self.last_number.fetch_max(next, Ordering::Relaxed);
+        Ok(dir.join(format!("{kind}-{next:016x}.seg")))
     }
 }
 

@@ -26,7 +26,7 @@ mod select;
 mod upkeep;
 mod wal;
 
-pub use check::{CheckReport, check};
+pub use check::{CheckReport, SegmentReport, check};
 pub use local::{Store, Writer};
 pub use select::{Part, Scratch};
 

@@ -179,6 +179,13 @@ impl Replay {
             Some(last) if last.1.saturating_add(1) == seq => last.1 = seq,
             _ => ranges.push((seq, seq)),
         }
+        if let Payload::Loss(loss) = frame.payload {
+            // What will never come is as good as stored.
+            let (first, last) = (loss.first.to_native(), loss.last.to_native());
+            if 0 < first && first <= last && last <= seq {
+                ranges.push((first, last));
+            }
+        }
         if let Payload::Row(_) = frame.payload {
             let time_ms = header.wall_ns.div_euclid(1_000_000);
             self.note_time(file, time_ms);

@@ -10,8 +10,8 @@
 //! whole or absent. If the footer is broken, the chunks are scanned: every block that checks is
 //! kept and what does not is named.
 
-use super::StoreError;
 use super::block::{Block, Data};
+use super::{SegmentReport, StoreError};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fs::File;
@@ -230,21 +230,25 @@ impl Loaded {
     }
 }
 
-/// Checks every byte of a segment file; returns its blocks.
-pub(super) fn check(path: &Path, damage: &mut Vec<String>) -> Result<u64, StoreError> {
+/// Checks every byte of a segment file.
+pub(super) fn check(path: &Path, damage: &mut Vec<String>) -> Result<SegmentReport, StoreError> {
     let file = File::open(path).map_err(io("open", path))?;
     let bytes = file.metadata().map_err(io("ask for the size of", path))?.len();
     let _ = read_footer(&file, path, bytes, damage)?;
     let before = damage.len();
     let footer = scan_chunks(&file, path, bytes, damage)?;
+    let mut report = SegmentReport { step_ms: footer.step_ms, bytes, ..SegmentReport::default() };
     for entry in &footer.entries {
+        report.blocks += 1;
+        report.block_bytes += u64::from(entry.length);
         let data = Data::File(&file, entry.offset, entry.length);
-        if let Err(why) = Block::open(data).and_then(|block| block.check()) {
-            damage.push(format!("{} at byte {}: {why}", path.display(), entry.offset));
+        match Block::open(data).and_then(|block| block.check()) {
+            Ok(samples) => report.samples += samples,
+            Err(why) => damage.push(format!("{} at byte {}: {why}", path.display(), entry.offset)),
         }
     }
     damage.truncate(damage.len().min(before + DAMAGE_MAX));
-    Ok(footer.entries.len() as u64)
+    Ok(report)
 }
 
 fn read_footer(

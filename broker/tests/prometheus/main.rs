@@ -11,7 +11,7 @@ use serde_json::Value;
 use server::Prometheus;
 use std::fmt::Write as _;
 use strobe_broker::api::{Answer, handle};
-use strobe_broker::query::{Engine, Limits};
+use strobe_broker::query::{Deadline, Engine, Limits};
 use strobe_broker::remote_write;
 use strobe_broker::store::{Store, StoreConfig};
 use strobe_wire::message::ApiRequest;
@@ -88,7 +88,9 @@ fn requests() -> Vec<ApiRequest> {
 }
 
 fn ask(engine: &Engine, request: &ApiRequest) -> (u16, Value) {
-    let Answer::Response(response) = handle(engine, &Limits::usual(), request, data::END_MS) else {
+    let Answer::Response(response) =
+        handle(engine, &Limits::usual(), request, data::END_MS, Deadline::never())
+    else {
         panic!("{request:?} is no write");
     };
     (response.status, serde_json::from_slice(&response.body).expect("we write JSON"))

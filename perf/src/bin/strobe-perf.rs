@@ -1,24 +1,29 @@
-//! `strobe-perf`: a fleet in one process, and agents side by side.
+//! `strobe-perf`: Strobe in the large, and beside others.
 
-use clap::{Args, Parser, Subcommand};
-use serde_json::{Value, json};
-use std::io;
-use std::net::SocketAddr;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, compare};
-use strobe_perf::report::{Table, write};
-use strobe_perf::run::{Load, Outcome, hosts, load, wall_ms};
-use strobe_wire::pki::Authority;
+use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::floor;
+use strobe_perf::peers::Kind;
+use strobe_perf::rows::Shape;
+use strobe_perf::suite::load::{self, Seal};
+use strobe_perf::suite::queries;
+use strobe_perf::suite::{Bench, Found};
+use strobe_perf::suite::{bytes, live};
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        What::Load(arguments) => run_load(&arguments),
-        What::Agents(arguments) => run_agents(&arguments),
+    let cli = Cli::parse();
+    let bench = Bench {
+        programs: cli.programs.clone(),
+        results: cli.results.clone(),
+        scratch: cli.scratch.clone().unwrap_or_else(std::env::temp_dir),
     };
+    let done = act(&bench, &cli.command);
+    bench.clean();
     match done {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             complain(&why);
             ExitCode::FAILURE
@@ -30,52 +35,125 @@ fn main() -> ExitCode {
 #[derive(Parser, Debug)]
 #[command(name = "strobe-perf", version)]
 struct Cli {
+    /// Where strobe-broker, strobe-agent and strobe-viz are.
+    #[arg(long, global = true, default_value = "target/release")]
+    programs: PathBuf,
+    /// Where results go.
+    #[arg(long, global = true, default_value = "perf/results")]
+    results: PathBuf,
+    /// Where state directories go while it measures: a real disk [the system's temporary directory].
+    #[arg(long, global = true)]
+    scratch: Option<PathBuf>,
     #[command(subcommand)]
     command: What,
 }
 
 #[derive(Subcommand, Debug)]
 enum What {
-    /// Simulates many agents against a broker; fails if a frame is not acknowledged.
+    /// Many simulated agents against a broker; fails if a frame is lost.
     Load(LoadArguments),
-    /// Runs strobe-agent, node_exporter and collectd side by side on this host.
+    /// How late a hundred dashboards are.
+    Live(LiveArguments),
+    /// What a sample of this host's /proc takes on the disk, and elsewhere.
+    Bytes(BytesArguments),
+    /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
+    Queries(QueriesArguments),
+    /// Reads files once a second and does nothing else; `agents` starts it.
+    #[command(hide = true)]
+    Floor {
+        /// What to read.
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Args, Debug)]
 struct LoadArguments {
-    /// The broker's QUIC address.
-    #[arg(long)]
-    broker: SocketAddr,
-    /// The broker's certificate directory: the simulated agents' certificates are signed with its
-    /// authority here, since an enrolment token is good for one agent only.
-    #[arg(long)]
-    authority: PathBuf,
     /// Simulated hosts.
     #[arg(long, default_value_t = 1000)]
     agents: usize,
     /// Series a host.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 175)]
     series: usize,
+    /// How a host's series lie in frames.
+    #[arg(long, value_enum, default_value_t = ShapeArgument::Host)]
+    shape: ShapeArgument,
     /// How long rows are made.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Time between two ticks of a host.
     #[arg(long, default_value_t = 1000)]
     interval_ms: u64,
-    /// The broker's process id: its CPU and memory are measured too.
+    /// Wait until a minute before a window of ten is full, so that its sealing falls inside.
     #[arg(long)]
-    broker_pid: Option<u32>,
-    /// Where results go.
-    #[arg(long, default_value = "perf/results")]
-    results: PathBuf,
+    seal_inside: bool,
+    /// Seconds for which victoria-metrics and prometheus get the same samples after; 0 is not.
+    #[arg(long, default_value_t = 0)]
+    peers: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum ShapeArgument {
+    /// Five frames a tick, as strobe-agent sends them.
+    Host,
+    /// As few frames as they need.
+    Row,
+}
+
+#[derive(Args, Debug)]
+struct LiveArguments {
+    /// Simulated hosts.
+    #[arg(long, default_value_t = 1000)]
+    agents: usize,
+    /// Series a host.
+    #[arg(long, default_value_t = 175)]
+    series: usize,
+    /// Browsers: half look at the fleet, half at a host.
+    #[arg(long, default_value_t = 100)]
+    dashboards: usize,
+    /// How long it is measured.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+#[derive(Args, Debug)]
+struct BytesArguments {
+    /// How long this host is watched.
+    #[arg(long, default_value_t = 21)]
+    minutes: u64,
+    /// A recording made with --keep: it is sealed again, and nothing is recorded.
+    #[arg(long)]
+    recorded: Option<PathBuf>,
+    /// Where the recording goes to stay, on the disk of --scratch.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Leave the other stores out.
+    #[arg(long)]
+    alone: bool,
+}
+
+#[derive(Args, Debug)]
+struct QueriesArguments {
+    /// Hosts of 150 series.
+    #[arg(long, default_value_t = 1000)]
+    hosts: usize,
+    /// How long the data is.
+    #[arg(long, default_value_t = 65)]
+    minutes: usize,
+    /// Between two samples.
+    #[arg(long, default_value_t = 15_000)]
+    interval_ms: i64,
+    /// Turns of each question.
+    #[arg(long, default_value_t = 60)]
+    turns: usize,
+    /// Leave the other systems out.
+    #[arg(long)]
+    alone: bool,
 }
 
 #[derive(Args, Debug)]
 struct AgentsArguments {
-    /// strobe-agent; left out if it is not there.
-    #[arg(long, default_value = "target/release/strobe-agent")]
-    strobe: PathBuf,
     /// An argument more for strobe-agent (repeat it), such as `--strobe-argument=--broker=…`.
     #[arg(long, allow_hyphen_values = true)]
     strobe_argument: Vec<String>,
@@ -91,140 +169,98 @@ struct AgentsArguments {
     /// Runs; medians are over these.
     #[arg(long, default_value_t = 3)]
     runs: u32,
-    /// Where results go.
-    #[arg(long, default_value = "perf/results")]
-    results: PathBuf,
 }
 
-fn run_load(arguments: &LoadArguments) -> Result<ExitCode, String> {
-    let authority = Authority::load(&arguments.authority)
-        .map_err(|why| why.to_string())?
-        .ok_or_else(|| format!("no authority in {}", arguments.authority.display()))?;
+fn act(bench: &Bench, command: &What) -> Result<(), String> {
+    let found = match command {
+        What::Load(arguments) => load::measure(bench, &load_wanted(arguments)?)?,
+        What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
+        What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
+        What::Agents(arguments) => agents(bench, arguments)?,
+        What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
+        What::Floor { files } => {
+            return floor::read_for_ever(files).map_err(|why| why.to_string());
+        }
+    };
+    let line: Vec<String> = std::env::args().collect();
+    tell(bench, &found, &line.join(" "))
+}
+
+fn load_wanted(arguments: &LoadArguments) -> Result<load::Wanted, String> {
     if arguments.agents == 0 || arguments.series == 0 || arguments.interval_ms == 0 {
         return Err("--agents, --series and --interval-ms must be above 0".into());
     }
-    let wanted = Load {
-        broker: arguments.broker,
+    Ok(load::Wanted {
         agents: arguments.agents,
         series: arguments.series,
-        lasting: Duration::from_secs(arguments.seconds),
+        shape: match arguments.shape {
+            ShapeArgument::Host => Shape::Host,
+            ShapeArgument::Row => Shape::Row,
+        },
         interval: Duration::from_millis(arguments.interval_ms),
-        drain: DRAIN,
-        broker_pid: arguments.broker_pid,
-    };
-    let hosts = hosts(&authority, arguments.agents).map_err(|why| why.to_string())?;
-    let outcome = load(&wanted, hosts).map_err(|why| why.to_string())?;
-    let (value, table) = tell_load(arguments, &outcome);
-    let name = format!("load-{}x{}", arguments.agents, arguments.series);
-    keep(&arguments.results, &name, &value, &table)?;
-    if outcome.lost != 0 || outcome.tally.refused != 0 {
-        let (lost, refused) = (outcome.lost, outcome.tally.refused);
-        return Err(format!(
-            "{lost} frames were never acknowledged and {refused} ticks refused; heard: {:?}",
-            outcome.tally.reasons
-        ));
-    }
-    Ok(ExitCode::SUCCESS)
+        lasting: Duration::from_secs(arguments.seconds),
+        seal: if arguments.seal_inside { Seal::Inside } else { Seal::AnyTime },
+        peers: if arguments.peers == 0 { Vec::new() } else { Kind::ALL.to_vec() },
+        peers_lasting: Duration::from_secs(arguments.peers),
+    })
 }
 
-fn run_agents(arguments: &AgentsArguments) -> Result<ExitCode, String> {
+fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
+    if arguments.agents == 0 || arguments.series == 0 || arguments.dashboards == 0 {
+        return Err("--agents, --series and --dashboards must be above 0".into());
+    }
+    Ok(live::Wanted {
+        agents: arguments.agents,
+        series: arguments.series,
+        dashboards: arguments.dashboards,
+        lasting: Duration::from_secs(arguments.seconds),
+    })
+}
+
+fn queries_wanted(arguments: &QueriesArguments) -> Result<queries::Wanted, String> {
+    let QueriesArguments { hosts, minutes, interval_ms, turns, alone } = *arguments;
+    if hosts == 0 || minutes < 3 || !(1..=60_000).contains(&interval_ms) || turns == 0 {
+        return Err("--hosts and --turns must be above 0, --minutes at least 3".into());
+    }
+    Ok(queries::Wanted { hosts, minutes, interval_ms, turns, alone })
+}
+
+fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {
+    bytes::Wanted {
+        lasting: Duration::from_secs(60 * arguments.minutes),
+        recorded: arguments.recorded.clone(),
+        keep: arguments.keep.clone(),
+        peers: if arguments.alone { Vec::new() } else { Kind::ALL.to_vec() },
+    }
+}
+
+fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     let there = |path: &Path| path.exists().then(|| path.to_owned());
-    let dir = std::env::temp_dir().join(format!("strobe-perf-{}", std::process::id()));
     let comparison = Comparison {
-        strobe: there(&arguments.strobe),
+        strobe: there(&bench.programs.join("strobe-agent")),
         strobe_arguments: arguments.strobe_argument.clone(),
+        fleet: there(&bench.programs.join("strobe-broker"))
+            .zip(there(&bench.programs.join("strobe")))
+            .map(|(broker, strobe)| Fleet { broker, strobe }),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),
         runs: arguments.runs.max(1),
-        dir: dir.clone(),
+        dir: bench.scratch("agents")?,
     };
     if comparison.strobe.is_none() {
-        complain(&format!(
-            "{} is not there: the others are measured alone",
-            arguments.strobe.display()
-        ));
+        complain("strobe-agent is not there: the others are measured alone");
     }
-    let compared = compare(&comparison).map_err(|why: io::Error| why.to_string());
-    // Nothing in it is worth keeping, whatever came of the runs.
-    let _ = std::fs::remove_dir_all(&dir);
-    let (value, table) = compared?;
-    keep(&arguments.results, "agents", &value, &table)?;
-    Ok(ExitCode::SUCCESS)
+    let (value, table) = compare(&comparison).map_err(|why| why.to_string())?;
+    Ok(Found { name: "agents".into(), value, table, failed: None })
 }
 
-fn tell_load(arguments: &LoadArguments, outcome: &Outcome) -> (Value, Table) {
-    let tally = &outcome.tally;
-    let samples = tally.made as f64 / sections(arguments.series) * arguments.series as f64;
-    let quantile = |q: f64| tally.ack_us.value_at_quantile(q);
-    let per_sample = |ns: u64| ns as f64 / 1000.0 / samples;
-    let percent = |ns: u64| ns as f64 / 1e7 / outcome.seconds;
-    let broker_us = outcome.broker_cpu_ns.map(per_sample);
-    let shown = |value: Option<String>| value.unwrap_or_else(|| "–".into());
-    let rows = vec![
-        row(
-            "agents × series, every",
-            format!("{} × {}, {} ms", arguments.agents, arguments.series, arguments.interval_ms),
-        ),
-        row("all connected after, s", format!("{:.2}", outcome.connect_seconds)),
-        row(
-            "frames made / acknowledged / lost",
-            format!("{} / {} / {}", tally.made, tally.acked, outcome.lost),
-        ),
-        row(
-            "ack p50 / p99 / p99.9 / max, ms",
-            [quantile(0.5), quantile(0.99), quantile(0.999), tally.ack_us.max()]
-                .map(ms)
-                .join(" / "),
-        ),
-        row("broker CPU, µs a sample", shown(broker_us.map(|us| format!("{us:.3}")))),
-        row(
-            "broker CPU, % of a core",
-            shown(outcome.broker_cpu_ns.map(|ns| format!("{:.1}", percent(ns)))),
-        ),
-        row(
-            "broker PSS / RSS, MiB",
-            shown(outcome.broker_kib.map(|(pss, rss)| format!("{} / {}", pss / 1024, rss / 1024))),
-        ),
-        row("generator CPU, % of a core", format!("{:.1}", percent(outcome.generator_cpu_ns))),
-        row("connections lost, frames resent", format!("{}, {}", tally.closed, tally.resent)),
-    ];
-    let value = json!({
-        "what": "load", "agents": arguments.agents, "series": arguments.series,
-        "interval_ms": arguments.interval_ms, "seconds": outcome.seconds,
-        "connect_seconds": outcome.connect_seconds, "frames_made": tally.made,
-        "frames_acked": tally.acked, "frames_lost": outcome.lost, "ticks_refused": tally.refused,
-        "bytes": tally.bytes, "samples": samples,
-        "ack_us": { "p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99),
-            "p999": quantile(0.999), "max": tally.ack_us.max() },
-        "broker_cpu_us_per_sample": broker_us,
-        "broker_cpu_percent": outcome.broker_cpu_ns.map(percent),
-        "broker_pss_kib": outcome.broker_kib.map(|kib| kib.0),
-        "broker_rss_kib": outcome.broker_kib.map(|kib| kib.1),
-        "generator_cpu_percent": percent(outcome.generator_cpu_ns),
-        "connections_lost": tally.closed, "frames_resent": tally.resent, "reasons": tally.reasons,
-    });
-    (value, Table { head: vec!["load".into(), "found".into()], rows })
-}
-
-fn sections(series: usize) -> f64 {
-    series.div_ceil(strobe_wire::limits::SECTION_COLUMNS_MAX) as f64
-}
-
-fn row(what: &str, found: String) -> Vec<String> {
-    vec![what.into(), found]
-}
-
-fn ms(us: u64) -> String {
-    format!("{:.1}", us as f64 / 1000.0)
-}
-
-fn keep(dir: &Path, name: &str, value: &Value, table: &Table) -> Result<(), String> {
-    say(&table.markdown());
-    let mut value = value.clone();
-    value["at_ms"] = json!(u64::try_from(wall_ms()).unwrap_or(0));
-    value["cores"] = json!(std::thread::available_parallelism().map_or(0, usize::from));
-    write(dir, name, &value, table).map_err(|why| format!("writing {}: {why}", dir.display()))
+fn tell(bench: &Bench, found: &Found, command: &str) -> Result<(), String> {
+    say(&found.table.markdown());
+    bench
+        .keep(found, command)
+        .map_err(|why| format!("writing {}: {why}", bench.results.display()))?;
+    found.failed.clone().map_or(Ok(()), Err)
 }
 
 #[expect(clippy::print_stdout, reason = "the program's output")]
@@ -236,6 +272,3 @@ fn say(text: &str) {
 fn complain(text: &str) {
     eprintln!("strobe-perf: {text}");
 }
-
-/// Time for the last acknowledgements.
-const DRAIN: Duration = Duration::from_secs(15);

@@ -290,7 +290,6 @@ impl World {
                 self.oracle.rows.insert(id, Said { metric, time_ms, value });
             }
         }
-        life.sealer.wake();
     }
 
     fn drive_broker(&mut self) {

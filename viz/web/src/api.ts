@@ -24,7 +24,7 @@ export interface RangeQuery {
   step: number;
 }
 
-const AT_ONCE = 5;
+const AT_ONCE = 4;
 let running = 0;
 const waiting: (() => void)[] = [];
 
@@ -81,7 +81,7 @@ async function ask(path: string, signal?: AbortSignal): Promise<unknown> {
   return body;
 }
 
-/** Browsers open six connections to a server; one is left free for what the person does next. */
+/** Browsers open six connections to a server; some are left free for what the person does next. */
 async function turn(): Promise<void> {
   if (running >= AT_ONCE) await new Promise<void>((resolve) => waiting.push(resolve));
   running += 1;

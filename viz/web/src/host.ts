@@ -1,6 +1,6 @@
 // One host: its charts over a window that follows the clock or is held still.
 //
-// History comes once a window (range queries), then rows are added behind it as they arrive. Both go
+// History comes once a window (a range query a chart), then rows are added behind it as they arrive. Both go
 // through the same terms, so the line does not change its meaning where one meets the other.
 
 import { h, text } from "./dom";
@@ -8,7 +8,7 @@ import { ago, moment } from "./format";
 import { GROUPS, METRICS } from "./charts";
 import { Card } from "./plot";
 import { Tracker, type Point, type Reading } from "./rates";
-import { append, assemble, evaluate, promql, quoted, trim, trimEnd } from "./terms";
+import { append, assemble, evaluate, question, quoted, trim, trimEnd } from "./terms";
 import { hosts, range, type HostInfo } from "./api";
 import { rangeMs, stepMs, windowOf, type Host, type Window } from "./view";
 import { Toolbar } from "./toolbar";
@@ -178,10 +178,10 @@ export class HostPage {
     if (!card.grid) card.say("Loading history…");
     card.show(ask.window);
     try {
-      const queries = card.spec.terms.map((term) => range({ query: promql(term, ask.selector, ask.lookback, ask.fine), ...grid }, signal));
-      const answers = await Promise.all(queries);
+      const { terms, finish } = card.spec;
+      const answer = await range({ query: question(terms, ask.selector, ask.lookback, ask.fine), ...grid }, signal);
       if (signal.aborted) return;
-      card.grid = assemble(card.spec.terms, answers, grid, card.spec.finish);
+      card.grid = assemble(terms, answer, grid, finish);
       if (!this.view.held) trimEnd(card.grid);
       this.tailOpen.set(card, false);
       for (const point of this.recent) this.add(card, point);

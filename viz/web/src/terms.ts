@@ -39,6 +39,12 @@ export function promql(term: Term, selector: string, windowMs: number, fine: boo
   return `${term.agg}${term.by ? ` by (${term.by})` : ""} (${inner})`;
 }
 
+/** All terms of a chart as one query: answers carry their term's key in the label `term`. */
+export function question(terms: readonly Term[], selector: string, windowMs: number, fine: boolean): string {
+  const tagged = (term: Term) => `label_replace(${promql(term, selector, windowMs, fine)}, "term", ${quoted(term.key)}, "", "")`;
+  return terms.map(tagged).join(" or ");
+}
+
 /** Label text that is safe inside a quoted PromQL string. */
 export function quoted(text: string): string {
   return `"${text.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/\n/g, "\\n")}"`;
@@ -67,25 +73,26 @@ export function keyOf(term: Term, labels: Record<string, string>): string {
   return term.by ? `${term.key}|${labels[term.by] ?? ""}` : term.key;
 }
 
-/** Answers of the broker, one list of series a term, on the common grid and finished. */
+/** The broker's answer to a `question`, on the common grid and finished. */
 export function assemble(
   terms: readonly Term[],
-  answers: readonly { labels: Record<string, string>; points: [number, number][] }[][],
+  answer: readonly { labels: Record<string, string>; points: [number, number][] }[],
   grid: { from: number; to: number; step: number },
   finish: Finish,
 ): Grid {
   const count = Math.floor((grid.to - grid.from) / grid.step + 1e-9) + 1;
   const times = Array.from({ length: count }, (_, i) => (grid.from + i * grid.step) / 1000);
   const moments: Moment[] = times.map(() => new Map());
-  terms.forEach((term, t) => {
-    for (const series of answers[t] ?? []) {
-      const key = keyOf(term, series.labels);
-      for (const [seconds, value] of series.points) {
-        const index = Math.round((seconds * 1000 - grid.from) / grid.step);
-        if (Number.isFinite(value)) moments[index]?.set(key, value);
-      }
+  const known = new Map(terms.map((term) => [term.key, term]));
+  for (const { labels, points } of answer) {
+    const term = known.get(labels["term"] ?? "");
+    if (!term) continue;
+    const key = keyOf(term, labels);
+    for (const [seconds, value] of points) {
+      const index = Math.round((seconds * 1000 - grid.from) / grid.step);
+      if (Number.isFinite(value)) moments[index]?.set(key, value);
     }
-  });
+  }
   const lines: Grid["lines"] = new Map();
   moments.forEach((moment, i) => {
     if (moment.size === 0) return;

@@ -130,6 +130,14 @@ function query(params) {
   if (expr.startsWith("sum by (instance)")) {
     return HOSTS.filter((host) => host.state !== "lost").map((host) => series({ instance: host.name }, (t) => summary(host, t)[expr.includes("_receive_") ? "rx" : expr.includes("_transmit_") ? "tx" : "cpu"]));
   }
+  return expr.split(/ or (?=label_replace)/).flatMap((part) => {
+    const tag = /^label_replace\((.*), "term", "(\w+)", "", ""\)$/.exec(part);
+    if (!tag) throw new Error(`the test server cannot evaluate ${part}`);
+    return term(tag[1], series).map(({ metric, values }) => ({ metric: { ...metric, term: tag[2] }, values }));
+  });
+}
+
+function term(expr, series) {
   const match = /^(sum|avg|max)(?: by \((\w+)\))? \((irate|rate|avg_over_time)\((\w+)\{(.*)\}\[(\d+)ms\]\)\)$/.exec(expr);
   if (!match) throw new Error(`the test server cannot evaluate ${expr}`);
   const [, agg, by, fn, name, inside, ms] = match;

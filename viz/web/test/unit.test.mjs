@@ -132,10 +132,20 @@ test("a term says the same to the broker and to live rows", () => {
   assert.equal(terms.quoted('a"\\\n'), '"a\\"\\\\\\n"');
 });
 
+test("a chart is one question, and the answer finds its terms again", () => {
+  const of = (key, by) => ({ key, metric: `m_${key}`, how: "value", agg: "sum", ...(by ? { by } : {}) });
+  const all = [of("in", "device"), of("out", "device"), of("total")];
+  assert.equal(terms.question(all.slice(1), 'instance="a"', 1000, false),
+    'label_replace(sum by (device) (avg_over_time(m_out{instance="a"}[1000ms])), "term", "out", "", "") or label_replace(sum (avg_over_time(m_total{instance="a"}[1000ms])), "term", "total", "", "")');
+  const answer = [["in", "eth0", 1], ["out", "eth0", 2], ["total", undefined, 3]].map(([term, device, v]) => ({ labels: { term, ...(device ? { device } : {}) }, points: [[10, v]] }));
+  const grid = terms.assemble(all, answer, { from: 10_000, to: 10_000, step: 1000 }, (moment) => moment);
+  assert.deepEqual([...grid.lines], [["in|eth0", [1]], ["out|eth0", [2]], ["total", [3]]]);
+});
+
 test("history is put on its grid with holes kept, and live points follow", () => {
   const term = { key: "k", metric: "m", how: "value", agg: "sum" };
-  const answers = [[{ labels: {}, points: [[10, 1], [12, 3], [99, 9], [11, NaN]] }]];
-  const grid = terms.assemble([term], answers, { from: 10_000, to: 13_000, step: 1000 }, (m) => new Map([["line", m.get("k")]]));
+  const answer = [{ labels: { term: "k" }, points: [[10, 1], [12, 3], [99, 9], [11, NaN]] }, { labels: { term: "other" }, points: [[11, 7]] }];
+  const grid = terms.assemble([term], answer, { from: 10_000, to: 13_000, step: 1000 }, (m) => new Map([["line", m.get("k")]]));
   assert.deepEqual([grid.times, grid.lines.get("line")], [[10, 11, 12, 13], [1, null, 3, null]]);
   terms.append(grid, 14, new Map([["line", 5], ["new", 1]]), false);
   terms.append(grid, 14.5, new Map([["line", 6]]), true);

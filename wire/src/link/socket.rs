@@ -81,7 +81,9 @@ impl Socket {
             Offload::Auto if 1 < state.gro_segments() => GRO_BYTES,
             Offload::Auto | Offload::Off => DATAGRAM_BYTES,
         };
-        let receive = vec![vec![0; buffer_bytes]; config.batch.clamp(1, BATCH_SIZE)];
+        // Zeroed by the kernel when it is first used, which most of it never is.
+        let receive =
+            (0..config.batch.clamp(1, BATCH_SIZE)).map(|_| vec![0; buffer_bytes]).collect();
         let offload = config.offload;
         Ok(Self { io, state, offload, receive, out: Vec::new(), waiting: None, dropped: 0 })
     }
@@ -145,6 +147,10 @@ impl Socket {
             };
             for (meta, buffer) in meta.iter().zip(&self.receive).take(count) {
                 deliver(now, link, meta, buffer);
+            }
+            if count < buffers {
+                // The kernel had no more: asking again would only say so.
+                return Ok(Progress::Idle);
             }
         }
         Ok(Progress::More)

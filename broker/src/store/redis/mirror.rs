@@ -2,9 +2,10 @@
 
 use super::archive::Archive;
 use super::describe::Catalog;
+use super::era::Era;
 use super::keys::{Keys, Place, SHARDS, jittered, shard, span_ms};
 use super::link::{Connection, TROUBLES, Trouble};
-use super::{RedisConfig, RedisError, store_id};
+use super::{RedisConfig, RedisError};
 use crate::registry::Registry;
 use crate::store::block::{Block, Data};
 use crate::store::local::{Shared, Store};
@@ -27,7 +28,7 @@ pub struct Mirror {
     keys: Keys,
     catalog: Catalog,
     /// Whose marks and places are ours.
-    store_id: u64,
+    era: Era,
     counts: Arc<Mutex<MirrorCounts>>,
     stopping: Arc<AtomicBool>,
     backoff: Duration,
@@ -91,8 +92,9 @@ impl Mirror {
     pub fn new(config: RedisConfig, parts: Parts<'_>) -> Result<Self, RedisError> {
         let Parts { store, registry, stopping, now_ms, clock } = parts;
         let shared = Arc::clone(&store.shared);
-        let store_id = store_id(&shared.config.dir)?;
-        let archive = Archive::new(&config, store_id, now_ms, clock)?;
+        let newest = shared.segments().iter().filter_map(|segment| segment.number()).max();
+        let era = Era::of(&shared.config.dir, newest.unwrap_or(0))?;
+        let archive = Archive::new(&config, era.id, now_ms, clock)?;
         let client = ::redis::Client::open(config.url.as_str())
             .map_err(|why| RedisError::Url(why.to_string()))?;
         let address = archive.address.clone();
@@ -106,7 +108,7 @@ impl Mirror {
             client,
             config,
             connection: None,
-            store_id,
+            era,
             counts: Arc::default(),
             stopping,
             backoff: BACKOFF_MIN,
@@ -170,6 +172,7 @@ impl Mirror {
         {
             let field = if segment.step_ms == 0 { "raw" } else { "rollup" };
             self.mark(&mut connection, &[(field, *number)])?;
+            self.era.note(*number);
             self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
         }
         self.connection = Some(connection);
@@ -211,7 +214,7 @@ impl Mirror {
             let key = self.keys.mark(shard);
             pipe.cmd("HMGET").arg(key).arg(&["store", "raw", "rollup", "elsewhere"]);
         }
-        let me = format!("{:016x}", self.store_id);
+        let me = format!("{:016x}", self.era.id);
         let mut marks = Marks { shards: Vec::new(), ours: false, elsewhere_ms: i64::MIN };
         for answer in connection.query(&pipe)? {
             let found: (Option<String>, Option<u64>, Option<u64>, Option<i64>) =
@@ -313,7 +316,7 @@ impl Mirror {
                     );
                     continue;
                 };
-                let place = Place::of(entry, self.store_id, number);
+                let place = Place::of(entry, self.era.id, number);
                 self.add(&mut pipe, entry.source, segment.step_ms, &place, (&block, left_s));
                 if others.first().is_none_or(|next| next.source != entry.source) {
                     self.prune(&mut pipe, entry.source, segment.step_ms, now_ms);
@@ -379,7 +382,7 @@ impl Mirror {
         let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
         for shard in 0..SHARDS {
             let key = self.keys.mark(shard);
-            pipe.cmd("HSET").arg(&key).arg("store").arg(format!("{:016x}", self.store_id));
+            pipe.cmd("HSET").arg(&key).arg("store").arg(format!("{:016x}", self.era.id));
             pipe.arg("elsewhere").arg(elsewhere_ms).arg(fields);
             pipe.cmd("EXPIRE").arg(&key).arg(jittered(life_s, &key));
         }

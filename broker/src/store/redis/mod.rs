@@ -43,6 +43,7 @@
 
 mod archive;
 mod describe;
+mod era;
 mod errand;
 mod keys;
 mod link;
@@ -53,8 +54,7 @@ pub(super) use errand::Errand;
 pub use link::{TROUBLES, Trouble};
 pub use mirror::{Mirror, MirrorCounts, Parts};
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Which Redis, and how it is used.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,24 +94,4 @@ impl RedisConfig {
         const DAY_MS: i64 = 86_400_000;
         Self { url, prefix: "monitor:".to_owned(), raw_ms: 7 * DAY_MS, metadata_ms: 30 * DAY_MS }
     }
-}
-
-/// The id of the store in `dir`, made at its first use: which segments a place may mean.
-fn store_id(dir: &Path) -> Result<u64, RedisError> {
-    let path = dir.join("store-id");
-    let fail = |source| RedisError::Id { path: path.clone(), source };
-    if let Ok(text) = fs::read_to_string(&path)
-        && let Ok(id) = u64::from_str_radix(text.trim(), 16)
-    {
-        return Ok(id);
-    }
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|why| fail(std::io::Error::other(why.to_string())))?;
-    let id = u64::from_le_bytes(bytes);
-    // A torn file is made anew: at worst Redis is filled again.
-    let part = path.with_extension("part");
-    fs::write(&part, format!("{id:016x}\n")).map_err(fail)?;
-    fs::File::open(&part).and_then(|file| file.sync_all()).map_err(fail)?;
-    fs::rename(&part, &path).map_err(fail)?;
-    Ok(id)
 }

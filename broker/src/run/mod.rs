@@ -1,4 +1,4 @@
-//! The broker's threads, and the only place that reads the clock.
+//! The broker's threads; below here is the only place that reads the clock.
 //!
 //! ```text
 //! network loop ──Order (bounded)──▶ writer ──Report──▶ network loop
@@ -9,77 +9,43 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+mod clock;
+mod error;
+mod loops;
+
+pub use error::BrokerError;
+
 use crate::api::{self, Answer};
 use crate::config::{Config, StoreChoice};
 use crate::control;
-use crate::dir::{self, DirError, StateDir};
+use crate::dir::{self, StateDir};
 use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
-use crate::net::{Ask, Net, NetCounts, Parts, Place};
+use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
-use crate::query::{Engine, Limits};
-use crate::registry::{Registry, RegistryError};
+use crate::query::{Deadline, Engine, Limits, Pulse};
+use crate::registry::Registry;
 use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
-use crate::store::{RemoteSeries, Store, StoreConfig, StoreError};
-use crate::writer::{Next, Order, Report, Scribe};
-use mio::{Events, Interest, Poll, Token as Source, Waker};
-use std::io;
+use crate::store::{RemoteSeries, Store, StoreConfig};
+use crate::writer::{Order, Report, Scribe};
+use clock::{monotonic, wall_ms, wall_s};
+use loops::{Loop, join, mirror_loop, spawn, wake, write_loop};
+use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
-use strobe_wire::link::{
-    Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
-};
+use strobe_wire::link::{Link, LinkConfig, Offload, Side, Socket, SocketConfig};
 use strobe_wire::message::{ApiRequest, ApiResponse};
-use strobe_wire::pki::{PkiError, Role, Subject, Token};
+use strobe_wire::pki::{Role, Subject, Token};
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
-}
-
-/// Why a broker cannot start or do something.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// The state directory.
-    #[error(transparent)]
-    Dir(#[from] DirError),
-    /// The UDP port.
-    #[error("cannot listen on UDP {address}: {source}; choose another --broker-listen")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Keys and certificates.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// The link.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The registry.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Redis.
-    #[error("broker.store: {0}")]
-    Redis(#[from] RedisError),
-    /// The system refused something else.
-    #[error("cannot {doing}: {source}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
 }
 
 #[derive(Debug)]
@@ -106,19 +72,6 @@ struct Threads {
     network: Option<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
     state: Option<StateDir>,
-}
-
-/// What the network thread owns.
-struct Loop {
-    poll: Poll,
-    socket: Socket,
-    net: Net,
-    orders: SyncSender<Order>,
-    reports: Receiver<Report>,
-    questions: Option<SyncSender<(Place, ApiRequest)>>,
-    answers: Receiver<(Place, ApiResponse)>,
-    counts: Arc<Mutex<NetCounts>>,
-    stopping: Arc<AtomicBool>,
 }
 
 impl Broker {
@@ -169,7 +122,8 @@ impl Broker {
         let fingerprint = authority.fingerprint();
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
-        let scribe = Scribe::new(writer, registry.clone(), hub.clone());
+        let every = Duration::from_millis(config.commit_ms);
+        let scribe = Scribe::new(writer, registry.clone(), hub.clone(), every, monotonic());
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
         let shared = Arc::new(Shared {
             config,
@@ -191,7 +145,7 @@ impl Broker {
         let network = Loop {
             poll,
             socket,
-            net: Net::new(parts),
+            net: Net::new(parts, monotonic()),
             orders,
             reports,
             questions: Some(questions),
@@ -236,7 +190,16 @@ impl Broker {
             "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
             path if path.starts_with("/api/v1/") => {
                 let limits = Limits::usual();
-                match api::handle(&shared.engine, &limits, request, wall_ms()) {
+                let since = monotonic();
+                let pulse = || match shared.stopping.load(Ordering::Acquire) {
+                    true => Pulse::Abandoned,
+                    false => {
+                        let elapsed = monotonic().saturating_duration_since(since).as_millis();
+                        Pulse::Elapsed(u64::try_from(elapsed).unwrap_or(u64::MAX))
+                    }
+                };
+                let deadline = Deadline::new(&pulse, limits.time_ms_max);
+                match api::handle(&shared.engine, &limits, request, wall_ms(), deadline) {
                     Answer::Response(response) => response,
                     Answer::Write(series) => api::written(self.write(series)),
                 }
@@ -364,8 +327,7 @@ impl Broker {
         reports: Sender<Report>,
     ) -> Result<JoinHandle<()>, BrokerError> {
         let waker = Arc::clone(&self.shared.waker);
-        let every = Duration::from_millis(self.shared.config.commit_ms);
-        spawn("strobe-writer", move || write_loop(scribe, &orders, &reports, &waker, every))
+        spawn("strobe-writer", move || write_loop(scribe, &orders, &reports, &waker))
     }
 
     fn control(&self) -> Result<JoinHandle<()>, BrokerError> {
@@ -407,129 +369,6 @@ impl Broker {
     }
 }
 
-impl Loop {
-    /// Wait, read, time out, act, write.
-    fn run(mut self) {
-        let mut events = Events::with_capacity(64);
-        let mut again = false;
-        let (mut keep_at, mut count_at) = (monotonic() + KEEP_EVERY, monotonic());
-        while !self.stopping.load(Ordering::Acquire) {
-            let wait = if again { Duration::ZERO } else { self.patience(keep_at) };
-            if let Err(error) = self.poll.poll(&mut events, Some(wait))
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                log::error!("cannot wait for the network: {error}");
-            }
-            let (now, now_ms) = (monotonic(), wall_ms());
-            self.net.link.set_wall_s(wall_s());
-            let received = self.socket.receive(now, &mut self.net.link).unwrap_or_else(|error| {
-                log::error!("cannot receive: {error}");
-                Progress::Idle
-            });
-            self.net.link.on_timeout(now);
-            self.turn(now, now_ms);
-            if keep_at <= now {
-                keep_at = now + KEEP_EVERY;
-                let (failures, windows) = self.net.windows();
-                self.order(Order::Windows { failures, windows });
-            }
-            if count_at <= now {
-                count_at = now + COUNT_EVERY;
-                let counts = self.net.counts();
-                *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
-            }
-            let sent = self.socket.transmit(now, &mut self.net.link);
-            again = received == Progress::More || sent == Progress::More || self.net.is_busy();
-        }
-        self.end();
-    }
-
-    fn patience(&self, keep_at: Instant) -> Duration {
-        let until = self.net.link.timeout().map_or(keep_at, |at| at.min(keep_at));
-        until.saturating_duration_since(monotonic()).min(COUNT_EVERY)
-    }
-
-    fn turn(&mut self, now: Instant, now_ms: i64) {
-        while let Ok(report) = self.reports.try_recv() {
-            self.net.on_report(report, now);
-        }
-        while let Ok((place, response)) = self.answers.try_recv() {
-            self.net.answer(place, response);
-        }
-        let mut refused = Vec::new();
-        let questions = &self.questions;
-        self.net.advance(now, now_ms, &mut |Ask::Api(place, request)| {
-            let asked = questions.as_ref().is_some_and(|to| to.try_send((place, request)).is_ok());
-            if !asked {
-                refused.push(place);
-            }
-        });
-        for place in refused {
-            let busy = "too many queries are waiting; ask again later";
-            self.net.answer(place, own::error(503, "unavailable", busy));
-        }
-        if let Some(batch) = self.net.end_turn(now_ms) {
-            self.order(Order::Batch(batch));
-        }
-        self.net.pump();
-    }
-
-    /// The queue has room for every turn in flight, so this does not wait.
-    fn order(&self, order: Order) {
-        if self.orders.send(order).is_err() {
-            log::error!("the writer has ended; nothing is stored any more");
-        }
-    }
-
-    fn end(&mut self) {
-        let now = monotonic();
-        let (failures, windows) = self.net.windows();
-        self.order(Order::Windows { failures, windows });
-        self.net.link.close_all(now, "the broker is stopping");
-        // One turn's good-byes; who does not hear it finds out by silence.
-        self.socket.transmit(now, &mut self.net.link);
-        self.questions = None;
-    }
-}
-
-fn write_loop(
-    mut scribe: Scribe,
-    orders: &Receiver<Order>,
-    reports: &Sender<Report>,
-    waker: &Waker,
-    every: Duration,
-) {
-    let mut committed = monotonic();
-    let mut next = Next::Gather;
-    while next != Next::End {
-        next = match orders.recv_timeout(PROBE_EVERY) {
-            Ok(order) => scribe.take(order),
-            Err(RecvTimeoutError::Timeout) => Next::Gather,
-            Err(RecvTimeoutError::Disconnected) => Next::End,
-        };
-        // At once after a quiet time, else at most one commit an interval.
-        while next == Next::Gather {
-            let left = (committed + every).saturating_duration_since(monotonic());
-            match orders.recv_timeout(left) {
-                Ok(order) => next = scribe.take(order),
-                Err(_) => break,
-            }
-            if left.is_zero() {
-                break;
-            }
-        }
-        if scribe.is_idle() && !scribe.is_failing() {
-            continue;
-        }
-        scribe.commit(wall_ms(), &mut |report| {
-            // The network loop may have ended before the writer: then nobody is acknowledged.
-            drop(reports.send(report));
-        });
-        committed = monotonic();
-        wake(waker);
-    }
-}
-
 /// The mirror that the settings want.
 fn mirror(
     config: &Config,
@@ -542,20 +381,6 @@ fn mirror(
     let (registry, stopping) = (Some(registry.clone()), Arc::clone(stopping));
     let parts = redis::Parts { store, registry, stopping, now_ms, clock: monotonic };
     Mirror::new(redis.clone(), parts).map(Some)
-}
-
-fn mirror_loop(mut mirror: Mirror, stopping: &AtomicBool) {
-    while !stopping.load(Ordering::Acquire) {
-        let until = monotonic() + mirror.pass(wall_ms());
-        while !stopping.load(Ordering::Acquire) {
-            let left = until.saturating_duration_since(monotonic());
-            if left.is_zero() {
-                break;
-            }
-            // `Broker::stop` is not kept waiting for the rest of a back-off.
-            std::thread::park_timeout(left.min(STOP_SEEN));
-        }
-    }
 }
 
 fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
@@ -583,43 +408,6 @@ fn store_config(config: &Config) -> StoreConfig {
     }
 }
 
-fn spawn(
-    name: &'static str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, BrokerError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map_err(|source| BrokerError::Io { doing: "start a thread", source })
-}
-
-fn join(thread: Option<JoinHandle<()>>) {
-    if thread.is_some_and(|thread| thread.join().is_err()) {
-        log::error!("a thread of the broker had panicked");
-    }
-}
-
-fn wake(waker: &Waker) {
-    if let Err(error) = waker.wake() {
-        log::error!("cannot wake the network loop: {error}");
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "run.rs is where the clock is read")]
-fn monotonic() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "run.rs is where the clock is read")]
-fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn wall_s() -> u64 {
-    u64::try_from(wall_ms() / 1000).unwrap_or(0)
-}
-
 const SOCKET: Source = Source(0);
 const WAKE: Source = Source(1);
 /// Connections at once: ten thousand agents, and as many in their handshake.
@@ -633,12 +421,5 @@ const QUERY_THREADS: usize = 2;
 const WRITES_MAX: usize = 64;
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 const CONTROLS_MAX: usize = 8;
-/// Windows and housekeeping.
-const KEEP_EVERY: Duration = Duration::from_secs(10);
-const COUNT_EVERY: Duration = Duration::from_millis(500);
-/// How often a store that refuses is tried again.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// How soon the mirror's thread sees that it shall end.
-const STOP_SEEN: Duration = Duration::from_millis(200);
 /// The broker's own certificate is made anew at every start.
 const IDENTITY_S: u64 = 10 * 365 * 24 * 3600;

@@ -1,0 +1,341 @@
+//! The network's loop.
+
+use super::{AgentError, Stop, io_error};
+use crate::clock::{self, Look};
+use crate::enrol::{Enrol, EnrolError};
+use crate::ring::Reader;
+use crate::schemas::Table;
+use crate::state::{State, StateError};
+use crate::uplink::{Status, Uplink, UplinkConfig};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use strobe_wire::link::{Link, LinkConfig, Offload, Progress, Side, Socket, SocketConfig};
+use strobe_wire::message::Hello;
+use strobe_wire::pki::{Identity, Role, Subject, Token};
+
+/// The loop with what it is about, until it is run.
+pub(super) struct Errand {
+    pub(super) network: Network,
+    pub(super) hello: Hello,
+    pub(super) token: Option<Token>,
+    pub(super) sampling: JoinHandle<Result<(), AgentError>>,
+    pub(super) stop: Stop,
+}
+
+/// The network's loop and all it owns.
+pub(super) struct Network {
+    broker: String,
+    state: State,
+    poll: Poll,
+    socket: Socket,
+    link: Link,
+    ring: Reader,
+    pub(super) table: Arc<Table>,
+    pub(super) status: Arc<Mutex<Status>>,
+    enrolled: bool,
+    /// Whether the poll tells when the socket can take more: only while it could not.
+    blocked: bool,
+}
+
+/// What a poll said.
+#[derive(Clone, Copy)]
+struct Heard {
+    socket: bool,
+    stop: bool,
+}
+
+/// What the loop is about.
+enum Work {
+    /// Getting an identity: the conversation, or when to begin the next.
+    Enrol { token: Token, asking: Option<Box<Enrol>>, next: Instant, wait: Duration },
+    /// Sending frames.
+    Send(Box<Uplink>),
+}
+
+impl Errand {
+    /// Runs until it is stopped, and ends the sampler.
+    pub(super) fn run(mut self) -> Result<(), AgentError> {
+        let ended = self.network.run(self.hello, self.token, &self.sampling, &self.stop);
+        // Whatever ended the loop, nobody would read what the sampler writes.
+        self.stop.stop();
+        match (ended, self.sampling.join()) {
+            (Ok(()), Ok(Ok(()))) => Ok(()),
+            (Err(error), _) | (Ok(()), Ok(Err(error))) => Err(error),
+            (Ok(()), Err(_)) => Err(AgentError::Panicked("sampler")),
+        }
+    }
+}
+
+impl Network {
+    pub(super) fn new(
+        broker: String,
+        state: State,
+        identity: Option<Identity>,
+        ring: Reader,
+        stop: &Stop,
+    ) -> Result<Self, AgentError> {
+        let poll = Poll::new().map_err(io_error("make a poll"))?;
+        let mut socket = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let register = |source: &mut dyn mio::event::Source, token| {
+            poll.registry()
+                .register(source, mio::Token(token), Interest::READABLE)
+                .map_err(io_error("register with the poll"))
+        };
+        register(socket.source(), SOCKET)?;
+        register(&mut SourceFd(&stop.0.event.as_fd().as_raw_fd()), STOP)?;
+        if let Some(signals) = &stop.0.signals {
+            register(&mut SourceFd(&signals.as_fd().as_raw_fd()), STOP)?;
+        }
+        let enrolled = identity.is_some();
+        let link = link(&socket, identity)?;
+        let (table, status) = (Arc::default(), Arc::default());
+        let blocked = false;
+        Ok(Self { broker, state, poll, socket, link, ring, table, status, enrolled, blocked })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the loop that reads the clock")]
+    fn run(
+        &mut self,
+        hello: Hello,
+        token: Option<Token>,
+        sampling: &JoinHandle<Result<(), AgentError>>,
+        stop: &Stop,
+    ) -> Result<(), AgentError> {
+        let mut now = Instant::now();
+        let mut look = Look::new(now, Duration::from_millis(hello.interval_ms), self.state.host.0);
+        let uplink = uplink_config(&self.broker, hello);
+        let uplink = |now| Box::new(Uplink::new(uplink.clone(), now));
+        let mut work = match token {
+            Some(token) if !self.enrolled => {
+                Work::Enrol { token, asking: None, next: now, wait: RETRY_MIN }
+            }
+            _ => Work::Send(uplink(now)),
+        };
+        let mut events = Events::with_capacity(8);
+        let mut drain_until = None;
+        let mut more = Progress::Idle;
+        loop {
+            let wait = match (more, drain_until) {
+                (Progress::More, _) => Duration::ZERO,
+                (_, None) => self.wait(now, &work, look.at()),
+                // Nothing else would tell of the sampler's end.
+                (_, Some(until)) => self.wait(now, &work, (now + DRAIN_LOOK).min(until)),
+            };
+            let heard = self.listen(&mut events, wait)?;
+            now = Instant::now();
+            let wall_ns = clock::wall_ns();
+            self.link.set_wall_s(u64::try_from(wall_ns / 1_000_000_000).unwrap_or(0));
+            if heard.stop && drain_until.is_none() {
+                stop.stop();
+                drain_until = Some(now + DRAIN);
+            }
+            // What it sealed last is in the ring before it ends.
+            let sampled = sampling.is_finished();
+            let mut received = Progress::Idle;
+            if heard.socket || more == Progress::More {
+                received = self.socket.receive(now, &mut self.link).map_err(io_error("receive"))?;
+            }
+            self.link.on_timeout(now);
+            if let Some(identity) = self.act(now, &mut work)? {
+                identity.save(&self.state.dir).map_err(StateError::from)?;
+                log::info!("enrolled as host {}", self.state.host);
+                self.socket.transmit(now, &mut self.link);
+                self.link = link(&self.socket, Some(identity))?;
+                work = Work::Send(uplink(now));
+                self.act(now, &mut work)?;
+            }
+            look.looked(now, wall_ns, self.ring.claimed());
+            more = self.transmit(now)?;
+            if received == Progress::More {
+                more = Progress::More;
+            }
+            let idle = self.publish(&work);
+            if sampled && drain_until.is_none() {
+                // It ended by itself; its thread says why.
+                return Ok(());
+            }
+            if drain_until.is_some_and(|at| at <= now || (idle && sampled)) {
+                self.link.close_all(now, "the agent stops");
+                self.socket.transmit(now, &mut self.link);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the socket, the end, or `until`.
+    fn listen(&mut self, events: &mut Events, wait: Duration) -> Result<Heard, AgentError> {
+        match self.poll.poll(events, Some(wait)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                return Err(io_error("wait for the network")(error));
+            }
+            _ => {}
+        }
+        let heard = |token| events.iter().any(|event| event.token() == mio::Token(token));
+        Ok(Heard { socket: heard(SOCKET), stop: heard(STOP) })
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&self, now: Instant, work: &Work, mine: Instant) -> Duration {
+        let works = match work {
+            Work::Enrol { asking: Some(enrol), .. } => Some(enrol.timeout()),
+            Work::Enrol { next, .. } => Some(*next),
+            Work::Send(uplink) => uplink.timeout(),
+        };
+        let next = [works, self.link.timeout()].into_iter().flatten().fold(mine, Instant::min);
+        next.saturating_duration_since(now)
+    }
+
+    /// Sends; the poll is asked to tell of room for more only while the kernel has none, because
+    /// it would also tell of every datagram that has left.
+    fn transmit(&mut self, now: Instant) -> Result<Progress, AgentError> {
+        let progress = self.socket.transmit(now, &mut self.link);
+        let blocked = progress == Progress::Blocked;
+        if blocked != self.blocked {
+            let interest = if blocked { WRITABLE } else { Interest::READABLE };
+            self.poll
+                .registry()
+                .reregister(self.socket.source(), mio::Token(SOCKET), interest)
+                .map_err(io_error("register with the poll"))?;
+            self.blocked = blocked;
+        }
+        Ok(progress)
+    }
+
+    /// Events, timers, dials; the identity when there is one.
+    fn act(&mut self, now: Instant, work: &mut Work) -> Result<Option<Identity>, AgentError> {
+        match work {
+            Work::Send(uplink) => {
+                while let Some(event) = self.link.poll() {
+                    uplink.told(now, &event, &mut self.link, &mut self.ring);
+                }
+                uplink.on_timeout(now, &mut self.link, &mut self.ring);
+                if let Some(broker) = uplink.wants(now) {
+                    let remote = resolve(&broker).and_then(|remote| self.reach(remote));
+                    uplink.dial(now, &mut self.link, remote);
+                }
+                let table = &self.table;
+                uplink.pump(now, &mut self.link, &mut self.ring, table);
+                Ok(None)
+            }
+            Work::Enrol { token, asking, next, wait } => {
+                let outcome = match asking {
+                    Some(enrol) => enrolling(now, enrol, &mut self.link),
+                    None if now < *next => return Ok(None),
+                    None => resolve(&self.broker)
+                        .and_then(|remote| self.reach(remote))
+                        .map_err(EnrolError::Lost)
+                        .and_then(|remote| {
+                            let subject = Subject { role: Role::Agent, host: self.state.host };
+                            Enrol::begin(now, &mut self.link, remote, *token, subject)
+                        })
+                        .map(|enrol| {
+                            *asking = Some(Box::new(enrol));
+                            None
+                        }),
+                };
+                match outcome {
+                    Err(error @ EnrolError::Refused(_)) => Err(error.into()),
+                    Err(error) => {
+                        log::warn!("{error}; again in {wait:?}");
+                        self.link.close_all(now, "enrolling failed");
+                        (*asking, *next) = (None, now + *wait);
+                        *wait = (*wait * 2).min(RETRY_MAX);
+                        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+                        status.last_error = error.to_string();
+                        Ok(None)
+                    }
+                    Ok(identity) => Ok(identity),
+                }
+            }
+        }
+    }
+
+    /// Makes the socket one of `remote`'s family.
+    fn reach(&mut self, remote: SocketAddr) -> Result<SocketAddr, String> {
+        let bound = self.socket.local_addr().map_err(|error| error.to_string())?;
+        if bound.is_ipv4() != remote.is_ipv4() {
+            let any = match remote {
+                SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+                SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+            };
+            let mut socket = bind(any).map_err(|error| error.to_string())?;
+            self.poll
+                .registry()
+                .register(socket.source(), mio::Token(SOCKET), Interest::READABLE)
+                .map_err(|error| error.to_string())?;
+            self.blocked = false;
+            self.socket = socket;
+        }
+        Ok(remote)
+    }
+
+    /// Shows the status; whether there is nothing left to be acknowledged, or nobody to do it.
+    fn publish(&self, work: &Work) -> bool {
+        let Work::Send(uplink) = work else { return true };
+        let now = uplink.status();
+        let idle = !now.streaming || now.unacknowledged == 0;
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        idle
+    }
+}
+
+fn enrolling(
+    now: Instant,
+    enrol: &mut Enrol,
+    link: &mut Link,
+) -> Result<Option<Identity>, EnrolError> {
+    while let Some(event) = link.poll() {
+        if let Some(identity) = enrol.told(now, &event, link)? {
+            return Ok(Some(identity));
+        }
+    }
+    enrol.on_timeout(now)?;
+    Ok(None)
+}
+
+fn uplink_config(broker: &str, hello: Hello) -> UplinkConfig {
+    let [low, high] = [hello.boot, hello.boot >> 64]
+        .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(1));
+    UplinkConfig { brokers: vec![broker.to_owned()], hello, seed: low ^ high }
+}
+
+fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
+    // An agent hears acknowledgements: of the second buffer it only learns that it stayed empty.
+    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 2, kernel_bytes: 0 })
+        .map_err(io_error("bind a UDP socket"))
+}
+
+fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {
+    let wall_s = u64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(0);
+    Ok(Link::new(&LinkConfig {
+        identity,
+        side: Side::Agent,
+        connections_max: CONNECTIONS_MAX,
+        whole_datagrams: socket.keeps_datagrams_whole(),
+        wall_s,
+        seed: None,
+    })?)
+}
+
+/// Blocks for as long as the resolver does; the sampler does not wait for it.
+fn resolve(broker: &str) -> Result<SocketAddr, String> {
+    let mut found = broker.to_socket_addrs().map_err(|e| format!("resolving {broker}: {e}"))?;
+    found.next().ok_or_else(|| format!("{broker} has no address"))
+}
+
+const SOCKET: usize = 0;
+const STOP: usize = 1;
+const WRITABLE: Interest = Interest::READABLE.add(Interest::WRITABLE);
+/// The one in use, and those saying good-bye.
+const CONNECTIONS_MAX: usize = 8;
+/// How long a stopping agent waits for acknowledgements.
+const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);

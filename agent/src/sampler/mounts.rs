@@ -1,0 +1,96 @@
+//! The file systems: which there are, and how full they are as the hazard threads have it.
+
+use super::Trees;
+use crate::hazard::{Answer, Hazard, Target, space};
+use crate::readers::filesystem::{self, Mount};
+use crate::readers::kept::{Buffer, Kept, Shape};
+use crate::readers::sheet::{Repair, Sheet};
+use std::path::PathBuf;
+
+#[derive(Debug)]
+pub(super) struct Mounts {
+    files: [Kept; 2],
+    rootfs: PathBuf,
+    last: Vec<u8>,
+    pub(super) list: Vec<Mount>,
+    pub(super) hazard: Hazard,
+    interval_ns: u64,
+    pub(super) asked_ns: Option<u64>,
+    pub(super) next_ns: u64,
+    pub(super) hung: u64,
+}
+
+impl Mounts {
+    pub(super) fn new(trees: &Trees) -> Self {
+        let kept = |name| Kept::new(trees.procfs.join(name), Shape::Records(LINE_BYTES_MAX));
+        Self {
+            // The first process sees the host's mounts even from a container with the host's /proc.
+            files: ["1/mounts", "mounts"].map(kept),
+            rootfs: trees.rootfs.clone(),
+            last: Vec::new(),
+            list: Vec::new(),
+            hazard: Hazard::new(space),
+            interval_ns: trees.filesystem_interval_ms.saturating_mul(1_000_000),
+            asked_ns: None,
+            next_ns: 0,
+            hung: 0,
+        }
+    }
+
+    /// Asks for the space of all mounts when it is time; false if the list cannot be read.
+    pub(super) fn ask(&mut self, now_ns: u64, buffer: &mut Buffer) -> bool {
+        if self.asked_ns.is_some() || now_ns < self.next_ns {
+            return true;
+        }
+        let [first, second] = &mut self.files;
+        let bytes = match first.read(buffer) {
+            Some(_) => first.last(buffer),
+            None => second.read(buffer),
+        };
+        let Some(bytes) = bytes else { return false };
+        if bytes != self.last {
+            self.last.clear();
+            self.last.extend_from_slice(bytes);
+            self.list = filesystem::parse(bytes);
+            for mount in &mut self.list {
+                mount.rebase(&self.rootfs);
+            }
+            let rootfs = &self.rootfs;
+            let target = |mount: &Mount| Target {
+                path: rootfs.join(mount.point.trim_start_matches('/')),
+                trusted: mount.answers_from_memory(),
+            };
+            self.hazard.aim(&self.list.iter().map(target).collect::<Vec<_>>());
+        }
+        self.hazard.ask(now_ns);
+        self.asked_ns = Some(now_ns);
+        self.next_ns = now_ns.saturating_add(self.interval_ns);
+        true
+    }
+
+    pub(super) fn is_ready(&self, now_ns: u64) -> bool {
+        let Some(asked_ns) = self.asked_ns else { return false };
+        WAIT_NS <= now_ns.saturating_sub(asked_ns) || self.hazard.is_settled(now_ns)
+    }
+
+    pub(super) fn put(&mut self, now_ns: u64, sheet: &mut Sheet) {
+        let (list, mut hung) = (&self.list, 0);
+        let answered = self.hazard.answers(now_ns, |index, answer| {
+            let Some(mount) = list.get(index) else { return };
+            hung += u64::from(answer == Answer::Hung);
+            sheet.put(0, mount.key(), &mount.values(answer), Repair::None);
+        });
+        if answered {
+            self.hung = hung;
+            return;
+        }
+        for mount in list {
+            sheet.put(0, mount.key(), &mount.values(Answer::Pending), Repair::None);
+        }
+    }
+}
+
+/// How long a row of file systems waits for the slowest of them.
+const WAIT_NS: u64 = 900_000_000;
+/// Two paths, each byte of them escaped, and options.
+const LINE_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,73 @@
+//! Every file that is read, how the kernel hands it out, and who parses it.
+
+use crate::readers::Format;
+use crate::readers::host::Resource;
+use crate::readers::kept::Shape;
+
+/// What one parser of a file is for.
+pub(super) struct FileFeed {
+    pub(super) format: Format,
+    pub(super) section: &'static str,
+    pub(super) collector: &'static str,
+    pub(super) needed: bool,
+}
+
+/// Every file, how the kernel hands it out, and who parses it.
+pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
+    let feed = |format, section, collector| FileFeed { format, section, collector, needed: true };
+    let host = |format, collector| vec![feed(format, "host", collector)];
+    let extra =
+        |format, collector| vec![FileFeed { needed: false, ..feed(format, "host", collector) }];
+    let pressure = Format::Pressure;
+    let sockstat = Format::Sockstat { page_bytes: page_bytes() };
+    let stat = vec![feed(Format::Stat, "host", "stat"), feed(Format::Cores, "cpu", "cpu")];
+    vec![
+        ("stat", Shape::Whole, stat),
+        ("loadavg", Shape::Whole, host(Format::Load, "loadavg")),
+        ("meminfo", Shape::Whole, host(Format::Meminfo, "meminfo")),
+        ("vmstat", Shape::Records(LINE_BYTES_MAX), host(Format::Vmstat, "vmstat")),
+        ("pressure/cpu", Shape::Whole, host(pressure(Resource::Cpu), "pressure")),
+        ("pressure/io", Shape::Whole, host(pressure(Resource::Io), "pressure")),
+        ("pressure/memory", Shape::Whole, host(pressure(Resource::Memory), "pressure")),
+        ("pressure/irq", Shape::Whole, extra(pressure(Resource::Irq), "pressure")),
+        ("sys/fs/file-nr", Shape::Whole, host(Format::Handles, "filefd")),
+        ("net/sockstat", Shape::Whole, host(sockstat, "sockstat")),
+        ("net/sockstat6", Shape::Whole, extra(sockstat, "sockstat")),
+        ("net/netstat", Shape::Whole, host(Format::Pairs, "netstat")),
+        ("net/snmp", Shape::Whole, host(Format::Pairs, "netstat")),
+        ("net/snmp6", Shape::Whole, extra(Format::Six, "netstat")),
+        (
+            "diskstats",
+            Shape::Records(LINE_BYTES_MAX),
+            vec![feed(Format::Disks, "disk", "diskstats")],
+        ),
+        ("net/dev", Shape::Records(LINE_BYTES_MAX), vec![feed(Format::Devices, "net", "netdev")]),
+    ]
+}
+
+fn page_bytes() -> u64 {
+    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    found.ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
+}
+
+/// A disk's or device's name and twenty numbers of twenty digits.
+const LINE_BYTES_MAX: usize = 512;
+pub(super) const SECTIONS: [&str; 5] = ["host", "cpu", "disk", "net", "filesystem"];
+/// node_exporter's names of the sources; the last is the sampler itself and is not published.
+pub(super) const COLLECTORS: [&str; 15] = [
+    "cpu",
+    "diskstats",
+    "filefd",
+    "filesystem",
+    "loadavg",
+    "meminfo",
+    "netdev",
+    "netstat",
+    "pressure",
+    "sockstat",
+    "stat",
+    "time",
+    "uname",
+    "vmstat",
+    "",
+];

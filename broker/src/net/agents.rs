@@ -1,0 +1,121 @@
+//! Agents' sessions: hello, frames, and what the writer's reports mean for them.
+
+use super::Net;
+use super::streams::{Place, StreamRole};
+use crate::hub::Update;
+use crate::ingest::{SessionId, Verdict};
+use crate::writer::{Item, Unstored};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::message::{Hello, Message, encode};
+
+/// What one turn handed to the writer.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) number: u64,
+    pub(super) frames: usize,
+    /// How far each boot will be stored when this turn is.
+    pub(super) reached: Vec<(HostId, BootId, SessionId, u64)>,
+}
+
+impl Net {
+    pub(super) fn on_hello(
+        &mut self,
+        place: Place,
+        hello: Hello,
+        now_ms: i64,
+    ) -> Result<(), String> {
+        let subject = self.conns.get(&place.conn).and_then(|conn| conn.subject);
+        let certified = subject.ok_or("no certificate")?.host;
+        let session = SessionId(self.session_next);
+        let welcomed = self
+            .ingest
+            .hello(session, certified, &hello, now_ms)
+            .map_err(|refusal| refusal.to_string())?;
+        self.session_next += 1;
+        if let Some(replaced) = welcomed.replaced {
+            self.sessions.remove(&replaced);
+        }
+        let info = self.registry.hello(&hello, now_ms);
+        self.hub.publish(&[Update::Host(info)]);
+        self.changed.insert(certified);
+        self.items.push(Item::Host(Box::new(hello)));
+        self.sessions.insert(session, place);
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        stream.role = StreamRole::Agent(session);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let welcome = Message::Welcome { stored_seq: welcomed.stored.0, version };
+        stream.out.push_back(encode(&welcome));
+        self.flush(place);
+        Ok(())
+    }
+
+    pub(super) fn on_frame(
+        &mut self,
+        place: Place,
+        bytes: Bytes,
+        now_ms: i64,
+    ) -> Result<(), String> {
+        let session = self.session(place)?;
+        let verdict =
+            self.ingest.frame(session, &bytes, now_ms).map_err(|refusal| refusal.to_string())?;
+        if let Some((host, boot)) = self.ingest.whose(session) {
+            self.touched.insert((host, boot), session);
+        }
+        self.items.extend(std::iter::from_fn(|| self.ingest.poll_loss()).map(Item::Frame));
+        if verdict == Verdict::Store {
+            self.items.push(Item::Frame(bytes));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_stored(&mut self, turn: u64) {
+        let mut acks: BTreeMap<(HostId, BootId), (SessionId, u64)> = BTreeMap::new();
+        while let Some(done) = self.turns.front().filter(|t| t.number <= turn) {
+            self.frames_in_flight -= done.frames;
+            for (host, boot, session, through) in &done.reached {
+                acks.insert((*host, *boot), (*session, *through));
+            }
+            self.turns.pop_front();
+        }
+        for ((host, boot), (session, seq)) in acks {
+            self.ingest.stored(host, boot, seq);
+            let Some(place) = self.sessions.get(&session).copied() else { continue };
+            let Some(stream) = self.streams.get_mut(&place) else { continue };
+            // A peer that does not read its acknowledgements gets only the newest.
+            if ACKS_WAITING_MAX <= stream.out.len() {
+                stream.out.pop_back();
+            }
+            stream.out.push_back(encode(&Message::Ack { boot: boot.0, seq }));
+            self.acks += 1;
+            self.flush(place);
+        }
+    }
+
+    pub(super) fn on_failed(&mut self, turn: u64, frames: &[Unstored], why: &str, now: Instant) {
+        for frame in frames {
+            self.ingest.forget(frame.host, frame.boot, frame.first, frame.last);
+        }
+        let Some(at) = self.turns.iter().position(|t| t.number == turn) else { return };
+        let Some(failed) = self.turns.remove(at) else { return };
+        self.frames_in_flight -= failed.frames;
+        // They resend from what is stored when they come back.
+        for (_, _, session, _) in failed.reached {
+            if let Some(place) = self.sessions.get(&session).copied() {
+                self.refuse(place.conn, why, now);
+            }
+        }
+    }
+
+    pub(super) fn session(&self, place: Place) -> Result<SessionId, String> {
+        match self.streams.get(&place).map(|stream| &stream.role) {
+            Some(StreamRole::Agent(session)) => Ok(*session),
+            _ => Err("an agent says hello first".to_owned()),
+        }
+    }
+}
+
+/// Acknowledgements waiting in one stream.
+const ACKS_WAITING_MAX: usize = 16;

@@ -1,0 +1,303 @@
+//! Everyone who is connected: agents' sessions, dashboards' requests and subscriptions, enrolments.
+//!
+//! A state machine around [`Link`] and [`Ingest`]: whoever drives it feeds datagrams to its link,
+//! reports of the writer and answers of the query pool to itself, and takes [`Order`]s for the
+//! writer at the end of each turn. It does no I/O but through the registry, and reads no clock.
+//!
+//! ```text
+//! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack
+//! viz stream ──ApiRequest──▶ query pool ──answer──▶ same stream, finished
+//! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
+//! enrol stream ──Enrol──▶ registry (token), authority ──▶ Enrolled
+//! ```
+//!
+//! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
+//! stops them and they keep their frames. Dashboards are answered all the same.
+
+mod agents;
+mod enrol;
+mod streams;
+
+pub use streams::Place;
+
+use crate::hub::Hub;
+use crate::ingest::{Counts, Ingest, SessionId};
+use crate::registry::{BootRecord, Registry};
+use crate::writer::{Batch, Item, Order, Report, Windows};
+use agents::Turn;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use streams::{Conn, End, Stream, StreamRole, push_update};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::link::{ConnId, Link};
+use strobe_wire::message::{ApiRequest, ApiResponse, Message, encode};
+use strobe_wire::pki::Authority;
+
+/// The network side of the broker.
+pub struct Net {
+    /// Takes and gives datagrams.
+    pub link: Link,
+    ingest: Ingest,
+    registry: Registry,
+    hub: Hub,
+    authority: Arc<Authority>,
+    conns: HashMap<ConnId, Conn>,
+    sessions: BTreeMap<SessionId, Place>,
+    streams: HashMap<Place, Stream>,
+    subscribers: BTreeSet<Place>,
+    readable: VecDeque<Place>,
+    parked: Vec<Place>,
+    items: Vec<Item>,
+    touched: BTreeMap<(HostId, BootId), SessionId>,
+    turns: VecDeque<Turn>,
+    turn: u64,
+    failures: u64,
+    frames_in_flight: usize,
+    storing: Storing,
+    changed: BTreeSet<HostId>,
+    keep_at: Instant,
+    session_next: u64,
+    enrolled: u64,
+    enrolments_refused: u64,
+    acks: u64,
+}
+
+/// The parts a [`Net`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The broker's side of it.
+    pub link: Link,
+    /// With every window that was kept.
+    pub ingest: Ingest,
+    /// Hosts and tokens.
+    pub registry: Registry,
+    /// Where subscribers listen.
+    pub hub: Hub,
+    /// Signs certificates.
+    pub authority: Arc<Authority>,
+}
+
+/// What an event asks of the driver.
+#[derive(Debug)]
+pub enum Ask {
+    /// Answer this request with [`Net::answer`].
+    Api(Place, ApiRequest),
+}
+
+/// Numbers for `/metrics`.
+#[derive(Clone, Debug, Default)]
+pub struct NetCounts {
+    /// What became of frames.
+    pub ingest: Counts,
+    /// Agents connected.
+    pub sessions: usize,
+    /// Connections of all kinds.
+    pub connections: usize,
+    /// Dashboards that listen.
+    pub subscribers: usize,
+    /// Frames with the writer.
+    pub frames_in_flight: usize,
+    /// Acknowledgements sent.
+    pub acks: u64,
+    /// Certificates given.
+    pub enrolled: u64,
+    /// Enrolments refused.
+    pub enrolments_refused: u64,
+    /// TLS handshakes that failed.
+    pub handshakes_failed: u64,
+    /// Connections refused.
+    pub connections_refused: u64,
+    /// Whether frames are taken.
+    pub storing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Storing {
+    Yes,
+    No,
+}
+
+impl Net {
+    /// Nobody is connected yet.
+    #[must_use]
+    pub fn new(parts: Parts, now: Instant) -> Self {
+        let Parts { link, ingest, registry, hub, authority } = parts;
+        Self {
+            link,
+            ingest,
+            registry,
+            hub,
+            authority,
+            conns: HashMap::new(),
+            sessions: BTreeMap::new(),
+            streams: HashMap::new(),
+            subscribers: BTreeSet::new(),
+            readable: VecDeque::new(),
+            parked: Vec::new(),
+            items: Vec::new(),
+            touched: BTreeMap::new(),
+            turns: VecDeque::new(),
+            turn: 0,
+            failures: 0,
+            frames_in_flight: 0,
+            storing: Storing::Yes,
+            changed: BTreeSet::new(),
+            keep_at: now + KEEP_EVERY,
+            session_next: 1,
+            enrolled: 0,
+            enrolments_refused: 0,
+            acks: 0,
+        }
+    }
+
+    /// When a turn is wanted at the latest, without any news.
+    #[must_use]
+    pub fn timeout(&self) -> Instant {
+        self.link.timeout().map_or(self.keep_at, |at| at.min(self.keep_at))
+    }
+
+    /// Does what is due, takes every event of the link and reads what is readable; `ask` gets
+    /// requests.
+    pub fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
+        self.link.on_timeout(now);
+        while let Some(event) = self.link.poll() {
+            self.on_event(event);
+        }
+        for _ in 0..self.readable.len() {
+            let Some(place) = self.readable.pop_front() else { break };
+            self.read(place, now, now_ms, ask);
+        }
+    }
+
+    /// Whether streams wait to be read without any new event.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// The end of a turn: what goes to the writer, if anything, and what listeners wait for.
+    pub fn end_turn(&mut self, now: Instant, now_ms: i64, order: &mut dyn FnMut(Order)) {
+        if let Some(batch) = self.batch(now_ms) {
+            order(Order::Batch(batch));
+        }
+        if self.keep_at <= now {
+            self.keep_at = now + KEEP_EVERY;
+            order(Order::Windows(self.windows()));
+        }
+        self.pump();
+    }
+
+    /// The windows of every host that changed since the last time, for the writer to keep.
+    pub fn windows(&mut self) -> Windows {
+        let changed = std::mem::take(&mut self.changed);
+        let mut hosts: BTreeMap<HostId, Vec<BootRecord>> = BTreeMap::new();
+        for (host, boot, window) in self.ingest.windows() {
+            if changed.contains(&host) {
+                hosts.entry(host).or_default().push(BootRecord::of(boot, window));
+            }
+        }
+        Windows { failures: self.failures, hosts: hosts.into_iter().collect() }
+    }
+
+    /// The writer says what became of a turn.
+    pub fn on_report(&mut self, report: Report, now: Instant) {
+        match report {
+            Report::Stored { turn } => self.on_stored(turn),
+            Report::Failed { turn, failures, frames, why } => {
+                self.failures = failures;
+                self.storing = Storing::No;
+                self.on_failed(turn, &frames, &why, now);
+            }
+            Report::Resumed => self.storing = Storing::Yes,
+        }
+        if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
+            self.readable.extend(self.parked.drain(..));
+        }
+    }
+
+    /// A request's answer, from the query pool.
+    pub fn answer(&mut self, place: Place, response: ApiResponse) {
+        if let Some(stream) = self.streams.get_mut(&place) {
+            stream.out.push_back(encode(&Message::ApiResponse(response)));
+            stream.end = End::AfterOut;
+            self.flush(place);
+        }
+    }
+
+    /// Numbers for `/metrics`.
+    #[must_use]
+    pub fn counts(&self) -> NetCounts {
+        let link = self.link.counters();
+        NetCounts {
+            ingest: self.ingest.counts().clone(),
+            sessions: self.ingest.sessions(),
+            connections: self.conns.len(),
+            subscribers: self.subscribers.len(),
+            frames_in_flight: self.frames_in_flight,
+            acks: self.acks,
+            enrolled: self.enrolled,
+            enrolments_refused: self.enrolments_refused,
+            handshakes_failed: link.handshakes_failed,
+            connections_refused: link.refused_full + link.refused_role,
+            storing: self.storing == Storing::Yes,
+        }
+    }
+
+    fn batch(&mut self, now_ms: i64) -> Option<Batch> {
+        let nothing = self.items.is_empty() && self.touched.is_empty();
+        if nothing || TURNS_MAX <= self.turns.len() {
+            return None;
+        }
+        self.turn += 1;
+        let touched = std::mem::take(&mut self.touched);
+        let mut reached = Vec::with_capacity(touched.len());
+        for ((host, boot), session) in touched {
+            self.registry.seen(host, now_ms);
+            self.changed.insert(host);
+            reached.push((host, boot, session, self.ingest.through(host, boot)));
+        }
+        let items = std::mem::take(&mut self.items);
+        let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
+        self.frames_in_flight += frames;
+        self.turns.push_back(Turn { number: self.turn, frames, reached });
+        Some(Batch { turn: self.turn, failures: self.failures, items })
+    }
+
+    /// Moves subscribers' updates into their streams, as far as these take them.
+    fn pump(&mut self) {
+        let places: Vec<Place> = self.subscribers.iter().copied().collect();
+        for place in places {
+            while let Some(stream) = self.streams.get_mut(&place) {
+                let StreamRole::Subscriber(subscription) = &stream.role else { break };
+                if !stream.out.is_empty() {
+                    break;
+                }
+                let updates = std::iter::from_fn(|| subscription.try_recv());
+                for update in updates.take(PUMP_UPDATES) {
+                    push_update(&mut stream.out, update);
+                }
+                if stream.out.is_empty() {
+                    break;
+                }
+                self.flush(place);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Net").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// Turns with the writer; over it they are gathered into one.
+pub const TURNS_MAX: usize = 1024;
+/// Frames with the writer and not on disk: 64 MiB at 1 KiB. Over it agents are not read.
+const FRAMES_IN_FLIGHT_MAX: usize = 65_536;
+/// Updates moved to one subscriber at once.
+const PUMP_UPDATES: usize = 512;
+/// How often windows are kept.
+const KEEP_EVERY: Duration = Duration::from_secs(10);

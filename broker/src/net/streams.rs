@@ -1,0 +1,236 @@
+//! Connections and their streams: what comes off them, and what waits to go onto them.
+
+use super::enrol::Enrolment;
+use super::{Ask, FRAMES_IN_FLIGHT_MAX, Net, Storing};
+use crate::hub::{Subscription, Update};
+use crate::ingest::SessionId;
+use crate::writer::Item;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+use strobe_wire::ids::HostId;
+use strobe_wire::link::{Alpn, ConnId, Event, Received, StreamId};
+use strobe_wire::message::{Incoming, Message, Reader, encode, frame_prefix};
+use strobe_wire::pki::Subject;
+
+/// A stream of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Place {
+    pub(super) conn: ConnId,
+    pub(super) stream: StreamId,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) alpn: Alpn,
+    pub(super) subject: Option<Subject>,
+    streams: Vec<StreamId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) role: StreamRole,
+    reader: Reader,
+    pub(super) out: VecDeque<Bytes>,
+    pub(super) end: End,
+}
+
+#[derive(Debug)]
+pub(super) enum StreamRole {
+    /// Nothing was said yet.
+    New,
+    Agent(SessionId),
+    /// A request is being answered.
+    Asking,
+    Subscriber(Subscription),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Open,
+    /// Finish the stream when everything is sent.
+    AfterOut,
+}
+
+impl Stream {
+    fn new() -> Self {
+        let (reader, out) = (Reader::default(), VecDeque::new());
+        Self { role: StreamRole::New, reader, out, end: End::Open }
+    }
+}
+
+impl Net {
+    #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected { conn, alpn, subject, .. } => {
+                self.conns.insert(conn, Conn { alpn, subject, streams: Vec::new() });
+            }
+            Event::Opened { conn, stream } => {
+                if let Some(known) = self.conns.get_mut(&conn) {
+                    known.streams.push(stream);
+                    self.streams.insert(Place { conn, stream }, Stream::new());
+                }
+            }
+            Event::Readable { conn, stream } => self.readable.push_back(Place { conn, stream }),
+            Event::Writable { conn, stream } => self.flush(Place { conn, stream }),
+            Event::Room { .. } => {}
+            Event::Closed { conn, .. } => self.forget_conn(conn),
+        }
+    }
+
+    pub(super) fn read(
+        &mut self,
+        place: Place,
+        now: Instant,
+        now_ms: i64,
+        ask: &mut dyn FnMut(Ask),
+    ) {
+        let full = self.storing == Storing::No
+            || FRAMES_IN_FLIGHT_MAX <= self.frames_in_flight + self.items.len();
+        let Some(conn) = self.conns.get(&place.conn) else { return };
+        if full && conn.alpn == Alpn::Agent {
+            self.parked.push(place);
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        let received = self.link.recv(place.conn, place.stream, &mut stream.reader);
+        let outcome = loop {
+            let Some(stream) = self.streams.get_mut(&place) else { return };
+            match stream.reader.pull() {
+                Ok(Some(incoming)) => {
+                    if let Err(why) = self.on_message(place, incoming, now_ms, ask) {
+                        break Err(why);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(why) => break Err(why.to_string()),
+            }
+        };
+        if let Err(why) = outcome {
+            log::warn!("connection from {:?} closed: {why}", self.link.remote(place.conn));
+            self.refuse(place.conn, &why, now);
+            return;
+        }
+        match received {
+            Ok(Received::More) => self.readable.push_back(place),
+            Ok(Received::Blocked) => {}
+            Ok(Received::Finished) => self.on_finished(place),
+            Err(_) => self.forget_stream(place),
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        place: Place,
+        incoming: Incoming,
+        now_ms: i64,
+        ask: &mut dyn FnMut(Ask),
+    ) -> Result<(), String> {
+        let alpn = self.conns.get(&place.conn).map(|conn| conn.alpn);
+        let message = match incoming {
+            Incoming::Frame(bytes) => return self.on_frame(place, bytes, now_ms),
+            Incoming::Control(message) => *message,
+        };
+        match (alpn, message) {
+            (Some(Alpn::Agent), Message::Hello(hello)) => self.on_hello(place, hello, now_ms),
+            (Some(Alpn::Agent), Message::Schema(schema)) => {
+                let session = self.session(place)?;
+                self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
+                self.items.push(Item::Schema(Arc::new(schema)));
+                Ok(())
+            }
+            (Some(Alpn::Viz), Message::ApiRequest(request)) => {
+                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+                if !matches!(stream.role, StreamRole::New) {
+                    return Err("a second request on one stream".to_owned());
+                }
+                stream.role = StreamRole::Asking;
+                ask(Ask::Api(place, request));
+                Ok(())
+            }
+            (Some(Alpn::Viz), Message::Subscribe) => {
+                let subscription = self.hub.subscribe(self.registry.hosts(), None);
+                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+                stream.role = StreamRole::Subscriber(subscription);
+                self.subscribers.insert(place);
+                Ok(())
+            }
+            (Some(Alpn::Enrol), Message::Enrol { secret, host, role, csr }) => {
+                let ask = Enrolment { secret, host: HostId(host), role, csr };
+                self.on_enrol(place, &ask, now_ms)
+            }
+            _ => Err("this message is not for this kind of connection".to_owned()),
+        }
+    }
+
+    fn on_finished(&mut self, place: Place) {
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        match stream.role {
+            // A request is one message; its answer is still to come.
+            StreamRole::Asking => {}
+            StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
+            StreamRole::New => stream.end = End::AfterOut,
+            StreamRole::Agent(_) | StreamRole::Subscriber(_) => {
+                self.link.finish(place.conn, place.stream);
+                self.forget_stream(place);
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self, place: Place) {
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        let sent = self.link.send(place.conn, place.stream, stream.out.make_contiguous());
+        stream.out.retain(|chunk| !chunk.is_empty());
+        if sent.is_err() {
+            self.forget_stream(place);
+        } else if stream.out.is_empty() && stream.end == End::AfterOut {
+            self.link.finish(place.conn, place.stream);
+            self.forget_stream(place);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, conn: ConnId, why: &str, now: Instant) {
+        self.link.close(now, conn, why);
+        self.forget_conn(conn);
+    }
+
+    fn forget_conn(&mut self, conn: ConnId) {
+        let Some(gone) = self.conns.remove(&conn) else { return };
+        for stream in gone.streams {
+            self.forget_stream(Place { conn, stream });
+        }
+    }
+
+    fn forget_stream(&mut self, place: Place) {
+        if let Some(conn) = self.conns.get_mut(&place.conn) {
+            conn.streams.retain(|stream| *stream != place.stream);
+        }
+        self.subscribers.remove(&place);
+        let Some(stream) = self.streams.remove(&place) else { return };
+        let StreamRole::Agent(session) = stream.role else { return };
+        let whose = self.ingest.whose(session);
+        self.ingest.close(session);
+        self.sessions.remove(&session);
+        if let Some((host, _)) = whose
+            && let Some(info) = self.registry.gone(host)
+        {
+            self.hub.publish(&[Update::Host(info)]);
+        }
+    }
+}
+
+/// Puts an update where it waits for the stream.
+pub(super) fn push_update(out: &mut VecDeque<Bytes>, update: Update) {
+    match update {
+        Update::Host(info) => out.push_back(encode(&Message::Host(info))),
+        Update::Schema(schema) => out.push_back(encode(&Message::Schema((*schema).clone()))),
+        Update::Frame(bytes) => {
+            out.push_back(Bytes::copy_from_slice(&frame_prefix(bytes.len())));
+            out.push_back(bytes);
+        }
+        // The frames' own sequence numbers show the gap to the other side.
+        Update::Lagged(_) => {}
+    }
+}

@@ -1,0 +1,184 @@
+//! The broker's loops, each a thread: the network's, the writer's, the mirror's.
+
+use super::clock::{monotonic, rest_until, wall_ms, wall_s};
+use super::error::BrokerError;
+use crate::net::{Ask, Net, NetCounts, Place};
+use crate::own;
+use crate::store::redis::Mirror;
+use crate::writer::{Order, Report, Scribe};
+use mio::{Events, Poll, Waker};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use strobe_wire::link::{Progress, Socket};
+use strobe_wire::message::{ApiRequest, ApiResponse};
+
+/// What the network thread owns.
+pub(super) struct Loop {
+    pub(super) poll: Poll,
+    pub(super) socket: Socket,
+    pub(super) net: Net,
+    pub(super) orders: SyncSender<Order>,
+    pub(super) reports: Receiver<Report>,
+    pub(super) questions: Option<SyncSender<(Place, ApiRequest)>>,
+    pub(super) answers: Receiver<(Place, ApiResponse)>,
+    pub(super) counts: Arc<Mutex<NetCounts>>,
+    pub(super) stopping: Arc<AtomicBool>,
+}
+
+impl Loop {
+    /// Wait, read, time out, act, write.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(64);
+        let (mut again, mut turned) = (false, monotonic());
+        let mut count_at = monotonic();
+        while !self.stopping.load(Ordering::Acquire) {
+            let wait = if again { Duration::ZERO } else { self.patience() };
+            if let Err(error) = self.poll.poll(&mut events, Some(wait))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("cannot wait for the network: {error}");
+            }
+            if !again {
+                rest_until(turned + TURN_EVERY);
+            }
+            let (now, now_ms) = (monotonic(), wall_ms());
+            turned = now;
+            self.net.link.set_wall_s(wall_s());
+            let received = self.socket.receive(now, &mut self.net.link).unwrap_or_else(|error| {
+                log::error!("cannot receive: {error}");
+                Progress::Idle
+            });
+            self.turn(now, now_ms);
+            if count_at <= now {
+                count_at = now + COUNT_EVERY;
+                let counts = self.net.counts();
+                *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+            }
+            let sent = self.socket.transmit(now, &mut self.net.link);
+            again = received == Progress::More || sent == Progress::More || self.net.is_busy();
+        }
+        self.end();
+    }
+
+    fn patience(&self) -> Duration {
+        self.net.timeout().saturating_duration_since(monotonic()).min(COUNT_EVERY)
+    }
+
+    fn turn(&mut self, now: std::time::Instant, now_ms: i64) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.net.on_report(report, now);
+        }
+        while let Ok((place, response)) = self.answers.try_recv() {
+            self.net.answer(place, response);
+        }
+        let mut refused = Vec::new();
+        let questions = &self.questions;
+        self.net.advance(now, now_ms, &mut |Ask::Api(place, request)| {
+            let asked = questions.as_ref().is_some_and(|to| to.try_send((place, request)).is_ok());
+            if !asked {
+                refused.push(place);
+            }
+        });
+        for place in refused {
+            let busy = "too many queries are waiting; ask again later";
+            self.net.answer(place, own::error(503, "unavailable", busy));
+        }
+        let orders = &self.orders;
+        self.net.end_turn(now, now_ms, &mut |order| send(orders, order));
+    }
+
+    fn end(&mut self) {
+        let now = monotonic();
+        send(&self.orders, Order::Windows(self.net.windows()));
+        self.net.link.close_all(now, "the broker is stopping");
+        // One turn's good-byes; who does not hear it finds out by silence.
+        self.socket.transmit(now, &mut self.net.link);
+        self.questions = None;
+    }
+}
+
+/// The queue has room for every turn in flight, so this does not wait.
+fn send(orders: &SyncSender<Order>, order: Order) {
+    if orders.send(order).is_err() {
+        log::error!("the writer has ended; nothing is stored any more");
+    }
+}
+
+/// Wait for an order, take it, and do what is due.
+pub(super) fn write_loop(
+    mut scribe: Scribe,
+    orders: &Receiver<Order>,
+    reports: &Sender<Report>,
+    waker: &Waker,
+) {
+    while !scribe.is_done() {
+        let wait = scribe.timeout().saturating_duration_since(monotonic());
+        match orders.recv_timeout(wait) {
+            Ok(order) => scribe.take(order),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => scribe.take(Order::Stop),
+        }
+        let now = monotonic();
+        if now < scribe.timeout() {
+            continue;
+        }
+        let mut reported = false;
+        scribe.on_timeout(now, wall_ms(), &mut |report| {
+            reported = true;
+            // The network loop may have ended before the writer: then nobody is acknowledged.
+            drop(reports.send(report));
+        });
+        if reported {
+            wake(waker);
+        }
+    }
+}
+
+/// Fills Redis, pass after pass.
+pub(super) fn mirror_loop(mut mirror: Mirror, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Acquire) {
+        let until = monotonic() + mirror.pass(wall_ms());
+        while !stopping.load(Ordering::Acquire) {
+            let left = until.saturating_duration_since(monotonic());
+            if left.is_zero() {
+                break;
+            }
+            // `Broker::stop` is not kept waiting for the rest of a back-off.
+            std::thread::park_timeout(left.min(STOP_SEEN));
+        }
+    }
+}
+
+/// A named thread.
+pub(super) fn spawn(
+    name: &'static str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, BrokerError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source| BrokerError::Io { doing: "start a thread", source })
+}
+
+pub(super) fn join(thread: Option<JoinHandle<()>>) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        log::error!("a thread of the broker had panicked");
+    }
+}
+
+pub(super) fn wake(waker: &Waker) {
+    if let Err(error) = waker.wake() {
+        log::error!("cannot wake the network loop: {error}");
+    }
+}
+
+/// At most 500 turns a second. The kernel's buffer holds what comes meanwhile: 2 ms of 10,000
+/// agents are 25 KB.
+const TURN_EVERY: Duration = Duration::from_millis(2);
+const COUNT_EVERY: Duration = Duration::from_millis(500);
+/// How soon the mirror's thread sees that it shall end.
+const STOP_SEEN: Duration = Duration::from_millis(200);

@@ -1,0 +1,9 @@
+//! The store with a real redis-server on loopback: bytes, refill, history read back, and trouble that
+//! ingest does not feel.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod reading;
+mod support;
+mod trouble;
+mod writing;

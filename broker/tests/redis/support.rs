@@ -1,0 +1,209 @@
+//! A redis-server of a test, a store, and what is asked of both.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use strobe_broker::config::KEYS;
+use strobe_broker::query::{Deadline, Engine, Limits, Output};
+use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
+use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
+use strobe_broker::{Broker, Config};
+use strobe_wire::message::ApiRequest;
+use strobe_wire::schema::Labels;
+use strobe_wire::settings::Settings;
+
+#[expect(clippy::disallowed_methods, reason = "a test on real sockets reads the clock here")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test on real sockets reads the clock here")]
+pub(crate) fn wall_ms() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// Until `done` says so, at most 15 s.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = now() + Duration::from_secs(15);
+    while !done() {
+        assert!(now() < end, "{what} did not happen in 15 s");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A server without a file, ended with the test.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) port: u16,
+}
+
+impl Server {
+    pub(crate) fn start(port: u16, more: &[&str]) -> Self {
+        let port_text = port.to_string();
+        let args =
+            ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let child = Command::new("redis-server")
+            .args(args)
+            .args(more)
+            .current_dir(std::env::temp_dir())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect(
+                "redis-server does not start: install it (Debian: apt-get install redis-server)",
+            );
+        let server = Self { child, port };
+        until("redis-server's port", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    pub(crate) fn connect(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// Every raw block by its host and place, by way of the indexes.
+    pub(crate) fn blocks(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut redis = self.connect();
+        let ask = |name: &str| redis::cmd(name);
+        let indexes: Vec<String> =
+            ask("KEYS").arg("monitor:index:metrics:*").query(&mut redis).unwrap();
+        let mut out = BTreeMap::new();
+        for index in indexes {
+            let places: Vec<String> =
+                ask("ZRANGE").arg(&index).arg(0).arg(-1).query(&mut redis).unwrap();
+            for place in places {
+                let first_ms: i64 = place.split(':').next().unwrap().parse().unwrap();
+                let t = first_ms / 600_000 * 600_000;
+                let key = format!("{}:{t}", index.replace(":index:metrics:", ":metrics:"));
+                let block: Vec<u8> = ask("HGET").arg(&key).arg(&place).query(&mut redis).unwrap();
+                assert!(out.insert(format!("{index}:{place}"), block).is_none());
+            }
+        }
+        out
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // By its id; it may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn dir(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("strobe-redis-{name}-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&dir));
+    dir
+}
+
+pub(crate) fn series(instance: &str, start_ms: i64) -> RemoteSeries {
+    let labels = [("__name__", "x"), ("job", "j"), ("instance", instance)];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let samples = (0..60).map(|n: i32| (start_ms + i64::from(n) * 1000, f64::from(n)));
+    RemoteSeries { labels: Labels::new(labels.to_vec()), samples: samples.collect() }
+}
+
+/// Twenty sources' samples of the ten minutes before `end_ms`, sealed.
+pub(crate) fn fill(writer: &mut Writer, end_ms: i64) {
+    let all: Vec<_> = (0..20).map(|n| series(&format!("i{n}"), end_ms - 500_000)).collect();
+    writer.samples(&all).unwrap();
+    writer.commit(end_ms).unwrap();
+    for tick in 0..20 {
+        writer.tick(end_ms + 31_000 + tick).unwrap();
+    }
+}
+
+/// The blocks of the segment files, found by their place.
+pub(crate) fn equal_local(dir: &Path, blocks: &BTreeMap<String, Vec<u8>>) {
+    let files: Vec<_> = std::fs::read_dir(dir.join("segments")).unwrap().collect();
+    let raw = |number: u64| {
+        let name = format!("raw-{number:016x}.seg");
+        files.iter().flatten().find(|f| f.file_name() == *name).map(|f| f.path()).unwrap()
+    };
+    for (key, block) in blocks {
+        let mut parts = key.rsplit('.');
+        let (offset, number) = (parts.next().unwrap(), parts.next().unwrap());
+        let file = std::fs::read(raw(u64::from_str_radix(number, 16).unwrap())).unwrap();
+        let at = usize::from_str_radix(offset, 16).unwrap();
+        assert!(block.starts_with(b"HB1"), "{key}");
+        assert!(file[at..at + block.len()] == *block, "{key} differs from the segment");
+    }
+}
+
+pub(crate) fn open(dir: &Path, now_ms: i64) -> (Store, Writer) {
+    let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(dir.to_owned()) };
+    let (store, writer, _) = Store::open(config, now_ms).unwrap();
+    (store, writer)
+}
+
+pub(crate) fn counts(mirror: &Mirror) -> MirrorCounts {
+    *mirror.counts().lock().unwrap()
+}
+
+/// The last end of ten minutes that lies an hour back.
+pub(crate) fn base_ms() -> i64 {
+    (wall_ms() - 3_600_000) / 600_000 * 600_000
+}
+
+/// What `expr` gives at `at_ms` for one host, and what it says is missing.
+pub(crate) fn query(store: &Store, expr: &str, at_ms: i64) -> (usize, Vec<String>) {
+    let engine = Engine::new(store.for_query());
+    let output = engine.instant(expr, at_ms, &Limits::usual(), Deadline::never()).unwrap();
+    let Output::Matrix(series) = output else { panic!("{expr} is a range") };
+    (series.iter().map(|raw| raw.times.len()).sum(), engine.store().warnings())
+}
+
+pub(crate) fn mirror(store: &Store, url: &str, now_ms: i64) -> Mirror {
+    let parts = Parts { store, registry: None, stopping: Arc::default(), now_ms, clock: now };
+    Mirror::new(RedisConfig::at(url.to_owned()), parts).unwrap()
+}
+
+pub(crate) fn start(dir: &Path, url: &str) -> Broker {
+    let dir = dir.to_str().unwrap();
+    let args = ["--dir", dir, "--broker-listen", "127.0.0.1:0", "--store", url];
+    let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+    let settings = Settings::load(KEYS, None, &|_| None, &args).unwrap();
+    Broker::start(Config::of(&settings, None, false).unwrap()).unwrap()
+}
+
+pub(crate) fn ask(broker: &Broker, path: &str) -> (u16, String) {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    send(
+        broker,
+        ApiRequest {
+            method: "GET".into(),
+            path: path.into(),
+            query: query.into(),
+            ..ApiRequest::default()
+        },
+    )
+}
+
+pub(crate) fn send(broker: &Broker, request: ApiRequest) -> (u16, String) {
+    let answer = broker.api(request);
+    (answer.status, String::from_utf8(answer.body).unwrap())
+}
+
+/// How often Redis was given a command.
+pub(crate) fn commands(server: &Server, name: &str) -> u64 {
+    let mut redis = server.connect();
+    let text: String = redis::cmd("INFO").arg("commandstats").query(&mut redis).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+}
