@@ -1,7 +1,7 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
-use super::local::{Shared, Writer, Written};
+use super::local::{Shared, Writer};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
@@ -85,7 +85,12 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     }
     let window = (now_ms - SEAL_DELAY_MS).div_euclid(SEAL_MS) * SEAL_MS;
     let head = writer.shared.count(|_| ()).head_bytes;
-    if usize::try_from(head).unwrap_or(usize::MAX) > writer.shared.config.head_bytes_max {
+    let config = &writer.shared.config;
+    // A WAL that eats up the store's share is sealed away, rather than history for it.
+    let wal_max = (config.bytes_max / WAL_SHARE).max(config.wal_file_bytes.saturating_mul(2));
+    if config.head_bytes_max < usize::try_from(head).unwrap_or(usize::MAX)
+        || wal_max < wal_unsealed(writer)
+    {
         return start_seal(writer, i64::MAX);
     }
     if writer.upkeep.sealed_ms < window {
@@ -101,12 +106,18 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     // What is appended must be in memory before its WAL file is closed.
     writer.commit_now()?;
-    let through = writer.journal.rotate()?;
-    writer.written = Written::default();
+    let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
     let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
     writer.upkeep.seal = Some(job);
     step_seal(writer)
+}
+
+/// Bytes of the WAL that a seal would set free.
+fn wal_unsealed(writer: &Writer) -> u64 {
+    let sealed = |number: &u64| writer.upkeep.sealed.contains(number);
+    let closed = writer.journal.closed().iter().filter(|(number, _)| !sealed(number));
+    closed.map(|(_, bytes)| bytes).sum::<u64>() + writer.journal.active_bytes()
 }
 
 fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
@@ -125,12 +136,13 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     done.release();
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
-    for &number in writer.journal.closed() {
+    for &(number, _) in writer.journal.closed() {
         let last = writer.wal_last_ms.get(&number).copied();
         let sealed = number <= through && last.is_none_or(|last| last < cut_ms);
         if sealed && !writer.upkeep.sealed.contains(&number) {
             writer.upkeep.sealed.push(number);
         }
+        writer.wal_last_ms.remove(&number);
     }
     release(writer)
 }
@@ -147,6 +159,8 @@ fn release(writer: &mut Writer) -> Result<(), StoreError> {
         }
         writer.wal_last_ms.remove(&number);
     }
+    let wal_bytes = writer.journal.bytes();
+    writer.shared.count(|counts| counts.wal_bytes = wal_bytes);
     Ok(())
 }
 
@@ -207,6 +221,8 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     };
     let segments = writer.shared.segments();
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    // A WAL that cannot be released, whatever the reason, does not take all of history with it.
+    bytes = bytes.saturating_add(writer.journal.bytes().min(config.bytes_max / 2));
     let mut removed = false;
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
@@ -252,7 +268,7 @@ fn forget(shared: &Arc<Shared>, now_ms: i64) {
 }
 
 /// Counts the bytes of unsealed rows.
-fn measure(shared: &Shared) {
+pub(super) fn measure(shared: &Shared) {
     let mut bytes = 0;
     for source in shared.sources() {
         let state = source.read();
@@ -269,6 +285,8 @@ fn measure(shared: &Shared) {
 const SEAL_MS: i64 = 600_000;
 /// Rows may come this late and still be in their block.
 const SEAL_DELAY_MS: i64 = 30_000;
+/// The WAL may have this part of the size cap.
+const WAL_SHARE: u64 = 4;
 const LOOK_MS: i64 = 2_000;
 const RETRY_MS: i64 = 10_000;
 /// Sources sealed or rolled up in one tick: about 10 ms of work.
