@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::Duration;
-use strobe_broker::query::{Engine, Limits as QueryLimits};
+use strobe_broker::query::{Deadline, Engine, Limits as QueryLimits};
 use strobe_broker::store::{
     Limits, MatchOp, Matcher, Scratch, Store, StoreConfig, TimeRange, Writer,
 };
@@ -167,12 +167,18 @@ fn reading(criterion: &mut Criterion<CpuTime>) {
     ] {
         let range = TimeRange { start_ms: from, end_ms: END };
         group.bench_function(name, |bench| {
-            bench.iter(|| engine.range(black_box(text), range, 15_000, &limits).expect("answered"));
+            bench.iter(|| {
+                engine
+                    .range(black_box(text), range, 15_000, &limits, Deadline::never())
+                    .expect("answered")
+            });
         });
     }
     let top = r#"topk(10, sum by (instance) (rate(node_cpu_seconds_total{mode!="idle"}[1m])))"#;
     group.bench_function("top 10 of 1000 hosts by 1 min CPU rate", |bench| {
-        bench.iter(|| engine.instant(black_box(top), END, &limits).expect("answered"));
+        bench.iter(|| {
+            engine.instant(black_box(top), END, &limits, Deadline::never()).expect("answered")
+        });
     });
     group.finish();
 }
