@@ -337,7 +337,7 @@ impl Writer {
     /// The last WAL file that nothing is appended to any more.
     #[must_use]
     pub fn wal_closed(&self) -> Option<u64> {
-        self.journal.closed().last()
+        self.journal.closed().last().map(|(number, _)| *number)
     }
 
     /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
@@ -358,8 +358,7 @@ impl Writer {
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
     pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        super::upkeep::tick(self, now_ms)?;
-        super::upkeep::release(self)
+        super::upkeep::tick(self, now_ms)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
