@@ -15,8 +15,8 @@ pub struct Journal {
     dir: PathBuf,
     /// Held for as long as the journal is open.
     _lock: Flock<File>,
-    /// Files of earlier turns, oldest first; not the active one.
-    closed: Vec<u64>,
+    /// Files of earlier turns and their bytes, oldest first; not the active one.
+    closed: Vec<(u64, u64)>,
     active: u64,
     file: Output,
     /// Synced bytes of the active file.
@@ -49,15 +49,16 @@ impl Journal {
         fs::create_dir_all(dir).map_err(io("make the directory", dir))?;
         let lock = lock(dir)?;
         version(dir)?;
-        let mut closed = numbers(dir)?;
+        let mut closed = Vec::new();
         let mut damage = Vec::new();
-        for &number in &closed {
+        for number in numbers(dir)? {
             let path = file_path(dir, number);
             let file = File::open(&path).map_err(io("open", &path))?;
+            let bytes = file.metadata().map_err(io("ask for the size of", &path))?.len();
             scan(&file, &path, &mut damage, &mut |record| visit(number, record))?;
+            closed.push((number, bytes));
         }
-        let active = closed.last().map_or(1, |last| last.saturating_add(1));
-        closed.dedup();
+        let active = closed.last().map_or(1, |(last, _)| last.saturating_add(1));
         let file = create(dir, active)?;
         let synced = MAGIC.len() as u64;
         let dir = dir.to_owned();
@@ -140,7 +141,7 @@ impl Journal {
         let next = self.active.saturating_add(1);
         self.file = create(&self.dir, next)?;
         let old = std::mem::replace(&mut self.active, next);
-        self.closed.push(old);
+        self.closed.push((old, self.synced));
         self.synced = MAGIC.len() as u64;
         Ok(old)
     }
@@ -150,19 +151,24 @@ impl Journal {
     /// # Errors
     /// The operating system refused.
     pub fn remove(&mut self, number: u64) -> Result<(), JournalError> {
-        if !self.closed.contains(&number) {
+        if !self.closed().any(|closed| closed == number) {
             return Ok(());
         }
         let path = file_path(&self.dir, number);
         disk::remove(&path).map_err(io("remove", &path))?;
-        self.closed.retain(|closed| *closed != number);
+        self.closed.retain(|(closed, _)| *closed != number);
         Ok(())
     }
 
     /// Numbers of the closed files, oldest first.
+    pub fn closed(&self) -> impl Iterator<Item = u64> {
+        self.closed.iter().map(|(number, _)| *number)
+    }
+
+    /// Bytes of all files, with what is appended.
     #[must_use]
-    pub fn closed(&self) -> &[u64] {
-        &self.closed
+    pub fn bytes(&self) -> u64 {
+        self.closed.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.active_bytes()
     }
 
     /// The number of the file that is written.

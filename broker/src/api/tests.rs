@@ -94,6 +94,7 @@ fn errors_have_prometheus_statuses() {
     check(query, "query=%zz", (400, "bad_data", "percent"));
     check(query, "query=up+%2B+on(job)+up", (422, "execution", "duplicate series"));
     check(query, "query=histogram_count(up)", (422, "execution", "not supported"));
+    check(query, "query=sum(info(up))", (422, "execution", "the function info() is not supported"));
     check(query, "query=up&lookback_delta=1m", (422, "execution", "not supported"));
     check(range, "query=up&start=2&end=1&step=1", (400, "bad_data", "before start"));
     check(range, "query=up&start=1&end=2&step=0", (400, "bad_data", "zero or negative"));

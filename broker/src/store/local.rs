@@ -337,7 +337,7 @@ impl Writer {
     /// The last WAL file that nothing is appended to any more.
     #[must_use]
     pub fn wal_closed(&self) -> Option<u64> {
-        self.journal.closed().last().copied()
+        self.journal.closed().last()
     }
 
     /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
@@ -358,7 +358,8 @@ impl Writer {
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
     pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        super::upkeep::tick(self, now_ms)
+        super::upkeep::tick(self, now_ms)?;
+        super::upkeep::release(self)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
@@ -386,11 +387,28 @@ impl Writer {
             samples += self.shared.apply(pending, i64::MIN);
         }
         self.pending_bytes = 0;
+        let wal_bytes = self.journal.bytes();
         self.shared.count(|counts| {
             counts.samples += samples;
             counts.commits += 1;
+            counts.wal_bytes = wal_bytes;
         });
+        if self.shared.config.wal_file_bytes <= self.journal.active_bytes() {
+            // What was committed is safe in the old file; without room for a new one it grows.
+            match self.rotate() {
+                Ok(_) => {}
+                Err(error) => log::warn!("the write-ahead log's file is not changed: {error}"),
+            }
+        }
         Ok(())
+    }
+
+    /// Closes the WAL file, in which all is visible by now; the next one stands alone.
+    pub(super) fn rotate(&mut self) -> Result<u64, StoreError> {
+        assert!(self.pending.is_empty());
+        let closed = self.journal.rotate()?;
+        self.written = Written::default();
+        Ok(closed)
     }
 
     fn floor(&self) -> Result<(), StoreError> {
