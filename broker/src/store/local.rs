@@ -10,6 +10,7 @@ use super::redis::{Archive, Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
 use super::segment::{Footer, Loaded, Segment, io};
+use super::spill::Spill;
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     /// Of all steps, by first time; a reader takes all of them with one count.
     segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     counts: Mutex<StoreCounts>,
+    pub(super) spill: Spill,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
@@ -96,6 +98,7 @@ impl Store {
         let dir = config.dir.join(SEGMENTS);
         fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
         let shared = Arc::new(Shared {
+            spill: Spill::new(config.dir.join(SPILL)),
             config,
             sources: RwLock::default(),
             segments: RwLock::default(),
@@ -526,7 +529,7 @@ impl Shared {
                 let section = state.section(id, &schema);
                 section.rows.push(time_ms, row);
                 section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section);
+                super::seal::make_young(source.id, id, section, &self.spill);
                 u64::try_from(row.len()).unwrap_or(0)
             }
             Pending::Samples(record) => {
@@ -588,6 +591,7 @@ fn remote_id(labels: &Labels) -> u128 {
 
 pub(super) const SEGMENTS: &str = "segments";
 pub(super) const WAL: &str = "wal";
+const SPILL: &str = "young";
 /// Appended and not committed; more is refused.
 const PENDING_BYTES_MAX: usize = 64 << 20;
 /// Samples of one WAL record.

@@ -23,6 +23,7 @@ mod rollup;
 mod seal;
 mod segment;
 mod select;
+mod spill;
 mod upkeep;
 mod wal;
 

@@ -258,7 +258,7 @@ impl Store {
             let Some(section) = state.sections.get(&schema) else { continue };
             let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
             let within = section.young.iter().filter(within);
-            young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
+            young.extend(within.map(|young| (schema, young.body.clone())));
             kinds.insert(schema, Arc::clone(&section.schema));
             for &(column, series) in wanted {
                 let kind = kind_of(&section.schema, column);
@@ -274,13 +274,13 @@ impl Store {
             }
         }
         drop(state);
-        let memory = std::path::Path::new("memory");
-        for (schema, block) in young {
+        let place = std::path::Path::new("young");
+        for (schema, body) in young {
             let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-            let read = Block::open(Data::Memory(&block)).and_then(|block| {
+            let read = Block::open(body.data()).and_then(|block| {
                 push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
             });
-            read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
+            read.map_err(|why| StoreError::Corrupt { path: place.into(), offset: 0, why })?;
         }
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
