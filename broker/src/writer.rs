@@ -98,6 +98,8 @@ pub enum Report {
         /// Whose.
         hosts: Vec<HostId>,
     },
+    /// The store refuses; what is made until `Resumed` may fail too.
+    Stopped,
     /// The store takes frames again.
     Resumed,
 }
@@ -242,6 +244,7 @@ impl Scribe {
                 self.writer.discard();
                 let why = error.to_string();
                 if !std::mem::replace(&mut self.failing, true) {
+                    report(Report::Stopped);
                     log::error!("nothing is acknowledged for now: {why}");
                 }
                 self.failures += u64::from(!self.batches.is_empty());

@@ -212,13 +212,13 @@ impl Net {
             Report::Stored { turn } => self.on_stored(turn),
             Report::Failed { turn, failures, frames, why } => {
                 self.failures = failures;
-                self.storing = Storing::No;
                 self.on_failed(turn, &frames, &why, now);
             }
             Report::Unkept { unkept, hosts } => {
                 self.unkept = unkept;
                 self.changed.extend(hosts);
             }
+            Report::Stopped => self.storing = Storing::No,
             Report::Resumed => self.storing = Storing::Yes,
         }
         if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {

@@ -398,13 +398,13 @@ fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
 
 fn store_config(config: &Config) -> StoreConfig {
     StoreConfig {
-        dir: config.dir.join("store"),
         raw_retention_ms: config.raw_retention_ms,
         minute_retention_ms: config.minute_retention_ms,
         hour_retention_ms: config.hour_retention_ms,
         bytes_max: config.bytes_max,
         free_bytes_min: config.free_bytes_min,
         head_bytes_max: config.head_bytes_max,
+        ..StoreConfig::at(config.dir.join("store"))
     }
 }
 

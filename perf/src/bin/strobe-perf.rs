@@ -4,11 +4,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::agents::{Comparison, compare};
 use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
 use strobe_perf::suite::load::{self, Seal};
+use strobe_perf::suite::queries;
 use strobe_perf::suite::{Bench, Found};
 use strobe_perf::suite::{bytes, live, summary};
 
@@ -57,6 +58,8 @@ enum What {
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
+    Queries(QueriesArguments),
     /// Makes README.md of the results that are there.
     Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
@@ -133,6 +136,25 @@ struct BytesArguments {
 }
 
 #[derive(Args, Debug)]
+struct QueriesArguments {
+    /// Hosts of 150 series.
+    #[arg(long, default_value_t = 1000)]
+    hosts: usize,
+    /// How long the data is.
+    #[arg(long, default_value_t = 65)]
+    minutes: usize,
+    /// Between two samples.
+    #[arg(long, default_value_t = 15_000)]
+    interval_ms: i64,
+    /// Turns of each question.
+    #[arg(long, default_value_t = 60)]
+    turns: usize,
+    /// Leave the other systems out.
+    #[arg(long)]
+    alone: bool,
+}
+
+#[derive(Args, Debug)]
 struct AgentsArguments {
     /// An argument more for strobe-agent (repeat it), such as `--strobe-argument=--broker=…`.
     #[arg(long, allow_hyphen_values = true)]
@@ -157,6 +179,7 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
         What::Summary => {
             return summary::write(&bench.results).map_err(|why| why.to_string());
         }
@@ -199,6 +222,14 @@ fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
     })
 }
 
+fn queries_wanted(arguments: &QueriesArguments) -> Result<queries::Wanted, String> {
+    let QueriesArguments { hosts, minutes, interval_ms, turns, alone } = *arguments;
+    if hosts == 0 || minutes < 3 || !(1..=60_000).contains(&interval_ms) || turns == 0 {
+        return Err("--hosts and --turns must be above 0, --minutes at least 3".into());
+    }
+    Ok(queries::Wanted { hosts, minutes, interval_ms, turns, alone })
+}
+
 fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {
     bytes::Wanted {
         lasting: Duration::from_secs(arguments.seconds),
@@ -213,9 +244,7 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     let comparison = Comparison {
         strobe: there(&bench.programs.join("strobe-agent")),
         strobe_arguments: arguments.strobe_argument.clone(),
-        fleet: there(&bench.programs.join("strobe-broker"))
-            .zip(there(&bench.programs.join("strobe")))
-            .map(|(broker, strobe)| Fleet { broker, strobe }),
+        broker: there(&bench.programs.join("strobe-broker")),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),

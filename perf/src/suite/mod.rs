@@ -4,6 +4,7 @@ pub mod bytes;
 pub mod live;
 pub mod load;
 pub mod peers;
+pub mod queries;
 pub mod summary;
 
 use crate::report::Table;
