@@ -110,6 +110,7 @@ impl Store {
             synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
+        shared.spill.allow(free_bytes(&shared.config.dir)?, shared.config.free_bytes_min);
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
         let journal = Journal::open(&shared.config.dir.join(WAL), &mut |number, record| {
@@ -417,6 +418,7 @@ impl Writer {
     fn floor(&self) -> Result<(), StoreError> {
         let config = &self.shared.config;
         let free = free_bytes(&config.dir)?;
+        self.shared.spill.allow(free, config.free_bytes_min);
         if free < config.free_bytes_min {
             let (path, floor) = (config.dir.clone(), config.free_bytes_min);
             return Err(StoreError::Full { path, free, floor });

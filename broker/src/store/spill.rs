@@ -2,13 +2,14 @@
 //!
 //! Nothing depends on it after a crash (the WAL has the rows), so it is never synced. A file is
 //! begun anew when a seal begins; the old one's space is free when the last of its blocks is let go
-//! of. What the disk does not take stays in memory.
+//! of. What the disk does not take, or a disk with little room, stays in memory.
 
 use super::block::Data;
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where young blocks go.
@@ -17,6 +18,8 @@ pub(super) struct Spill {
     path: PathBuf,
     /// The file being filled, and its length.
     open: Mutex<Option<(Arc<File>, u64)>>,
+    /// Whether there is room. Relaxed: it guards nothing but itself.
+    room: AtomicBool,
 }
 
 /// The bytes of a block.
@@ -31,11 +34,19 @@ pub(super) enum Body {
 impl Spill {
     /// Nothing yet; `path` is where its files are made, for a moment.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, open: Mutex::default() }
+        Self { path, open: Mutex::default(), room: AtomicBool::new(false) }
+    }
+
+    /// So much of the disk is free, and so much must stay: what is acknowledged comes first.
+    pub(super) fn allow(&self, free_bytes: u64, floor_bytes: u64) {
+        self.room.store(floor_bytes.saturating_add(ROOM_BYTES) < free_bytes, Ordering::Relaxed);
     }
 
     /// Takes a block's bytes.
     pub(super) fn put(&self, bytes: Arc<Vec<u8>>) -> Body {
+        if !self.room.load(Ordering::Relaxed) {
+            return Body::Memory(bytes);
+        }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.is_none() {
             *open = self.make().ok().map(|file| (Arc::new(file), 0));
@@ -94,6 +105,9 @@ impl Body {
     }
 }
 
+/// Above the floor: about what a thousand hosts put here in a window.
+const ROOM_BYTES: u64 = 128 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +121,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("strobe-spill-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let spill = Spill::new(dir.join("young"));
+        assert_eq!(spill.put(Arc::new(b"zero".to_vec())).held(), 4, "no room is known of");
+        spill.allow(ROOM_BYTES + 8, 7);
         let first = spill.put(Arc::new(b"one".to_vec()));
         let second = spill.put(Arc::new(b"two".to_vec()));
         spill.turn();
@@ -114,12 +130,15 @@ mod tests {
         assert_eq!([&first, &second, &third].map(read), [&b"one"[..], b"two", b"three"]);
         assert_eq!(first.held() + second.held() + third.held(), 0);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        spill.allow(ROOM_BYTES + 7, 7);
+        assert_eq!(spill.put(Arc::new(b"four".to_vec())).held(), 4, "too little room");
         fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn what_the_disk_does_not_take_stays_in_memory() {
         let spill = Spill::new(PathBuf::from("/nonexistent/young"));
+        spill.allow(u64::MAX, 0);
         let body = spill.put(Arc::new(b"one".to_vec()));
         assert_eq!((read(&body), body.held()), (b"one".to_vec(), 3));
     }
