@@ -223,6 +223,11 @@ impl Reader {
         }
         self.buffer.advance(PREFIX_BYTES);
         let body = self.buffer.split_to(length - 1).freeze();
+        if self.buffer.is_empty() {
+            // Else each stream would keep room for the largest it ever had, its schemas: 9 KB of the
+            // 37 that a connection took (heap profile of 300 agents of 112 series).
+            self.buffer = BytesMut::new();
+        }
         match tag {
             TAG_FRAME => Ok(Some(Incoming::Frame(body))),
             TAG_CONTROL => rkyv::from_bytes::<Message, Failure>(&body)
