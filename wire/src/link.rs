@@ -400,7 +400,24 @@ impl Link {
             slot.queued = false;
             self.settle_quiet(now, index);
         }
+        self.defer();
         None
+    }
+
+    /// An entry may be earlier than its connection needs by now (a loss timer, and then the
+    /// acknowledgement came): before its owner sleeps, the first is put right, or it would be
+    /// woken for nothing.
+    fn defer(&mut self) {
+        while let Some(&(at, index)) = self.timers.first() {
+            let Some(slot) = slot_mut(&mut self.slots, index) else { return };
+            let wanted = slot.quic.poll_timeout();
+            if wanted.is_some_and(|wanted| wanted <= at) {
+                return;
+            }
+            slot.wake = wanted;
+            self.timers.pop_first();
+            self.timers.extend(wanted.map(|wanted| (wanted, index)));
+        }
     }
 
     /// When [`Self::on_timeout`] wants to be called at the latest.
