@@ -4,6 +4,8 @@
 //! thing they share beside the table of schemas.
 
 pub mod config;
+#[cfg(fuzzing)]
+pub mod fuzz;
 
 mod readers;
 

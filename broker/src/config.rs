@@ -84,6 +84,20 @@ pub const KEYS: &[Key] = &[
         help: "How long hosts, schemas and marks are kept in Redis after their last block (1h or more).",
     },
     Key {
+        name: "broker.redis_queue",
+        flag: "redis-queue",
+        env: "STROBE_REDIS_QUEUE",
+        default: "2000",
+        help: "Rows, about, of each of the 256 streams of fresh rows in Redis; 0: none.",
+    },
+    Key {
+        name: "broker.redis_queue_retention",
+        flag: "redis-queue-retention",
+        env: "STROBE_REDIS_QUEUE_RETENTION",
+        default: "1h",
+        help: "How long a stream is kept in Redis after its last row (1h or more).",
+    },
+    Key {
         name: "broker.retention",
         flag: "retention",
         env: "STROBE_RETENTION",
@@ -151,6 +165,8 @@ impl Config {
                     prefix: settings.parse("broker.redis_prefix", prefix)?,
                     raw_ms: age("broker.redis_retention")?,
                     metadata_ms: age("broker.redis_metadata_retention")?,
+                    queue_ms: age("broker.redis_queue_retention")?,
+                    queue_max: settings.parse("broker.redis_queue", count)?,
                 }),
             },
             raw_retention_ms: age("broker.retention")?,
@@ -200,6 +216,10 @@ fn store(text: &str) -> Result<Option<String>, String> {
         }
         _ => Err("local or redis://HOST:PORT is wanted".to_owned()),
     }
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "a number is wanted".to_owned())
 }
 
 fn prefix(text: &str) -> Result<String, String> {

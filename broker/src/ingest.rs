@@ -13,7 +13,7 @@
 //! numbers that a session skips, become entries of the loss ledger ([`Ingest::poll_loss`]).
 //!
 //! Invariants: a frame's host is its certificate's; a (host, boot, seq) is stored at most once,
-//! across sessions and restarts; two live boots of one host are never merged; what is acknowledged
+//! across sessions and restarts; of two live boots of one host one is told that it is forked; what is acknowledged
 //! is on disk ([`Ingest::stored`] moves only when the writer says so).
 
 use crate::window::{Admitted, Window};
@@ -64,6 +64,15 @@ pub enum Verdict {
     /// Its time is out of bounds, and would be for ever: an entry of the loss ledger is stored in
     /// its place.
     Lost,
+}
+
+/// Who a peer has proved to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Proof {
+    /// The host that its certificate names.
+    pub host: HostId,
+    /// SHA-256 of the certificate.
+    pub certificate: [u8; 32],
 }
 
 /// A session that may begin.
@@ -151,6 +160,7 @@ struct Boot {
 struct Session {
     host: HostId,
     boot: BootId,
+    certificate: [u8; 32],
     interval_ms: i64,
     heard_ms: i64,
     begun: bool,
@@ -166,11 +176,11 @@ impl Ingest {
     pub fn hello(
         &mut self,
         session: SessionId,
-        certified: HostId,
+        proof: Proof,
         hello: &Hello,
         now_ms: i64,
     ) -> Result<Welcomed, Refusal> {
-        let result = self.try_hello(session, certified, hello, now_ms);
+        let result = self.try_hello(session, proof, hello, now_ms);
         self.count(result)
     }
 
@@ -280,13 +290,13 @@ impl Ingest {
     fn try_hello(
         &mut self,
         session: SessionId,
-        certified: HostId,
+        proof: Proof,
         hello: &Hello,
         now_ms: i64,
     ) -> Result<Welcomed, Refusal> {
         let (host_id, boot_id) = (HostId(hello.host), BootId(hello.boot));
-        if host_id != certified {
-            return Err(Refusal::Identity { certified, claimed: host_id });
+        if host_id != proof.host {
+            return Err(Refusal::Identity { certified: proof.host, claimed: host_id });
         }
         if self.sessions.contains_key(&session) {
             return Err(Refusal::Order("a second hello"));
@@ -297,8 +307,12 @@ impl Ingest {
         let host = self.hosts.entry(host_id).or_default();
         let replaced = host.live;
         if let Some(other) = replaced.and_then(|id| self.sessions.get(&id)) {
+            // A later life that holds the same key is a restart: the old one is not waited for. If
+            // it was a copy, the original comes back, is the earlier life, and is told so.
+            let restarted = other.boot <= boot_id && other.certificate == proof.certificate;
             let silent_ms = now_ms.saturating_sub(other.heard_ms);
-            if other.boot != boot_id && silent_ms < FORK_MS.max(3 * other.interval_ms) {
+            let alive = silent_ms < FORK_MS.max(3 * other.interval_ms);
+            if other.boot != boot_id && !restarted && alive {
                 return Err(Refusal::Forked { host: host_id });
             }
         }
@@ -312,6 +326,7 @@ impl Ingest {
             Session {
                 host: host_id,
                 boot: boot_id,
+                certificate: proof.certificate,
                 interval_ms: i64::try_from(hello.interval_ms).unwrap_or(i64::MAX / 4),
                 heard_ms: now_ms,
                 begun: false,
@@ -549,6 +564,8 @@ mod tests {
     const ONE: SessionId = SessionId(1);
     const TWO: SessionId = SessionId(2);
 
+    const SEVEN: Proof = Proof { host: HostId(7), certificate: [7; 32] };
+
     fn hello(boot: u128) -> Hello {
         Hello {
             host: 7,
@@ -601,7 +618,7 @@ mod tests {
 
     fn opened() -> Ingest {
         let mut ingest = Ingest::default();
-        ingest.hello(ONE, HostId(7), &hello(1), NOW).unwrap();
+        ingest.hello(ONE, SEVEN, &hello(1), NOW).unwrap();
         ingest.schema(ONE, &schema()).unwrap();
         ingest
     }
@@ -637,7 +654,7 @@ mod tests {
         let check = |change: &dyn Fn(&mut Hello), wanted: &str| {
             let mut said = hello(1);
             change(&mut said);
-            let refused = Ingest::default().hello(ONE, HostId(7), &said, NOW).unwrap_err();
+            let refused = Ingest::default().hello(ONE, SEVEN, &said, NOW).unwrap_err();
             assert!(refused.to_string().contains(wanted), "{refused}");
         };
         check(&|h| h.host = 9, "certificate");
@@ -698,19 +715,34 @@ mod tests {
         assert_eq!(ingest.through(HostId(7), BootId(1)), 6);
     }
 
-    /// A state directory was copied to a second machine: both say they are host 7. The first goes
-    /// on, the second is told; when the first has been silent, the second is a restart.
+    /// A state directory was copied to a second machine: both say they are host 7. The later life
+    /// goes on, the earlier one is told; when the later has been silent, it may come back.
     #[test]
     fn forked_hosts_are_never_merged() {
         let mut ingest = opened();
-        let forked = ingest.hello(TWO, HostId(7), &hello(2), NOW + 2_000);
+        let copy = ingest.hello(TWO, SEVEN, &hello(2), NOW).unwrap();
+        assert_eq!(copy, Welcomed { stored: Seq(0), replaced: Some(ONE) });
+        assert!(ingest.frame(ONE, &row(&header(2), &[1]), NOW).is_err(), "the old one is closed");
+        for at_ms in [0, 2_000] {
+            let forked = ingest.hello(ONE, SEVEN, &hello(1), NOW + at_ms);
+            assert_eq!(forked, Err(Refusal::Forked { host: HostId(7) }));
+        }
+        assert_eq!(ingest.counts().refused.get("forked"), Some(&2));
+        let back = ingest.hello(ONE, SEVEN, &hello(1), NOW + 9_000).unwrap();
+        assert_eq!(back.replaced, Some(TWO));
+    }
+
+    /// Somebody enrolled as host 7 while host 7 is alive: a greater boot id alone proves nothing.
+    #[test]
+    fn another_certificate_waits_for_silence() {
+        let mut ingest = opened();
+        let other = Proof { certificate: [8; 32], ..SEVEN };
+        let forked = ingest.hello(TWO, other, &hello(2), NOW + 2_000);
         assert_eq!(forked, Err(Refusal::Forked { host: HostId(7) }));
         ingest.frame(ONE, &row(&header(1), &[1]), NOW + 2_000).unwrap();
-        let forked = ingest.hello(TWO, HostId(7), &hello(2), NOW + 4_000);
+        let forked = ingest.hello(TWO, other, &hello(2), NOW + 4_000);
         assert_eq!(forked, Err(Refusal::Forked { host: HostId(7) }));
-        let restarted = ingest.hello(TWO, HostId(7), &hello(2), NOW + 9_000).unwrap();
-        assert_eq!(restarted, Welcomed { stored: Seq(0), replaced: Some(ONE) });
-        assert!(ingest.frame(ONE, &row(&header(2), &[1]), NOW).is_err(), "the old one is closed");
+        assert!(ingest.hello(TWO, other, &hello(2), NOW + 9_000).is_ok());
     }
 
     /// An agent's connection breaks and it comes back before the broker noticed.
@@ -718,7 +750,7 @@ mod tests {
     fn the_same_boot_replaces_its_own_session_and_resends() {
         let mut ingest = opened();
         ingest.frame(ONE, &row(&header(1), &[1]), NOW).unwrap();
-        let again = ingest.hello(TWO, HostId(7), &hello(1), NOW).unwrap();
+        let again = ingest.hello(TWO, SEVEN, &hello(1), NOW).unwrap();
         assert_eq!(again, Welcomed { stored: Seq(0), replaced: Some(ONE) }, "not on disk yet");
         ingest.schema(TWO, &schema()).unwrap();
         let verdict = ingest.frame(TWO, &row(&header(1), &[1]), NOW);
@@ -742,7 +774,7 @@ mod tests {
                 match step {
                     0 => { // Reconnect.
                         session = SessionId(session.0 + 1);
-                        ingest.hello(session, HostId(7), &hello(1), NOW).unwrap();
+                        ingest.hello(session, SEVEN, &hello(1), NOW).unwrap();
                         ingest.schema(session, &schema()).unwrap();
                         first = true;
                     }

@@ -4,6 +4,8 @@ pub mod api;
 pub mod config;
 pub mod control;
 mod dir;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod hub;
 pub mod ingest;
 pub mod net;

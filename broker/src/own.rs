@@ -76,6 +76,8 @@ pub(crate) fn metrics(
         net.storing.into(),
     );
     out.counter("samples_total", "Samples made visible.", store.samples);
+    let help = "Samples of remote-write of more than 7 days ago or 10 min ahead.";
+    out.counter("samples_refused_total", help, store.samples_refused);
     out.counter("commits_total", "Group commits (fdatasync).", store.commits);
     out.counter("blocks_sealed_total", "Blocks sealed.", store.blocks_sealed);
     out.counter("segments_expired_total", "Segments removed by age.", store.segments_expired);
@@ -108,6 +110,7 @@ impl Exposition {
     fn redis(&mut self, mirror: &MirrorCounts) {
         self.counter("redis_blocks_written_total", "Blocks that Redis took.", mirror.blocks);
         self.counter("redis_bytes_written_total", "Their bytes.", mirror.bytes);
+        self.counter("redis_rows_written_total", "Rows that its streams took.", mirror.rows);
         self.head("redis_failures_total", "counter", "Passes to Redis that failed, by reason.");
         for (trouble, count) in TROUBLES.iter().zip(mirror.failures) {
             let reason = format!("{{reason=\"{}\"}}", trouble.word());

@@ -2,6 +2,7 @@
 
 use crate::disk::{self, Output};
 use crate::scan::{HEADER, MAGIC, crc, scan};
+use crate::tail::Position;
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -14,8 +15,8 @@ pub struct Journal {
     dir: PathBuf,
     /// Held for as long as the journal is open.
     _lock: Flock<File>,
-    /// Files of earlier turns, oldest first; not the active one.
-    closed: Vec<u64>,
+    /// Files of earlier turns and their bytes, oldest first; not the active one.
+    closed: Vec<(u64, u64)>,
     active: u64,
     file: Output,
     /// Synced bytes of the active file.
@@ -48,15 +49,16 @@ impl Journal {
         fs::create_dir_all(dir).map_err(io("make the directory", dir))?;
         let lock = lock(dir)?;
         version(dir)?;
-        let mut closed = numbers(dir)?;
+        let mut closed = Vec::new();
         let mut damage = Vec::new();
-        for &number in &closed {
+        for number in numbers(dir)? {
             let path = file_path(dir, number);
             let file = File::open(&path).map_err(io("open", &path))?;
+            let bytes = file.metadata().map_err(io("ask for the size of", &path))?.len();
             scan(&file, &path, &mut damage, &mut |record| visit(number, record))?;
+            closed.push((number, bytes));
         }
-        let active = closed.last().map_or(1, |last| last.saturating_add(1));
-        closed.dedup();
+        let active = closed.last().map_or(1, |(last, _)| last.saturating_add(1));
         let file = create(dir, active)?;
         let synced = MAGIC.len() as u64;
         let dir = dir.to_owned();
@@ -139,7 +141,7 @@ impl Journal {
         let next = self.active.saturating_add(1);
         self.file = create(&self.dir, next)?;
         let old = std::mem::replace(&mut self.active, next);
-        self.closed.push(old);
+        self.closed.push((old, self.synced));
         self.synced = MAGIC.len() as u64;
         Ok(old)
     }
@@ -149,25 +151,36 @@ impl Journal {
     /// # Errors
     /// The operating system refused.
     pub fn remove(&mut self, number: u64) -> Result<(), JournalError> {
-        if !self.closed.contains(&number) {
+        if !self.closed().any(|closed| closed == number) {
             return Ok(());
         }
         let path = file_path(&self.dir, number);
         disk::remove(&path).map_err(io("remove", &path))?;
-        self.closed.retain(|closed| *closed != number);
+        self.closed.retain(|(closed, _)| *closed != number);
         Ok(())
     }
 
     /// Numbers of the closed files, oldest first.
+    pub fn closed(&self) -> impl Iterator<Item = u64> {
+        self.closed.iter().map(|(number, _)| *number)
+    }
+
+    /// Bytes of all files, with what is appended.
     #[must_use]
-    pub fn closed(&self) -> &[u64] {
-        &self.closed
+    pub fn bytes(&self) -> u64 {
+        self.closed.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.active_bytes()
     }
 
     /// The number of the file that is written.
     #[must_use]
     pub fn active(&self) -> u64 {
         self.active
+    }
+
+    /// Behind the last committed record.
+    #[must_use]
+    pub fn synced(&self) -> Position {
+        Position { file: self.active, offset: self.synced }
     }
 
     /// Bytes of the file that is written, with what is appended.
@@ -224,7 +237,7 @@ fn version(dir: &Path) -> Result<(), JournalError> {
     }
 }
 
-fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
+pub(crate) fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(io("list", dir))? {
         let name = entry.map_err(io("list", dir))?.file_name();
@@ -243,11 +256,11 @@ fn create(dir: &Path, number: u64) -> Result<Output, JournalError> {
     Ok(file)
 }
 
-fn file_path(dir: &Path, number: u64) -> PathBuf {
+pub(crate) fn file_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.log"))
 }
 
-fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
+pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
     move |source| match source.kind() {
         ErrorKind::StorageFull => JournalError::Full { path: path.to_owned() },
         _ => JournalError::Io { doing, path: path.to_owned(), source },

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod front;
 pub mod link_run;
 pub mod live;
+mod out;
 pub mod relay;
 pub mod remote;
 mod run;

@@ -61,9 +61,10 @@ impl Socket {
         self.state
     }
 
-    /// Sends a text.
-    pub fn text(&mut self, text: Utf8Bytes) {
-        self.send(Message::Text(text));
+    /// Whether a text may be sent: [`text_frame`]'s bytes, behind what [`Self::take`] gave.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
     }
 
     /// Asks whether the client is still there.
@@ -96,6 +97,27 @@ impl Socket {
             self.state = State::Closing;
         }
     }
+}
+
+/// A server's text as it goes over the wire: one for all who get it, for it is not masked
+/// (RFC 6455, 5.1).
+#[must_use]
+pub fn text_frame(text: &str) -> Bytes {
+    let mut frame = Vec::with_capacity(text.len() + 10);
+    frame.push(0x81); // The last fragment (and the first) of a text.
+    match (u16::try_from(text.len()), u64::try_from(text.len())) {
+        (Ok(length @ 0..126), _) => frame.push(length.to_le_bytes()[0]),
+        (Ok(length), _) => {
+            frame.push(126);
+            frame.extend_from_slice(&length.to_be_bytes());
+        }
+        (Err(_), length) => {
+            frame.push(127);
+            frame.extend_from_slice(&length.unwrap_or(u64::MAX).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(text.as_bytes());
+    frame.into()
 }
 
 impl Read for Pipe {
@@ -163,13 +185,27 @@ mod tests {
         }
     }
 
+    /// tungstenite's client reads what we frame ourselves, at each form of the length.
+    #[test]
+    fn our_frames_are_read_by_the_other_side() {
+        for length in [0, 1, 125, 126, 65_535, 65_536, 200_000] {
+            let text = "x".repeat(length);
+            let mut pipe = Pipe::default();
+            pipe.inbox.extend_from_slice(&text_frame(&text));
+            pipe.inbox.extend_from_slice(&text_frame("next"));
+            let mut client = WebSocket::from_raw_socket(pipe, Role::Client, None);
+            assert_eq!(client.read().unwrap(), Message::text(text), "{length}");
+            assert_eq!(client.read().unwrap(), Message::text("next"), "{length}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..9)) {
             let mut socket = Socket::new(Vec::new());
             for part in &parts {
                 socket.push(part, &mut Vec::new());
-                socket.text("x".into());
+                socket.ping();
             }
             prop_assert!(socket.inner.get_ref().inbox.len() <= 80 * 9);
         }

@@ -22,6 +22,7 @@
 //! flow control stops it while `recv` is not called. All refusals are counted ([`Counters`]).
 //! Above [`HANDSHAKES_BEFORE_RETRY`] handshakes at once, clients must prove their address first.
 
+mod proof;
 mod socket;
 mod tls;
 

@@ -100,7 +100,7 @@ impl Net {
             let Some(stream) = self.streams.get_mut(&place) else { return };
             match stream.reader.pull() {
                 Ok(Some(incoming)) => {
-                    if let Err(why) = self.on_message(place, incoming, now_ms, ask) {
+                    if let Err(why) = self.on_message(place, incoming, (now, now_ms), ask) {
                         break Err(why);
                     }
                 }
@@ -125,7 +125,7 @@ impl Net {
         &mut self,
         place: Place,
         incoming: Incoming,
-        now_ms: i64,
+        (now, now_ms): (Instant, i64),
         ask: &mut dyn FnMut(Ask),
     ) -> Result<(), String> {
         let alpn = self.conns.get(&place.conn).map(|conn| conn.alpn);
@@ -134,7 +134,9 @@ impl Net {
             Incoming::Control(message) => *message,
         };
         match (alpn, message) {
-            (Some(Alpn::Agent), Message::Hello(hello)) => self.on_hello(place, hello, now_ms),
+            (Some(Alpn::Agent), Message::Hello(hello)) => {
+                self.on_hello(place, hello, (now, now_ms))
+            }
             (Some(Alpn::Agent), Message::Schema(schema)) => {
                 let session = self.session(place)?;
                 self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;

@@ -131,11 +131,7 @@ fn groups(vector: &Vector, modifier: Option<&LabelModifier>) -> Vec<Group> {
     let mut places: HashMap<Labels, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (index, series) in vector.iter().enumerate() {
-        let labels = match modifier {
-            None => Labels::default(),
-            Some(LabelModifier::Include(names)) => series.labels.only(&names.labels),
-            Some(LabelModifier::Exclude(names)) => series.labels.without(&names.labels),
-        };
+        let labels = signature(&series.labels, modifier);
         let place = *places.entry(labels.clone()).or_insert(groups.len());
         match groups.get_mut(place) {
             Some(group) => group.members.push(index),
@@ -145,8 +141,18 @@ fn groups(vector: &Vector, modifier: Option<&LabelModifier>) -> Vec<Group> {
     groups
 }
 
+/// The labels of the group that a series belongs to.
+#[must_use]
+pub(super) fn signature(labels: &Labels, modifier: Option<&LabelModifier>) -> Labels {
+    match modifier {
+        None => Labels::default(),
+        Some(LabelModifier::Include(names)) => labels.only(&names.labels),
+        Some(LabelModifier::Exclude(names)) => labels.without(&names.labels),
+    }
+}
+
 /// One pass a member, so that columns are read in order.
-fn fold(
+pub(super) fn fold(
     aggregation: Aggregation,
     members: &[&[f64]],
     parameter: &[f64],

@@ -9,7 +9,7 @@ use crate::query::parse;
 use crate::query::selectors::{Leaf, Raw, Reduce};
 use crate::query::value::{Labels, NAME, Series, Steps, Value, Vector, is_absent};
 use crate::query::window::WindowFunction;
-use crate::store::{MatchOp, Store, TimeRange};
+use crate::store::{MatchOp, Part, Store, TimeRange};
 use promql_parser::parser::token::{T_COUNT_VALUES, T_LAND, T_LOR, T_LUNLESS};
 use promql_parser::parser::value::ValueType;
 use promql_parser::parser::{
@@ -69,7 +69,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    fn scalar(&self, expr: &Expr, steps: Steps) -> Result<Vec<f64>, QueryError> {
+    pub(super) fn scalar(&self, expr: &Expr, steps: Steps) -> Result<Vec<f64>, QueryError> {
         match self.eval(expr, steps)? {
             Value::Scalar(values) => Ok(values),
             _ => Err(QueryError::Parse("expected a scalar".to_owned())),
@@ -143,6 +143,9 @@ impl<'a> Evaluation<'a> {
             Some(parameter) => self.scalar(parameter, steps)?,
             None => Vec::new(),
         };
+        if let Some(vector) = self.scan_aggregated(aggregation, expr, steps, &parameter)? {
+            return Ok(binary::drop_empty(vector));
+        }
         let vector = self.vector(&expr.expr, steps)?;
         Ok(binary::drop_empty(aggregate(aggregation, vector, modifier, &parameter, &self.meter)?))
     }
@@ -297,7 +300,7 @@ impl<'a> Evaluation<'a> {
             reduce,
         };
         let parts = self.select(selector, leaf.time_range())?;
-        let series: usize = parts.iter().map(|part| part.series().len()).sum();
+        let series = parts.iter().map(Part::len).sum();
         self.meter.hold(series, steps.count)?;
         self.scan_leaf(&parts, &leaf)
     }
@@ -306,7 +309,7 @@ impl<'a> Evaluation<'a> {
         &self,
         selector: &VectorSelector,
         range: TimeRange,
-    ) -> Result<Vec<crate::store::Part>, QueryError> {
+    ) -> Result<Vec<Part>, QueryError> {
         let matchers = parse::matchers(selector)?;
         Ok(self.store.select(&matchers, range, &self.limits.store())?)
     }
@@ -352,7 +355,7 @@ impl<'a> Evaluation<'a> {
         Ok(Leaf { steps, at_ms, offset_ms, reduce }.time_range())
     }
 
-    fn at(&self, at: Option<&AtModifier>) -> Result<Option<i64>, QueryError> {
+    pub(super) fn at(&self, at: Option<&AtModifier>) -> Result<Option<i64>, QueryError> {
         Ok(match at {
             None => None,
             Some(AtModifier::Start) => Some(self.start_ms),
@@ -417,7 +420,7 @@ fn absent_labels(of: &Expr) -> Result<Labels, QueryError> {
     Ok(labels)
 }
 
-fn check_smoothing(parameters: &[&[f64]; 2]) -> Result<(), QueryError> {
+pub(super) fn check_smoothing(parameters: &[&[f64]; 2]) -> Result<(), QueryError> {
     for &factor in parameters.iter().copied().flatten() {
         if !(0.0 < factor && factor < 1.0) {
             return Err(QueryError::Execution(format!(
@@ -435,7 +438,7 @@ fn text(expr: &Expr) -> Result<&str, QueryError> {
     }
 }
 
-fn offset(offset: Option<&Offset>) -> Result<i64, QueryError> {
+pub(super) fn offset(offset: Option<&Offset>) -> Result<i64, QueryError> {
     match offset {
         None => Ok(0),
         Some(Offset::Pos(back)) => millis(*back),
@@ -443,7 +446,7 @@ fn offset(offset: Option<&Offset>) -> Result<i64, QueryError> {
     }
 }
 
-fn millis(duration: Duration) -> Result<i64, QueryError> {
+pub(super) fn millis(duration: Duration) -> Result<i64, QueryError> {
     i64::try_from(duration.as_millis())
         .ok()
         .filter(|ms| *ms < DURATION_MS_MAX)

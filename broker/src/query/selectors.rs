@@ -65,6 +65,22 @@ pub struct Raw {
     pub values: Vec<f64>,
 }
 
+/// A series that a scan is at.
+#[derive(Clone, Copy)]
+pub(super) struct One<'a> {
+    part: &'a Part,
+    /// Of its part among all.
+    pub(super) index: usize,
+    /// Of the series in its part.
+    pub(super) at: usize,
+}
+
+impl One<'_> {
+    fn labels(&self) -> Labels {
+        Labels::from_pairs(self.part.labels(self.at).0)
+    }
+}
+
 impl Leaf<'_> {
     /// The time range of samples that matter.
     #[must_use]
@@ -121,6 +137,24 @@ impl Leaf<'_> {
         Ok(any.then_some(out))
     }
 
+    /// As [`Self::reduce`] of samples that may have stale markers among them.
+    ///
+    /// # Errors
+    /// The time is over.
+    pub(crate) fn reduce_clean(
+        &self,
+        times: &[i64],
+        values: &[f64],
+        meter: &Meter<'_>,
+    ) -> Result<Option<Vec<f64>>, QueryError> {
+        let windowed = matches!(self.reduce, Reduce::Window { .. });
+        if windowed && values.iter().copied().any(is_absent) {
+            let (times, values) = without_stale(times, values);
+            return self.reduce(&times, &values, meter);
+        }
+        self.reduce(times, values, meter)
+    }
+
     fn reference(&self, step: usize) -> i64 {
         self.at_ms.unwrap_or_else(|| self.steps.at(step)).saturating_sub(self.offset_ms)
     }
@@ -129,18 +163,10 @@ impl Leaf<'_> {
 impl Evaluation<'_> {
     /// Evaluates a leaf over all matching series, sorted by labels.
     pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
-        let windowed = matches!(leaf.reduce, Reduce::Window { .. });
         let mut found: Vector =
-            self.scan_parts(parts, leaf.time_range(), |labels, times, values| {
-                let clean;
-                let (times, values) = if windowed && values.iter().copied().any(is_absent) {
-                    clean = without_stale(times, values);
-                    (&clean.0[..], &clean.1[..])
-                } else {
-                    (times, values)
-                };
-                let reduced = leaf.reduce(times, values, &self.meter)?;
-                Ok(reduced.map(|values| Series { labels: labels(), values }))
+            self.scan_parts(parts, leaf.time_range(), |one, times, values| {
+                let reduced = leaf.reduce_clean(times, values, &self.meter)?;
+                Ok(reduced.map(|values| Series { labels: one.labels(), values }))
             })?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
@@ -164,13 +190,9 @@ impl Evaluation<'_> {
     }
 
     fn scan_merged(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
-        let windowed = matches!(leaf.reduce, Reduce::Window { .. });
         let mut found = Vec::new();
-        for mut raw in self.merged(parts, leaf.time_range())? {
-            if windowed {
-                (raw.times, raw.values) = without_stale(&raw.times, &raw.values);
-            }
-            if let Some(values) = leaf.reduce(&raw.times, &raw.values, &self.meter)? {
+        for raw in self.merged(parts, leaf.time_range())? {
+            if let Some(values) = leaf.reduce_clean(&raw.times, &raw.values, &self.meter)? {
                 found.push(Series { labels: raw.labels, values });
             }
         }
@@ -178,9 +200,9 @@ impl Evaluation<'_> {
     }
 
     fn merged(&self, parts: &[Part], range: TimeRange) -> Result<Vec<Raw>, QueryError> {
-        let scanned = self.scan_parts(parts, range, |labels, times, values| {
+        let scanned = self.scan_parts(parts, range, |one, times, values| {
             self.meter.spend(times.len())?;
-            Ok(Some(Raw { labels: labels(), times: times.to_vec(), values: values.to_vec() }))
+            Ok(Some(Raw { labels: one.labels(), times: times.to_vec(), values: values.to_vec() }))
         })?;
         let mut places: HashMap<Labels, usize> = HashMap::with_capacity(scanned.len());
         let mut all: Vec<Raw> = Vec::with_capacity(scanned.len());
@@ -196,11 +218,11 @@ impl Evaluation<'_> {
     }
 
     /// Calls `visit` for every series of every part; results stand in the order of the parts.
-    fn scan_parts<T: Send>(
+    pub(super) fn scan_parts<T: Send>(
         &self,
         parts: &[Part],
         range: TimeRange,
-        visit: impl Fn(&dyn Fn() -> Labels, &[i64], &[f64]) -> Result<Option<T>, QueryError> + Sync,
+        visit: impl Fn(One<'_>, &[i64], &[f64]) -> Result<Option<T>, QueryError> + Sync,
     ) -> Result<Vec<T>, QueryError> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<(usize, T)>, QueryError> {
@@ -212,17 +234,17 @@ impl Evaluation<'_> {
             {
                 let before = scratch.samples();
                 let mut stopped = None;
-                let scanned = self.store.scan(part, range, &mut scratch, &mut |labels, t, v| {
-                    let labels = || Labels::from_pairs(labels.0.iter().cloned());
-                    match visit(&labels, t, v) {
-                        Ok(item) => found.extend(item.map(|item| (index, item))),
-                        Err(why) => {
-                            stopped = Some(why);
-                            return Err(StoreError::Visitor(String::new()));
+                let scanned =
+                    self.store.scan_numbered(part, range, &mut scratch, &mut |at, t, v| {
+                        match visit(One { part, index, at }, t, v) {
+                            Ok(item) => found.extend(item.map(|item| (index, item))),
+                            Err(why) => {
+                                stopped = Some(why);
+                                return Err(StoreError::Visitor(String::new()));
+                            }
                         }
-                    }
-                    Ok(())
-                });
+                        Ok(())
+                    });
                 if let Some(why) = stopped {
                     return Err(why);
                 }

@@ -87,6 +87,11 @@ impl Labels {
     /// From pairs in any order; empty values are left out, the last of a name wins.
     #[must_use]
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        // What the store gives out is so already.
+        if pairs.is_sorted_by(|a, b| a.0 < b.0) && pairs.iter().all(|pair| !pair.1.is_empty()) {
+            return Self { pairs };
+        }
         let mut labels = Self::default();
         for (name, value) in pairs {
             labels.set(&name, value);

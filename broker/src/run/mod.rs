@@ -123,7 +123,7 @@ impl Broker {
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
-        let scribe = Scribe::new(writer, registry.clone(), hub.clone(), every, monotonic());
+        let scribe = Scribe::new(writer, registry.clone(), every, monotonic());
         let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
         let shared = Arc::new(Shared {
             config,
@@ -208,7 +208,7 @@ impl Broker {
         }
     }
 
-    /// Every stored frame from now on; first what is known of hosts and schemas.
+    /// Every new frame from now on; first what is known of hosts and schemas.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.shared.hub.subscribe(self.shared.registry.hosts(), None)
@@ -398,13 +398,13 @@ fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
 
 fn store_config(config: &Config) -> StoreConfig {
     StoreConfig {
-        dir: config.dir.join("store"),
         raw_retention_ms: config.raw_retention_ms,
         minute_retention_ms: config.minute_retention_ms,
         hour_retention_ms: config.hour_retention_ms,
         bytes_max: config.bytes_max,
         free_bytes_min: config.free_bytes_min,
         head_bytes_max: config.head_bytes_max,
+        ..StoreConfig::at(config.dir.join("store"))
     }
 }
 

@@ -21,7 +21,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use strobe_journal::{Journal, free_bytes};
+use strobe_journal::{Journal, Position, free_bytes};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
@@ -68,6 +68,8 @@ pub(super) struct Shared {
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
     removed_ms: AtomicI64,
+    /// Behind the last committed record of the WAL.
+    synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     last_number: AtomicU64,
 }
@@ -102,6 +104,7 @@ impl Store {
             counts: Mutex::default(),
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(i64::MIN),
+            synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
@@ -110,6 +113,7 @@ impl Store {
             replay.record(number, record);
         });
         let (journal, damage) = journal?;
+        shared.note_synced(journal.synced());
         let (recovery, schemas, labels, wal_last_ms) = replay.finish(&damage);
         let upkeep = Upkeep::new(&shared, now_ms);
         let writer = Writer {
@@ -130,6 +134,11 @@ impl Store {
     #[must_use]
     pub fn counts(&self) -> StoreCounts {
         self.shared.count(|_| ())
+    }
+
+    /// Counts samples that were not taken.
+    pub(crate) fn refused(&self, samples: u64) {
+        self.shared.count(|counts| counts.samples_refused += samples);
     }
 
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
@@ -328,7 +337,7 @@ impl Writer {
     /// The last WAL file that nothing is appended to any more.
     #[must_use]
     pub fn wal_closed(&self) -> Option<u64> {
-        self.journal.closed().last().copied()
+        self.journal.closed().last()
     }
 
     /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
@@ -349,7 +358,8 @@ impl Writer {
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
     pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        super::upkeep::tick(self, now_ms)
+        super::upkeep::tick(self, now_ms)?;
+        super::upkeep::release(self)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
@@ -371,16 +381,34 @@ impl Writer {
     /// As [`Writer::commit`], whatever space is left.
     pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
         self.journal.commit()?;
+        self.shared.note_synced(self.journal.synced());
         let mut samples = 0;
         for pending in self.pending.drain(..) {
             samples += self.shared.apply(pending, i64::MIN);
         }
         self.pending_bytes = 0;
+        let wal_bytes = self.journal.bytes();
         self.shared.count(|counts| {
             counts.samples += samples;
             counts.commits += 1;
+            counts.wal_bytes = wal_bytes;
         });
+        if self.shared.config.wal_file_bytes <= self.journal.active_bytes() {
+            // What was committed is safe in the old file; without room for a new one it grows.
+            match self.rotate() {
+                Ok(_) => {}
+                Err(error) => log::warn!("the write-ahead log's file is not changed: {error}"),
+            }
+        }
         Ok(())
+    }
+
+    /// Closes the WAL file, in which all is visible by now; the next one stands alone.
+    pub(super) fn rotate(&mut self) -> Result<u64, StoreError> {
+        assert!(self.pending.is_empty());
+        let closed = self.journal.rotate()?;
+        self.written = Written::default();
+        Ok(closed)
     }
 
     fn floor(&self) -> Result<(), StoreError> {
@@ -476,6 +504,15 @@ impl Shared {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    /// Behind the last committed record of the WAL.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_synced(&self, at: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     pub(super) fn removed_ms(&self) -> i64 {

@@ -15,6 +15,8 @@
 mod block;
 mod check;
 mod codec;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod head;
 mod local;
 pub mod redis;
@@ -100,8 +102,10 @@ pub struct StoreConfig {
     pub minute_retention_ms: i64,
     /// How long 1 h rollups are kept.
     pub hour_retention_ms: i64,
-    /// Hard cap of all segment files; the oldest go first.
+    /// Hard cap of all segment files and the WAL; the oldest segments go first.
     pub bytes_max: u64,
+    /// A WAL file that has so many bytes is closed, and removed once its rows are sealed.
+    pub wal_file_bytes: u64,
     /// Free space of the file system under which nothing more is accepted.
     pub free_bytes_min: u64,
     /// Memory for rows that are not sealed yet; more seals early.
@@ -147,8 +151,12 @@ pub struct StoreCounts {
     pub blocks_corrupt: u64,
     /// Bytes of all segment files.
     pub segment_bytes: u64,
+    /// Bytes of the WAL.
+    pub wal_bytes: u64,
     /// Bytes of unsealed rows in memory.
     pub head_bytes: u64,
+    /// Samples of remote-write that were too old or too far ahead.
+    pub samples_refused: u64,
 }
 
 /// Why the store could not do something.
@@ -254,6 +262,7 @@ impl StoreConfig {
             minute_retention_ms: 90 * DAY_MS,
             hour_retention_ms: 730 * DAY_MS,
             bytes_max: 20 << 30,
+            wal_file_bytes: 64 << 20,
             free_bytes_min: 256 << 20,
             head_bytes_max: 64 << 20,
         }

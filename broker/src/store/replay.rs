@@ -4,7 +4,9 @@
 //! is sealed already is known by (file, time) and never held in memory again.
 
 use super::local::{Pending, SEGMENTS, Shared, segment_files};
+use super::seal::SealJob;
 use super::segment::{Segment, io};
+use super::upkeep::measure;
 use super::wal::{self, Record};
 use super::{Recovery, Seen, StoreError};
 use bytes::Bytes;
@@ -28,6 +30,8 @@ pub(super) struct Replay {
     cuts: Vec<(i64, u64)>,
     started: bool,
     wal_last_ms: BTreeMap<u64, i64>,
+    /// The WAL file being read.
+    file: u64,
 }
 
 impl Replay {
@@ -41,6 +45,7 @@ impl Replay {
             cuts: Vec::new(),
             started: false,
             wal_last_ms: BTreeMap::new(),
+            file: 0,
         }
     }
 
@@ -48,6 +53,12 @@ impl Replay {
     pub(super) fn record(&mut self, file: u64, bytes: &[u8]) {
         self.start();
         self.recovery.records += 1;
+        if self.file != file {
+            let through = std::mem::replace(&mut self.file, file);
+            if let Err(error) = self.bound(through) {
+                self.damage(format!("memory is not bounded while the WAL is read: {error}"));
+            }
+        }
         let from_ms =
             self.cuts.iter().filter(|cut| file <= cut.1).map(|cut| cut.0).max().unwrap_or(i64::MIN);
         match wal::read(bytes) {
@@ -68,7 +79,7 @@ impl Replay {
             }
             None => {
                 let why = format!("WAL file {file}: a record of an unknown kind was left out");
-                self.recovery.damage.push(why);
+                self.damage(why);
             }
         }
     }
@@ -81,7 +92,7 @@ impl Replay {
         self.start();
         for place in damage {
             let text = format!("{} at byte {}: {}", place.path.display(), place.offset, place.why);
-            self.recovery.damage.push(text);
+            self.damage(text);
         }
         for ((host, boot), mut ranges) in self.seen {
             ranges.sort_unstable();
@@ -105,7 +116,7 @@ impl Replay {
             return;
         }
         if let Err(error) = self.segments() {
-            self.recovery.damage.push(error.to_string());
+            self.damage(error.to_string());
         }
     }
 
@@ -125,15 +136,40 @@ impl Replay {
                     self.cuts.push((footer.cut_ms, footer.wal_through));
                     self.shared.add_segment(segment);
                 }
-                Err(error) => self.recovery.damage.push(error.to_string()),
+                Err(error) => self.damage(error.to_string()),
             }
         }
         Ok(())
     }
 
+    /// Between two WAL files: seals all of them up to `through` if their rows fill the memory.
+    fn bound(&mut self, through: u64) -> Result<(), StoreError> {
+        measure(&self.shared);
+        let head = self.shared.count(|_| ()).head_bytes;
+        if usize::try_from(head).unwrap_or(usize::MAX) <= self.shared.config.head_bytes_max {
+            return Ok(());
+        }
+        let path = self.shared.segment_path("raw")?;
+        let mut job = SealJob::new(path, i64::MAX, through, self.shared.sources())?;
+        job.step(usize::MAX)?;
+        let (segment, done) = job.finish()?;
+        if let Some(segment) = segment {
+            self.shared.add_segment(segment);
+        }
+        done.release();
+        Ok(())
+    }
+
+    /// Names a place, as long as there are not too many.
+    fn damage(&mut self, place: String) {
+        if self.recovery.damage.len() < DAMAGE_MAX {
+            self.recovery.damage.push(place);
+        }
+    }
+
     fn frame(&mut self, file: u64, bytes: &[u8], from_ms: i64) {
         let Ok(frame) = frame::open(bytes) else {
-            self.recovery.damage.push(format!("WAL file {file}: a frame did not open"));
+            self.damage(format!("WAL file {file}: a frame did not open"));
             return;
         };
         let header = frame.header;
@@ -155,7 +191,7 @@ impl Replay {
             self.note_time(file, time_ms);
             let Some(schema) = self.schemas.get(&header.schema.0) else {
                 let why = format!("WAL file {file}: a row's schema {} is lost", header.schema);
-                self.recovery.damage.push(why);
+                self.damage(why);
                 return;
             };
             if from_ms <= time_ms {
@@ -171,3 +207,6 @@ impl Replay {
         *last = (*last).max(time_ms);
     }
 }
+
+/// Broken places that are named one by one.
+const DAMAGE_MAX: usize = 1_000;

@@ -1,7 +1,8 @@
 //! Finding series by matchers, and giving out their samples.
 //!
 //! Matchers on `job` and `instance` are decided once a source, the others once a schema as long
-//! as no label of the source has the same name: a thousand hosts with one schema cost one look.
+//! as no label of the source has the same name: a thousand hosts with one schema cost one look,
+//! and share the list of what was found. Full labels are put together only for who asks.
 
 use super::block::{Block, Data, GROUP, Group};
 use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
@@ -17,8 +18,18 @@ use strobe_wire::schema::{Kind, Labels, Schema};
 #[derive(Clone, Debug)]
 pub struct Part {
     source: Arc<Source>,
-    labels: Vec<Labels>,
-    places: Vec<Places>,
+    /// The labels that stand on every series of the source.
+    owner: Arc<Labels>,
+    places: Arc<Vec<Places>>,
+}
+
+/// What one selection has found out about schemas.
+#[derive(Debug, Default)]
+struct Known {
+    /// Matching columns, by schema.
+    hits: HashMap<u64, Arc<[usize]>>,
+    /// Places, by the schemas that have hits.
+    places: HashMap<Vec<u64>, Arc<Vec<Places>>>,
 }
 
 /// Where one series lies: the same labels may stand in several schemas as sets change.
@@ -35,7 +46,7 @@ pub struct Scratch {
     samples: u64,
     times: Vec<i64>,
     values: Vec<f64>,
-    /// Of up to 16 series.
+    /// Of the series read at once.
     pairs: Vec<Vec<(i64, f64)>>,
 }
 
@@ -63,10 +74,68 @@ impl Places {
 }
 
 impl Part {
-    /// The full labels of each series.
+    /// How many series.
     #[must_use]
-    pub fn series(&self) -> &[Labels] {
-        &self.labels
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The full labels of a series, counted from 0; none behind the last.
+    #[must_use]
+    pub fn labels(&self, series: usize) -> Labels {
+        let place = self.places.get(series);
+        place.map_or_else(Labels::default, |place| full_labels(&place.name, &self.owner))
+    }
+
+    /// The labels of a series without those of its source.
+    pub fn own_labels(&self, series: usize) -> impl Iterator<Item = (String, String)> {
+        self.places.get(series).into_iter().flat_map(|place| {
+            let name = (NAME.to_owned(), place.name.name.clone());
+            std::iter::once(name).chain(place.name.labels.0.iter().cloned())
+        })
+    }
+
+    /// The value of one label of a series, as in [`Self::labels`].
+    #[must_use]
+    pub fn label(&self, series: usize, name: &str) -> Option<&str> {
+        let place = &self.places.get(series)?.name;
+        if name == NAME {
+            return Some(&place.name);
+        }
+        let owned = self.owner.value(name);
+        if owned.is_some() && pinned(name, &self.owner) {
+            return owned;
+        }
+        place.labels.value(name).or(owned)
+    }
+
+    /// Whether `name` is a label of the source and the same for all its series.
+    #[must_use]
+    pub fn is_owned(&self, name: &str) -> bool {
+        pinned(name, &self.owner)
+    }
+
+    /// Two parts of one list have the same series but for the labels of their sources.
+    #[must_use]
+    pub fn list(&self) -> usize {
+        Arc::as_ptr(&self.places).addr()
+    }
+
+    /// Whether no series of another part can have the labels of one of these, as long as `job`
+    /// and `instance` differ, and no two of these are equal.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        pinned("job", &self.owner)
+            && pinned("instance", &self.owner)
+            && !self.places.iter().any(|place| {
+                place.name.labels.0.iter().any(|(name, _)| self.is_owned(name) || name == NAME)
+            })
     }
 }
 
@@ -137,13 +206,13 @@ impl Store {
         self.warn_unlearned(range.start_ms);
         let mut found = 0;
         let mut parts = Vec::new();
-        let mut known = HashMap::new();
+        let mut known = Known::default();
         for source in self.sources() {
             let part = select_source(&source, &tests, range, &mut known);
-            if part.labels.is_empty() {
+            if part.is_empty() {
                 continue;
             }
-            found += part.labels.len();
+            found += part.len();
             if limits.series_max < found {
                 return Err(StoreError::SeriesMax { max: limits.series_max });
             }
@@ -165,17 +234,35 @@ impl Store {
         scratch: &mut Scratch,
         visit: &mut dyn FnMut(&Labels, &[i64], &[f64]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        self.scan_numbered(part, range, scratch, &mut |series, times, values| {
+            visit(&part.labels(series), times, values)
+        })
+    }
+
+    /// As [`Store::scan`], with a series' number in its part instead of its labels.
+    ///
+    /// # Errors
+    /// As [`Store::scan`].
+    #[expect(clippy::type_complexity, reason = "a visitor: read once, here")]
+    pub fn scan_numbered(
+        &self,
+        part: &Part,
+        range: TimeRange,
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(usize, &[i64], &[f64]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut start = 0;
-        for places in part.places.chunk_by(Places::together) {
-            for places in places.chunks(GROUP) {
-                scratch.pairs.resize_with(GROUP, Vec::new);
+        // A block is opened once for all its groups, as long as their samples are not many.
+        let short = range.end_ms.saturating_sub(range.start_ms) <= SHORT_MS;
+        let at_once = if short { SERIES_OF_SHORT } else { GROUP };
+        for places in part.places.chunk_by(|a, b| short || a.together(b)) {
+            for places in places.chunks(at_once) {
+                scratch.pairs.resize_with(at_once, Vec::new);
                 scratch.pairs.iter_mut().for_each(Vec::clear);
                 self.gather(&part.source, places, range, scratch)?;
-                for (series, labels) in
-                    part.labels.iter().skip(start).take(places.len()).enumerate()
-                {
+                for series in 0..places.len() {
                     if scratch.settle(series)? {
-                        visit(labels, &scratch.times, &scratch.values)?;
+                        visit(start + series, &scratch.times, &scratch.values)?;
                     }
                 }
                 start += places.len();
@@ -196,9 +283,10 @@ impl Store {
     ) -> Result<Vec<String>, StoreError> {
         let mut names = BTreeSet::new();
         for part in self.select(matchers, range, limits)? {
-            for (name, _) in part.labels.iter().flat_map(|labels| &labels.0) {
+            let own = part.places.iter().flat_map(|place| &place.name.labels.0);
+            for name in own.chain(&part.owner.0).map(|(name, _)| name.as_str()).chain([NAME]) {
                 if !names.contains(name) {
-                    names.insert(name.clone());
+                    names.insert(name.to_owned());
                 }
             }
         }
@@ -218,7 +306,7 @@ impl Store {
     ) -> Result<Vec<String>, StoreError> {
         let mut values = BTreeSet::new();
         for part in self.select(matchers, range, limits)? {
-            for value in part.labels.iter().filter_map(|labels| labels.value(name)) {
+            for value in (0..part.len()).filter_map(|series| part.label(series, name)) {
                 if !values.contains(value) {
                     values.insert(value.to_owned());
                 }
@@ -237,10 +325,11 @@ impl Store {
         range: TimeRange,
         limits: &Limits,
     ) -> Result<Vec<Labels>, StoreError> {
-        Ok(self.select(matchers, range, limits)?.into_iter().flat_map(|part| part.labels).collect())
+        let parts = self.select(matchers, range, limits)?;
+        Ok(parts.iter().flat_map(|part| (0..part.len()).map(|at| part.labels(at))).collect())
     }
 
-    /// Fills `scratch.pairs` with the samples of up to 16 series, unsorted where they overlap.
+    /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
     fn gather(
         &self,
         source: &Source,
@@ -251,37 +340,7 @@ impl Store {
         let bounds = (range.start_ms, range.end_ms);
         let by_schema = by_schema(places);
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
-        let mut young = Vec::new();
-        let mut kinds = BTreeMap::new();
-        let state = source.read();
-        for (&schema, wanted) in &by_schema {
-            let Some(section) = state.sections.get(&schema) else { continue };
-            let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
-            let within = section.young.iter().filter(within);
-            young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
-            kinds.insert(schema, Arc::clone(&section.schema));
-            for &(column, series) in wanted {
-                let kind = kind_of(&section.schema, column);
-                let rows = section.rows.column(column, bounds);
-                if let Some(pairs) = scratch.pairs.get_mut(series) {
-                    pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
-                }
-            }
-        }
-        for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
-            if let Some(remote) = state.remote.get(&place.name) {
-                push_remote(remote, range, pairs);
-            }
-        }
-        drop(state);
-        let memory = std::path::Path::new("memory");
-        for (schema, block) in young {
-            let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-            let read = Block::open(Data::Memory(&block)).and_then(|block| {
-                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
-            });
-            read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
-        }
+        let kinds = gather_memory(source, places, &by_schema, bounds, scratch)?;
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
@@ -329,6 +388,48 @@ fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
         }
     }
     by_schema
+}
+
+/// Appends the samples that are in memory; returns the schemas.
+fn gather_memory(
+    source: &Source,
+    places: &[Places],
+    by_schema: &BTreeMap<u64, Vec<(usize, usize)>>,
+    bounds: (i64, i64),
+    scratch: &mut Scratch,
+) -> Result<BTreeMap<u64, Arc<Schema>>, StoreError> {
+    let mut young = Vec::new();
+    let mut kinds = BTreeMap::new();
+    let state = source.read();
+    for (&schema, wanted) in by_schema {
+        let Some(section) = state.sections.get(&schema) else { continue };
+        let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
+        let within = section.young.iter().filter(within);
+        young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
+        kinds.insert(schema, Arc::clone(&section.schema));
+        for &(column, series) in wanted {
+            let kind = kind_of(&section.schema, column);
+            let rows = section.rows.column(column, bounds);
+            if let Some(pairs) = scratch.pairs.get_mut(series) {
+                pairs.extend(rows.map(|(time, raw)| (time, kind.value(raw))));
+            }
+        }
+    }
+    for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
+        if let Some(remote) = state.remote.get(&place.name) {
+            push_remote(remote, bounds, pairs);
+        }
+    }
+    drop(state);
+    for (schema, block) in young {
+        let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
+        Block::open(Data::Memory(&block))
+            .and_then(|block| {
+                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+            })
+            .map_err(|why| StoreError::Corrupt { path: "memory".into(), offset: 0, why })?;
+    }
+    Ok(kinds)
 }
 
 /// Appends a block's samples of the wanted (column, series).
@@ -411,59 +512,72 @@ fn select_source(
     source: &Arc<Source>,
     tests: &[Test],
     range: TimeRange,
-    known: &mut HashMap<u64, Arc<[usize]>>,
+    known: &mut Known,
 ) -> Part {
-    let mut part = Part { source: Arc::clone(source), labels: Vec::new(), places: Vec::new() };
     let state = source.read();
-    let labels = Arc::clone(&state.labels);
+    let owner = Arc::clone(&state.labels);
+    let part = |places| Part { source: Arc::clone(source), owner: Arc::clone(&owner), places };
     let refused = |test: &Test| {
-        pinned(&test.name, &labels) && !test.holds(labels.value(&test.name).unwrap_or(""))
+        pinned(&test.name, &owner) && !test.holds(owner.value(&test.name).unwrap_or(""))
     };
     if tests.iter().any(refused) {
-        return part;
+        return part(Arc::default());
     }
-    let rest: Vec<&Test> = tests.iter().filter(|test| !pinned(&test.name, &labels)).collect();
+    let rest: Vec<&Test> = tests.iter().filter(|test| !pinned(&test.name, &owner)).collect();
+    let hit = |name: &str, own: &Labels| rest.iter().all(|test| test.holds_for(name, own, &owner));
     // The source's pinned tests passed, so what is left depends on the schema alone, unless the
     // source has a label of a tested name or lacks job or instance.
-    let alone = rest.iter().all(|test| labels.value(&test.name).is_none())
-        && labels.value("job").is_some()
-        && labels.value("instance").is_some();
-    let mut places: BTreeMap<(&str, &Labels), Vec<(u64, usize)>> = BTreeMap::new();
+    let alone = rest.iter().all(|test| owner.value(&test.name).is_none())
+        && owner.value("job").is_some()
+        && owner.value("instance").is_some();
+    let mut found: Vec<(u64, &Schema, Arc<[usize]>)> = Vec::new();
     for (&id, section) in &state.sections {
         if section.span.1 < range.start_ms || range.end_ms < section.span.0 {
             continue;
         }
         let columns = section.schema.columns.iter().enumerate();
-        let hit = |name: &str, own| rest.iter().all(|test| test.holds_for(name, own, &labels));
         let look = || columns.filter(|(_, c)| hit(&c.name, &c.labels)).map(|(i, _)| i).collect();
         let hits: Arc<[usize]> =
-            if alone { Arc::clone(known.entry(id).or_insert_with(look)) } else { look() };
+            if alone { Arc::clone(known.hits.entry(id).or_insert_with(look)) } else { look() };
+        if !hits.is_empty() {
+            found.push((id, &section.schema, hits));
+        }
+    }
+    let remote: Vec<&SeriesName> =
+        state.remote.keys().filter(|name| hit(&name.name, &name.labels)).collect();
+    if !remote.is_empty() || !alone {
+        return part(Arc::new(places(&found, &remote)));
+    }
+    let ids = found.iter().map(|(id, ..)| *id).collect();
+    part(Arc::clone(known.places.entry(ids).or_insert_with(|| Arc::new(places(&found, &[])))))
+}
+
+/// Where each series lies, in the order of the places, so that those of one column group follow
+/// each other.
+fn places(found: &[(u64, &Schema, Arc<[usize]>)], remote: &[&SeriesName]) -> Vec<Places> {
+    let mut all: BTreeMap<(&str, &Labels), Vec<(u64, usize)>> = BTreeMap::new();
+    for (id, schema, hits) in found {
         for &index in hits.iter() {
-            if let Some(column) = section.schema.columns.get(index) {
-                places.entry((&column.name, &column.labels)).or_default().push((id, index));
+            if let Some(column) = schema.columns.get(index) {
+                all.entry((&column.name, &column.labels)).or_default().push((*id, index));
             }
         }
     }
-    for column in state.remote.keys() {
-        if rest.iter().all(|test| test.holds_for(&column.name, &column.labels, &labels)) {
-            places.entry((&column.name, &column.labels)).or_default();
-        }
+    for name in remote {
+        all.entry((&name.name, &name.labels)).or_default();
     }
-    // By place, so that the series of one column group follow each other.
-    let mut places: Vec<_> = places.into_iter().collect();
-    places.sort_by_key(|(_, sections)| sections.first().copied());
-    for ((name, own), sections) in places {
-        let name = SeriesName { name: name.to_owned(), labels: own.clone() };
-        part.labels.push(full_labels(&name, &labels));
-        part.places.push(Places { name, sections });
-    }
-    drop(state);
-    part
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_by_key(|(_, sections)| sections.first().copied());
+    let place = |((name, labels), sections): ((&str, &Labels), _)| Places {
+        name: SeriesName { name: name.to_owned(), labels: labels.clone() },
+        sections,
+    };
+    all.into_iter().map(place).collect()
 }
 
-fn push_remote(remote: &RemoteColumn, range: TimeRange, pairs: &mut Vec<(i64, f64)>) {
+fn push_remote(remote: &RemoteColumn, bounds: (i64, i64), pairs: &mut Vec<(i64, f64)>) {
     let samples = remote.times.iter().zip(&remote.values);
-    let within = samples.filter(|(time, _)| (range.start_ms..=range.end_ms).contains(time));
+    let within = samples.filter(|(time, _)| (bounds.0..=bounds.1).contains(time));
     pairs.extend(within.map(|(&time, &raw)| (time, f64::from_bits(raw))));
 }
 
@@ -471,5 +585,8 @@ fn kind_of(schema: &Schema, column: usize) -> Kind {
     schema.columns.get(column).map_or(Kind::Float, |column| column.kind)
 }
 
+/// Up to this range so many series are read at once; beyond it one column group.
+const SHORT_MS: i64 = 7_200_000;
+const SERIES_OF_SHORT: usize = 128;
 /// A pattern's compiled program; Prometheus' RE2 has a bound of the same order.
 const PATTERN_BYTES_MAX: usize = 1 << 20;

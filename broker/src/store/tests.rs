@@ -280,6 +280,13 @@ fn remote_write_series_keep_their_own_times_and_bits() {
     assert_eq!(dump(&place.open().0), wanted);
 }
 
+/// Settles as a broker does that keeps its windows elsewhere meanwhile.
+fn settle_and_keep(writer: &mut Writer, now_ms: i64) {
+    writer.settle(now_ms).unwrap();
+    writer.windows_kept(writer.wal_closed());
+    writer.settle(now_ms).unwrap();
+}
+
 #[test]
 fn the_size_cap_takes_the_oldest_and_says_so() {
     let place = Place::new("cap");
@@ -288,9 +295,9 @@ fn the_size_cap_takes_the_oldest_and_says_so() {
     for window in 0..5_u64 {
         write(&mut writer, HOST, window * 600..window * 600 + 600);
         let now = T0 + i64::try_from(window + 1).unwrap() * 600_000 + 40_000;
-        writer.settle(now).unwrap();
+        settle_and_keep(&mut writer, now);
     }
-    writer.settle(T0 + 3_100_000).unwrap();
+    settle_and_keep(&mut writer, T0 + 3_100_000);
     let counts = store.counts();
     assert!(0 < counts.segments_capped && counts.segments_capped < 5, "{counts:?}");
     assert!(counts.segment_bytes <= 2_500, "{counts:?}");
@@ -328,6 +335,56 @@ fn age_removes_raw_samples_and_the_rollups_answer() {
     assert_eq!(files(&place.0.join("segments"), "seg").len(), 3, "two of minutes, one of hours");
 }
 
+/// A day of a large fleet stood in one WAL file; now a file is closed when it is full and removed
+/// when its rows are sealed.
+#[test]
+fn wal_files_are_bounded_and_go_when_their_rows_are_sealed() {
+    let place = Place::new("rotate");
+    let config = StoreConfig { wal_file_bytes: 16 << 10, ..place.config() };
+    let (store, mut writer, _) = Store::open(config.clone(), T0).unwrap();
+    for second in 0..700 {
+        write(&mut writer, HOST, second..second + 1);
+    }
+    let wal = place.0.join("wal");
+    let sizes = |wal: &Path| -> Vec<u64> {
+        files(wal, "log").iter().map(|path| fs::metadata(path).unwrap().len()).collect()
+    };
+    let before = sizes(&wal);
+    assert!(5 < before.len(), "{before:?}");
+    assert!(before.iter().all(|bytes| *bytes < 17 << 10), "{before:?}");
+    assert_eq!(store.counts().wal_bytes, before.iter().sum::<u64>());
+    // Every file stands alone: each has the schema and the labels that its rows need.
+    drop((store, writer));
+    for path in &files(&wal, "log")[..2] {
+        fs::remove_file(path).unwrap();
+    }
+    let (store, mut writer, recovery) = Store::open(config, T0).unwrap();
+    assert_eq!(recovery.damage, Vec::<String>::new());
+    let left = dump(&store)[0].1.len();
+    assert!(400 < left && left < 700, "{left}");
+    // Sealed up to the window's end: what lies behind it holds its file only.
+    settle_and_keep(&mut writer, T0 + 640_000);
+    let after = sizes(&wal);
+    assert!(after.len() <= 3, "{after:?}");
+    assert_eq!(dump(&store)[0].1.len(), left);
+    assert_eq!(store.counts().wal_bytes, after.iter().sum::<u64>());
+}
+
+#[test]
+fn the_size_cap_counts_the_wal_and_seals_it_away() {
+    let place = Place::new("cap-wal");
+    let config = StoreConfig { bytes_max: 64 << 10, wal_file_bytes: 8 << 10, ..place.config() };
+    let (store, mut writer, _) = Store::open(config, T0).unwrap();
+    for second in 0..2_000 {
+        write(&mut writer, HOST, second..second + 1);
+        settle_and_keep(&mut writer, T0 + i64::try_from(second).unwrap() * 1000);
+        let counts = store.counts();
+        let bytes = counts.wal_bytes + counts.segment_bytes;
+        assert!(bytes <= 64 << 10, "{bytes} at {second}: {counts:?}");
+    }
+    assert_eq!(dump(&store)[0].1.last(), expected(1999..2000).last());
+}
+
 #[test]
 fn under_the_floor_nothing_is_accepted_and_reading_goes_on() {
     let place = Place::new("floor");
@@ -345,6 +402,40 @@ fn under_the_floor_nothing_is_accepted_and_reading_goes_on() {
     let refused = writer.frame(&row(&unknown, HOST, 1, T0, &[1, 2, 3]));
     assert!(matches!(refused, Err(StoreError::SchemaUnknown { .. })));
     assert!(matches!(writer.frame(&wrong), Err(StoreError::Columns { .. })));
+}
+
+/// A segment that retention removes while a query holds its list of segments is no error, and a
+/// block that does not check is named to who asked.
+#[test]
+fn a_segment_that_goes_during_a_query_is_no_error_and_a_broken_block_is_named() {
+    let place = Place::new("gone");
+    let (store, mut writer, _) = place.open();
+    write(&mut writer, HOST, 0..1300);
+    writer.settle(T0 + 1_240_000).unwrap();
+    let path = files(&place.0.join("segments"), "seg").pop().unwrap();
+    let sealed = fs::read(&path).unwrap();
+    let query = store.for_query();
+    dump(&query);
+    assert_eq!(query.warnings(), Vec::<String>::new());
+    let block = store.shared.segments()[0].loaded().unwrap().entries()[0];
+    let at = usize::try_from(block.offset).unwrap() + block.length as usize - 1;
+    let mut bytes = sealed.clone();
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let query = store.for_query();
+    dump(&query);
+    let named = format!("{} at byte {}: ", path.display(), block.offset);
+    assert!(query.warnings()[0].starts_with(&named), "{:?}", query.warnings());
+    // Open by now: unlinked, it is read all the same.
+    fs::write(&path, &sealed).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(dump(&store)[0].1, expected(0..1300));
+    // Not open: what is there is answered.
+    store.shared.segments().iter().for_each(|segment| segment.unload());
+    let query = store.for_query();
+    let left = dump(&query)[0].1.len();
+    assert!(0 < left && left < 1300, "{left}");
+    assert_eq!(query.warnings(), Vec::<String>::new());
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
-use super::local::{Shared, Writer, Written};
+use super::local::{Shared, Writer};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use strobe_journal::disk;
 
@@ -18,14 +19,14 @@ pub(super) struct Upkeep {
     /// Start of the next window of each level; `None` until there is a segment to start from.
     minutes_ms: Option<i64>,
     hours_ms: Option<i64>,
-    /// WAL files whose rows are all in synced segments.
-    sealed: Vec<u64>,
     /// The windows that the WAL files up to this one tell are kept elsewhere too.
     pub(super) kept: Option<u64>,
     /// Next look at retention and memory.
     look_ms: i64,
     /// Not before this after a failure.
     retry_ms: i64,
+    /// WAL files whose rows are all sealed.
+    sealed_wal: BTreeSet<u64>,
 }
 
 impl Upkeep {
@@ -44,10 +45,10 @@ impl Upkeep {
             sealed_ms: i64::MIN,
             minutes_ms: next(MINUTES),
             hours_ms: next(HOURS),
-            sealed: Vec::new(),
             kept: None,
             look_ms: now_ms,
             retry_ms: i64::MIN,
+            sealed_wal: BTreeSet::new(),
         }
     }
 
@@ -85,7 +86,12 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     }
     let window = (now_ms - SEAL_DELAY_MS).div_euclid(SEAL_MS) * SEAL_MS;
     let head = writer.shared.count(|_| ()).head_bytes;
-    if usize::try_from(head).unwrap_or(usize::MAX) > writer.shared.config.head_bytes_max {
+    let config = &writer.shared.config;
+    // A WAL that eats up the store's share is sealed away, rather than history for it.
+    let wal_max = (config.bytes_max / WAL_SHARE).max(config.wal_file_bytes.saturating_mul(2));
+    if config.head_bytes_max < usize::try_from(head).unwrap_or(usize::MAX)
+        || wal_max < writer.journal.bytes()
+    {
         return start_seal(writer, i64::MAX);
     }
     if writer.upkeep.sealed_ms < window {
@@ -101,8 +107,7 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     // What is appended must be in memory before its WAL file is closed.
     writer.commit_now()?;
-    let through = writer.journal.rotate()?;
-    writer.written = Written::default();
+    let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
     let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
     writer.upkeep.seal = Some(job);
@@ -125,28 +130,28 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     done.release();
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
-    for &number in writer.journal.closed() {
-        let last = writer.wal_last_ms.get(&number).copied();
-        let sealed = number <= through && last.is_none_or(|last| last < cut_ms);
-        if sealed && !writer.upkeep.sealed.contains(&number) {
-            writer.upkeep.sealed.push(number);
-        }
-    }
-    release(writer)
+    // Files are closed in the order of time, almost: one may hold a row of a clock that is ahead.
+    let sealed = |number: &u64| {
+        let last = writer.wal_last_ms.get(number);
+        *number <= through && last.is_none_or(|last| *last < cut_ms)
+    };
+    writer.upkeep.sealed_wal.extend(writer.journal.closed().filter(sealed));
+    Ok(())
 }
 
 /// Removes the WAL files that nothing needs: their rows are sealed, and a restart would know their
 /// numbers without them. With a window lost, what an agent sends again would be stored twice.
-fn release(writer: &mut Writer) -> Result<(), StoreError> {
+pub(super) fn release(writer: &mut Writer) -> Result<(), StoreError> {
     let kept = writer.upkeep.kept;
-    while let Some(at) = writer.upkeep.sealed.iter().position(|number| Some(*number) <= kept) {
-        let number = writer.upkeep.sealed.swap_remove(at);
-        if let Err(error) = writer.journal.remove(number) {
-            writer.upkeep.sealed.push(number);
-            return Err(error.into());
-        }
+    while let Some(number) = writer.upkeep.sealed_wal.first().copied()
+        && Some(number) <= kept
+    {
+        writer.journal.remove(number)?;
+        writer.upkeep.sealed_wal.remove(&number);
         writer.wal_last_ms.remove(&number);
     }
+    let wal_bytes = writer.journal.bytes();
+    writer.shared.count(|counts| counts.wal_bytes = wal_bytes);
     Ok(())
 }
 
@@ -207,6 +212,7 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     };
     let segments = writer.shared.segments();
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    bytes = bytes.saturating_add(writer.journal.bytes());
     let mut removed = false;
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
@@ -252,7 +258,7 @@ fn forget(shared: &Arc<Shared>, now_ms: i64) {
 }
 
 /// Counts the bytes of unsealed rows.
-fn measure(shared: &Shared) {
+pub(super) fn measure(shared: &Shared) {
     let mut bytes = 0;
     for source in shared.sources() {
         let state = source.read();
@@ -269,6 +275,8 @@ fn measure(shared: &Shared) {
 const SEAL_MS: i64 = 600_000;
 /// Rows may come this late and still be in their block.
 const SEAL_DELAY_MS: i64 = 30_000;
+/// The WAL may have this part of the size cap.
+const WAL_SHARE: u64 = 4;
 const LOOK_MS: i64 = 2_000;
 const RETRY_MS: i64 = 10_000;
 /// Sources sealed or rolled up in one tick: about 10 ms of work.

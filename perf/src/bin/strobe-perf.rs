@@ -9,8 +9,9 @@ use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
 use strobe_perf::suite::load::{self, Seal};
+use strobe_perf::suite::queries;
 use strobe_perf::suite::{Bench, Found};
-use strobe_perf::suite::{bytes, live};
+use strobe_perf::suite::{bytes, live, summary};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -57,6 +58,10 @@ enum What {
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
+    Queries(QueriesArguments),
+    /// Makes README.md of the results that are there.
+    Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
     #[command(hide = true)]
     Floor {
@@ -116,9 +121,9 @@ struct LiveArguments {
 
 #[derive(Args, Debug)]
 struct BytesArguments {
-    /// How long this host is watched.
-    #[arg(long, default_value_t = 21)]
-    minutes: u64,
+    /// How long this host is watched: in 20 minutes there is a whole window.
+    #[arg(long, default_value_t = 1260)]
+    seconds: u64,
     /// A recording made with --keep: it is sealed again, and nothing is recorded.
     #[arg(long)]
     recorded: Option<PathBuf>,
@@ -126,6 +131,25 @@ struct BytesArguments {
     #[arg(long)]
     keep: Option<PathBuf>,
     /// Leave the other stores out.
+    #[arg(long)]
+    alone: bool,
+}
+
+#[derive(Args, Debug)]
+struct QueriesArguments {
+    /// Hosts of 150 series.
+    #[arg(long, default_value_t = 1000)]
+    hosts: usize,
+    /// How long the data is.
+    #[arg(long, default_value_t = 65)]
+    minutes: usize,
+    /// Between two samples.
+    #[arg(long, default_value_t = 15_000)]
+    interval_ms: i64,
+    /// Turns of each question.
+    #[arg(long, default_value_t = 60)]
+    turns: usize,
+    /// Leave the other systems out.
     #[arg(long)]
     alone: bool,
 }
@@ -155,6 +179,10 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
+        What::Summary => {
+            return summary::write(&bench.results).map_err(|why| why.to_string());
+        }
         What::Floor { files } => {
             return floor::read_for_ever(files).map_err(|why| why.to_string());
         }
@@ -194,9 +222,17 @@ fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
     })
 }
 
+fn queries_wanted(arguments: &QueriesArguments) -> Result<queries::Wanted, String> {
+    let QueriesArguments { hosts, minutes, interval_ms, turns, alone } = *arguments;
+    if hosts == 0 || minutes < 3 || !(1..=60_000).contains(&interval_ms) || turns == 0 {
+        return Err("--hosts and --turns must be above 0, --minutes at least 3".into());
+    }
+    Ok(queries::Wanted { hosts, minutes, interval_ms, turns, alone })
+}
+
 fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {
     bytes::Wanted {
-        lasting: Duration::from_secs(60 * arguments.minutes),
+        lasting: Duration::from_secs(arguments.seconds),
         recorded: arguments.recorded.clone(),
         keep: arguments.keep.clone(),
         peers: if arguments.alone { Vec::new() } else { Kind::ALL.to_vec() },

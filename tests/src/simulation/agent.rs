@@ -103,13 +103,11 @@ impl Agent {
             let said = (tick, &schema, values.as_slice(), stray);
             self.told(oracle, Some(said), |sealer| sealer.row(tick, &row));
         }
-        self.sealer.wake();
     }
 
     /// Only what was lost is told.
     pub(crate) fn settle(&mut self, tick: Tick, oracle: &mut Oracle) {
         self.told(oracle, None, |sealer| sealer.begin(tick));
-        self.sealer.wake();
     }
 
     /// Lets the sealer do something and tells the oracle which numbers it gave to what.

@@ -69,7 +69,7 @@ impl Broker {
             }
         }
         let hub = Hub::default();
-        let scribe = Scribe::new(writer, registry.clone(), hub.clone(), COMMIT, now);
+        let scribe = Scribe::new(writer, registry.clone(), COMMIT, now);
         let authority = keys.authority.clone();
         let net = Net::new(Parts { link, ingest, registry, hub, authority }, now);
         let (orders, reports) = (VecDeque::new(), VecDeque::new());

@@ -277,13 +277,6 @@ fn transport(side: Side) -> TransportConfig {
         .datagram_send_buffer_size(0)
         .crypto_buffer_size(CRYPTO_BYTES)
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
-    if side == Side::Agent {
-        // A tick is two or three datagrams: they are acknowledged together, and mostly with the
-        // acknowledgement of the frames, instead of at once with every second one.
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
-        config.ack_frequency_config(Some(acks));
-    }
     // One side is enough to keep both awake, and the clients are many: they do it.
     // Asked of the other side. A broker's acknowledgement of a tick's datagrams waits for the
     // message that says they are stored, if that comes within 25 ms; an agent's of that message
@@ -324,8 +317,6 @@ fn tls(error: impl std::fmt::Display) -> LinkError {
     LinkError::Tls(error.to_string())
 }
 
-/// Datagrams of an agent that a broker may leave unacknowledged for its 25 ms.
-const ACK_EVERY: u32 = 8;
 const STREAMS_NARROW: u32 = 2;
 const STREAMS_WIDE: u32 = 128;
 /// A tick is 2 to 4 datagrams; a backlog is acknowledged every eighth.

@@ -6,10 +6,10 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use strobe_wire::frame::{FrameKind, Header, Row, seal_row};
-use strobe_wire::ids::Seq;
+use strobe_wire::ids::{BootId, Seq};
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::message::Hello;
-use strobe_wire::schema::Labels;
+use strobe_wire::schema::{Column, Kind, Labels};
 
 const HOST: HostId = HostId(7);
 
@@ -120,8 +120,8 @@ fn the_fleet_row_is_worked_out_of_two_ticks() {
     assert_eq!(texts[0]["type"], "fleet");
     let wanted = json!({
         "id": HOST.to_string(), "instance": "web-1", "state": "fresh", "version": "", "kernel": "",
-        "last_seen_ms": 2000, "cpu": 0.25, "load1": 0.25, "cores": 1, "mem": 0.75, "swap": null,
-        "disk_busy": 0.4, "fs": 0.75, "rx": 1500.0, "tx": null,
+        "last_seen_ms": null, "cpu": 0.25, "load1": 0.25, "cores": 1, "mem": 0.75, "swap": null,
+        "disk_busy": 0.4, "fs": 0.75, "rx": 1495.0, "tx": null,
         "pressure": {"cpu": null, "memory": null, "io": 0.125},
     });
     assert_eq!(texts[0]["hosts"], json!([wanted]));
@@ -146,12 +146,32 @@ fn the_fleet_changes_once_a_second_by_what_changed() {
     assert_eq!(texts[0]["hosts"][0]["instance"], "b");
     assert_eq!(texts[0]["hosts"].as_array().unwrap().len(), 1);
     world.live.tick(3_000, &mut world.out);
-    assert_eq!(world.texts(1), Vec::<Value>::new());
+    assert_eq!(world.texts(1), [json!({"type": "fleet_delta", "now_ms": 3000, "hosts": []})]);
     world.live.tick(13_000, &mut world.out);
-    let states: Vec<_> = world.texts(1)[0]["hosts"].as_array().unwrap().clone();
-    assert!(states.iter().any(|host| host["state"] == "late"));
+    let late: Vec<_> = world.texts(1)[0]["hosts"].as_array().unwrap().clone();
+    assert!(late.iter().any(|host| host["state"] == "late" && host["last_seen_ms"] == 2000));
     world.live.tick(90_000, &mut world.out);
     assert!(world.texts(1)[0]["hosts"].as_array().unwrap().iter().all(|h| h["state"] == "lost"));
+}
+
+/// The table prints a tenth of a per cent and three digits of a unit: less is no change.
+#[test]
+fn a_change_that_nobody_sees_is_not_sent() {
+    let mut world = World::new();
+    world.update(1, info(HOST, "web-1"));
+    world.update(1, Update::Schema(mixed()));
+    world.watch(1, &json!({"watch": {"fleet": true}}));
+    let mut changed = |second, available, received| {
+        let row = [25, 100_000, available, 0, 0, 0, 0, received, 200, 50, 0, 0];
+        world.update(second, frame(HOST, &mixed(), second, &row));
+        world.live.tick(i64::try_from(second * 1000).unwrap(), &mut world.out);
+        let last = world.texts(1).pop().unwrap();
+        last["hosts"].as_array().unwrap().first().map(|h| (h["mem"].clone(), h["rx"].clone()))
+    };
+    assert_eq!(changed(1, 25_000, 0), Some((json!(0.75), json!(null))));
+    assert_eq!(changed(2, 25_000, 1_234_567), Some((json!(0.75), json!(1_237_320.0))));
+    assert_eq!(changed(3, 25_030, 2_471_000), None, "75.0 % and 1.18 MiB/s still");
+    assert_eq!(changed(4, 25_100, 3_707_000), Some((json!(0.749), json!(1_237_320.0))));
 }
 
 #[test]
@@ -233,7 +253,7 @@ fn hosts_schemas_and_sections_are_bounded() {
         world.update(2, frame(HostId(0), &schema, 2, &[1, 2, 3]));
     }
     assert!(world.live.schemas.len() <= 4);
-    assert_eq!(world.live.hosts[&HostId(0)].sections.len(), 3);
+    assert_eq!(world.live.hosts[&HostId(0)].schemas().count(), 3);
 }
 
 #[test]

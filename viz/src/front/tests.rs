@@ -60,6 +60,24 @@ fn fate(bytes: &[u8]) -> String {
     run(bytes).iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
+/// The bound holds to the byte, whether the head ends behind it or not at all.
+#[test]
+fn a_head_may_be_as_long_as_the_bound_and_no_longer() {
+    let head = |length: usize| {
+        let before = "GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
+        format!("{before}{}\r\n\r\n", "x".repeat(length - before.len() - 4))
+    };
+    let max = limits().head_bytes_max;
+    assert!(matches!(&run(head(max).as_bytes())[..], [Event::Request(_)]));
+    for bytes in [head(max + 1).as_bytes(), &head(max + 5).as_bytes()[..=max]] {
+        let refused = run(bytes);
+        assert!(
+            matches!(&refused[..], [Event::Refused(Refusal { status: 431, .. })]),
+            "{refused:?}"
+        );
+    }
+}
+
 #[test]
 fn requests_and_their_fate() {
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(64));
