@@ -405,19 +405,13 @@ impl Link {
         None
     }
 
-    /// An entry may be earlier than its connection needs by now (a loss timer, and then the
-    /// acknowledgement came): before its owner sleeps, the first is put right, or it would be
-    /// woken for nothing.
     fn defer(&mut self) {
-        while let Some(&(at, index)) = self.timers.first() {
-            let Some(slot) = slot_mut(&mut self.slots, index) else { return };
-            let wanted = slot.quic.poll_timeout();
-            if wanted.is_some_and(|wanted| wanted <= at) {
-                return;
-            }
-            slot.wake = wanted;
-            self.timers.pop_first();
-            self.timers.extend(wanted.map(|wanted| (wanted, index)));
+        while let Some(&(at, index)) = self.timers.first()
+            && let Some(slot) = slot_mut(&mut self.slots, index)
+            && slot.quic.poll_timeout().is_none_or(|wanted| at < wanted)
+        {
+            (slot.wake, _) = (None, self.timers.pop_first());
+            self.schedule(index);
         }
     }
 
@@ -755,8 +749,7 @@ impl Link {
         }
     }
 
-    /// An entry that is due too early only looks once too often; that is cheaper than moving it
-    /// with every datagram.
+    /// An entry that is too early stays till it is the first; then `defer` moves it.
     fn schedule(&mut self, index: u32) {
         let Some(slot) = slot_mut(&mut self.slots, index) else { return };
         let Some(at) = slot.quic.poll_timeout() else { return };

@@ -5,7 +5,7 @@ use super::*;
 use crate::ids::HostId;
 use crate::message::{Incoming as Said, Message, encode, frame_prefix};
 use crate::pki::{Authority, Token};
-
+mod timers;
 const NOW_S: u64 = 1_790_000_000;
 const LIFETIME_S: u64 = 3600;
 
@@ -315,27 +315,6 @@ fn silence_ends_a_connection_and_keep_alives_prevent_it() {
     assert!(pair.now - began <= IDLE_TIMEOUT + KEEP_ALIVE + Duration::from_secs(1));
     pair.until(60, |pair| (pair.server.connections() == 0).then_some(()));
     assert!(pair.server.timers.is_empty(), "a dead connection leaves no timer");
-}
-
-/// Each keep-alive armed a loss timer, and its entry stayed when the acknowledgement came: the
-/// agent woke once a tick for nothing.
-#[test]
-fn a_timer_that_is_needed_no_more_wakes_nobody() {
-    let ca = authority();
-    let mut pair = Pair::new(&server(&ca), &agent(&ca));
-    pair.connect(&Dial::With(Alpn::Agent));
-    pair.connected_at_server();
-    let quiet = pair.now + Duration::from_secs(10);
-    while pair.now < quiet {
-        assert!(pair.step());
-    }
-    let (end, sent, mut steps) = (pair.now + Duration::from_secs(60), pair.sent, 0);
-    while pair.now < end {
-        assert!(pair.step());
-        steps += 1;
-    }
-    // A datagram is a timer's and an arrival's.
-    assert!(steps <= 2 * (pair.sent - sent), "{steps} steps for {} datagrams", pair.sent - sent);
 }
 
 #[test]
