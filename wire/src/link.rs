@@ -259,6 +259,7 @@ impl Link {
             slot.queued = false;
             self.settle_quiet(now, index);
         }
+        self.defer();
         None
     }
 

@@ -2,6 +2,7 @@
 //! and reorders datagrams from a seed.
 
 mod certificates;
+mod timers;
 
 use super::*;
 use crate::ids::HostId;
