@@ -142,7 +142,6 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
         if sealed && !writer.upkeep.sealed.contains(&number) {
             writer.upkeep.sealed.push(number);
         }
-        writer.wal_last_ms.remove(&number);
     }
     release(writer)
 }
