@@ -22,6 +22,7 @@ mod evaluation;
 mod fleet;
 mod functions;
 mod parse;
+mod rolled;
 mod selectors;
 mod value;
 mod window;
