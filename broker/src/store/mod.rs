@@ -18,6 +18,7 @@ mod codec;
 mod head;
 mod horizon;
 mod local;
+mod matching;
 pub mod redis;
 mod replay;
 mod rolled;
@@ -25,6 +26,7 @@ mod rollup;
 mod seal;
 mod segment;
 mod select;
+mod shared;
 mod upkeep;
 mod wal;
 

@@ -7,9 +7,9 @@
 use super::block::{Block, Data, GROUP, Group};
 use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
 use super::local::Store;
+use super::matching::Test;
 use super::rollup::{LAST, ROLLED};
-use super::{Limits, MatchOp, Matcher, StoreError, TimeRange};
-use regex::{Regex, RegexBuilder};
+use super::{Limits, Matcher, StoreError, TimeRange};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use strobe_wire::schema::{Kind, Labels, Schema};
@@ -48,21 +48,6 @@ pub struct Scratch {
     pub(super) values: Vec<f64>,
     /// Of the series read at once.
     pub(super) pairs: Vec<Vec<(i64, f64)>>,
-}
-
-/// A compiled [`Matcher`].
-#[derive(Debug)]
-struct Test {
-    name: String,
-    is: Is,
-}
-
-#[derive(Debug)]
-enum Is {
-    Equal(String),
-    NotEqual(String),
-    Regex(Regex),
-    NotRegex(Regex),
 }
 
 impl Places {
@@ -458,50 +443,6 @@ fn push_block(
     Ok(())
 }
 
-impl Test {
-    fn new(matcher: &Matcher) -> Result<Self, StoreError> {
-        let regex = || {
-            RegexBuilder::new(&format!("^(?s:{})$", matcher.value))
-                .size_limit(PATTERN_BYTES_MAX)
-                .build()
-                .map_err(|error| StoreError::Pattern {
-                    name: matcher.name.clone(),
-                    value: matcher.value.clone(),
-                    why: error.to_string(),
-                })
-        };
-        let is = match matcher.op {
-            MatchOp::Equal => Is::Equal(matcher.value.clone()),
-            MatchOp::NotEqual => Is::NotEqual(matcher.value.clone()),
-            MatchOp::Regex => Is::Regex(regex()?),
-            MatchOp::NotRegex => Is::NotRegex(regex()?),
-        };
-        Ok(Self { name: matcher.name.clone(), is })
-    }
-
-    fn holds(&self, value: &str) -> bool {
-        match &self.is {
-            Is::Equal(wanted) => wanted == value,
-            Is::NotEqual(wanted) => wanted != value,
-            Is::Regex(pattern) => pattern.is_match(value),
-            Is::NotRegex(pattern) => !pattern.is_match(value),
-        }
-    }
-
-    /// A series' value of the label: the source's where it is pinned, else the column's, else the
-    /// source's.
-    fn holds_for(&self, name: &str, labels: &Labels, source: &Labels) -> bool {
-        let value = if self.name == NAME {
-            name
-        } else if pinned(&self.name, source) {
-            source.value(&self.name).unwrap_or("")
-        } else {
-            labels.value(&self.name).or_else(|| source.value(&self.name)).unwrap_or("")
-        };
-        self.holds(value)
-    }
-}
-
 fn select_source(
     source: &Arc<Source>,
     tests: &[Test],
@@ -582,5 +523,3 @@ fn kind_of(schema: &Schema, column: usize) -> Kind {
 /// Up to this range so many series are read at once; beyond it one column group.
 const SHORT_MS: i64 = 7_200_000;
 const SERIES_OF_SHORT: usize = 128;
-/// A pattern's compiled program; Prometheus' RE2 has a bound of the same order.
-const PATTERN_BYTES_MAX: usize = 1 << 20;

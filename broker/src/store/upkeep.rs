@@ -2,10 +2,11 @@
 
 use super::StoreError;
 use super::horizon::Horizon;
-use super::local::{Shared, Writer};
+use super::local::Writer;
 use super::rollup::{HOURS, Level, MINUTES, RollupJob, step_end};
 use super::seal::SealJob;
 use super::segment::{Segment, io};
+use super::shared::Shared;
 use std::sync::Arc;
 use strobe_journal::disk;
 
