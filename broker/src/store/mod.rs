@@ -19,6 +19,7 @@ mod head;
 mod horizon;
 mod local;
 mod matching;
+mod names;
 pub mod redis;
 mod replay;
 mod rolled;

@@ -10,7 +10,7 @@ use super::local::Store;
 use super::matching::Test;
 use super::rollup::{LAST, ROLLED};
 use super::{Limits, Matcher, StoreError, TimeRange};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use strobe_wire::schema::{Kind, Labels, Schema};
 
@@ -19,7 +19,7 @@ use strobe_wire::schema::{Kind, Labels, Schema};
 pub struct Part {
     pub(super) source: Arc<Source>,
     /// The labels that stand on every series of the source.
-    owner: Arc<Labels>,
+    pub(super) owner: Arc<Labels>,
     pub(super) places: Arc<Vec<Places>>,
 }
 
@@ -35,7 +35,7 @@ struct Known {
 /// Where one series lies: the same labels may stand in several schemas as sets change.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
-    name: SeriesName,
+    pub(super) name: SeriesName,
     pub(super) sections: Vec<(u64, usize)>,
 }
 
@@ -254,64 +254,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Label names of the series that satisfy all matchers, sorted.
-    ///
-    /// # Errors
-    /// As [`Store::select`].
-    pub fn label_names(
-        &self,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: &Limits,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut names = BTreeSet::new();
-        for part in self.select(matchers, range, limits)? {
-            let own = part.places.iter().flat_map(|place| &place.name.labels.0);
-            for name in own.chain(&part.owner.0).map(|(name, _)| name.as_str()).chain([NAME]) {
-                if !names.contains(name) {
-                    names.insert(name.to_owned());
-                }
-            }
-        }
-        Ok(names.into_iter().collect())
-    }
-
-    /// Values of one label among the series that satisfy all matchers, sorted.
-    ///
-    /// # Errors
-    /// As [`Store::select`].
-    pub fn label_values(
-        &self,
-        name: &str,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: &Limits,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut values = BTreeSet::new();
-        for part in self.select(matchers, range, limits)? {
-            for value in (0..part.len()).filter_map(|series| part.label(series, name)) {
-                if !values.contains(value) {
-                    values.insert(value.to_owned());
-                }
-            }
-        }
-        Ok(values.into_iter().collect())
-    }
-
-    /// Labels of the series that satisfy all matchers.
-    ///
-    /// # Errors
-    /// As [`Store::select`].
-    pub fn series(
-        &self,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: &Limits,
-    ) -> Result<Vec<Labels>, StoreError> {
-        let parts = self.select(matchers, range, limits)?;
-        Ok(parts.iter().flat_map(|part| (0..part.len()).map(|at| part.labels(at))).collect())
     }
 
     /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
