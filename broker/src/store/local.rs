@@ -6,23 +6,26 @@
 //! ```
 
 use super::head::{Source, split_remote};
-use super::redis::{Archive, Errand, Far};
+use super::horizon::Horizon;
+use super::redis::{Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
-use super::segment::{Footer, Loaded, Segment, io};
+use super::segment::{Loaded, Segment, io};
+use super::shared::Shared;
 use super::spill::Spill;
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use strobe_journal::{Journal, Position, free_bytes};
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use strobe_journal::{Journal, free_bytes};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
@@ -57,25 +60,6 @@ pub(super) struct Written {
     pub(super) labels: HashSet<u128>,
 }
 
-/// What the writer and the readers have in common.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: StoreConfig,
-    sources: RwLock<BTreeMap<u128, Arc<Source>>>,
-    /// Of all steps, by first time; a reader takes all of them with one count.
-    segments: RwLock<Arc<Vec<Arc<Segment>>>>,
-    counts: Mutex<StoreCounts>,
-    pub(super) spill: Spill,
-    /// Where blocks are that are no longer here.
-    pub(super) archive: OnceLock<Archive>,
-    /// End of the newest segment that retention removed. Relaxed: a number by itself.
-    removed_ms: AtomicI64,
-    /// Behind the last committed record of the WAL.
-    synced: Mutex<Position>,
-    /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
-    last_number: AtomicU64,
-}
-
 /// From when on there are finer samples than rollups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Floors {
@@ -99,14 +83,17 @@ impl Store {
     pub fn open(config: StoreConfig, now_ms: i64) -> Result<(Self, Writer, Recovery), StoreError> {
         let dir = config.dir.join(SEGMENTS);
         fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
+        let horizon = Horizon::read(&dir);
         let shared = Arc::new(Shared {
             spill: Spill::new(config.dir.join(SPILL)),
             config,
             sources: RwLock::default(),
             segments: RwLock::default(),
             counts: Mutex::default(),
+            horizon: Mutex::new(horizon),
+            rolled_ms: [const { AtomicI64::new(i64::MIN) }; 2],
             archive: OnceLock::new(),
-            removed_ms: AtomicI64::new(i64::MIN),
+            removed_ms: AtomicI64::new(horizon.raw_ms.max(horizon.minutes_ms)),
             synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
@@ -157,8 +144,11 @@ impl Store {
             of.map(|segment| segment.first_ms).min().unwrap_or(i64::MAX)
         };
         let there = far.map_or(Floors { raw_ms: i64::MAX, minutes_ms: i64::MAX }, |f| f.floors);
-        let raw_ms = first(0).min(there.raw_ms);
-        Floors { raw_ms, minutes_ms: first(MINUTES.step_ms).min(there.minutes_ms).min(raw_ms) }
+        let horizon = self.shared.horizon();
+        let known = |ms: i64| Some(ms).filter(|ms| *ms != i64::MIN);
+        let raw_ms = known(horizon.raw_ms).unwrap_or_else(|| first(0)).min(there.raw_ms);
+        let minutes_ms = known(horizon.minutes_ms).unwrap_or_else(|| first(MINUTES.step_ms));
+        Floors { raw_ms, minutes_ms: minutes_ms.min(there.minutes_ms).min(raw_ms) }
     }
 
     /// The segments to read for a range, each with the part of the range it answers.
@@ -175,6 +165,8 @@ impl Store {
                 out.push((Arc::clone(segment), (from, to)));
             }
         }
+        // Of two rollup rows for one time the newer file's is right.
+        out.sort_by_key(|(segment, _)| Reverse(segment.number * u64::from(segment.step_ms.min(1))));
         out
     }
 
@@ -185,6 +177,11 @@ impl Store {
         if counts.blocks_corrupt < LOG_MAX {
             log::error!("{text}");
         }
+        self.warn(text);
+    }
+
+    /// Says something about the answer of this handle's query.
+    pub fn note(&self, text: String) {
         self.warn(text);
     }
 
@@ -217,9 +214,9 @@ impl Floors {
     /// before that, hours before those.
     pub(super) fn part(self, step_ms: u32, bounds: (i64, i64)) -> (i64, i64) {
         match step_ms {
-            0 => bounds,
+            0 => (bounds.0.max(self.raw_ms), bounds.1),
             step if step == HOURS.step_ms => (bounds.0, bounds.1.min(self.minutes_ms - 1)),
-            _ => (bounds.0, bounds.1.min(self.raw_ms - 1)),
+            _ => (bounds.0.max(self.minutes_ms), bounds.1.min(self.raw_ms - 1)),
         }
     }
 }
@@ -463,137 +460,6 @@ impl Writer {
     fn note_time(&mut self, time_ms: i64) {
         let last = self.wal_last_ms.entry(self.journal.active()).or_insert(i64::MIN);
         *last = (*last).max(time_ms);
-    }
-}
-
-impl Shared {
-    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
-        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        sources.values().cloned().collect()
-    }
-
-    pub(super) fn source(&self, id: u128) -> Arc<Source> {
-        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = sources.get(&id) {
-            return Arc::clone(source);
-        }
-        drop(sources);
-        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Source::new(id, Labels::default()));
-        Arc::clone(sources.entry(id).or_insert_with(new))
-    }
-
-    pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
-        Arc::clone(&self.segments.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(super) fn add_segment(&self, segment: Segment) {
-        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let segments = Arc::make_mut(&mut shared);
-        segments.push(Arc::new(segment));
-        segments.sort_by_key(|segment| (segment.first_ms, segment.path.clone()));
-        let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        drop(shared);
-        self.count(|counts| counts.segment_bytes = bytes);
-    }
-
-    pub(super) fn remove_segment(&self, path: &Path) {
-        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let segments = Arc::make_mut(&mut shared);
-        for segment in segments.iter().filter(|segment| segment.path == path) {
-            self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
-            self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
-        }
-        segments.retain(|segment| segment.path != path);
-        let bytes = segments.iter().map(|segment| segment.bytes).sum();
-        drop(shared);
-        self.count(|counts| counts.segment_bytes = bytes);
-    }
-
-    /// Behind the last committed record of the WAL.
-    pub(super) fn synced(&self) -> Position {
-        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_synced(&self, at: Position) {
-        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
-    }
-
-    pub(super) fn removed_ms(&self) -> i64 {
-        self.removed_ms.load(Ordering::Relaxed)
-    }
-
-    /// Changes the counts and returns them.
-    pub(super) fn count(&self, change: impl FnOnce(&mut StoreCounts)) -> StoreCounts {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut counts);
-        *counts
-    }
-
-    /// Makes the sources and sections of a segment known.
-    pub(super) fn learn(&self, footer: &Footer, schemas: &mut HashMap<u64, Arc<Schema>>) {
-        for (id, labels) in &footer.sources {
-            self.source(*id).write().labels = Arc::new(labels.clone());
-        }
-        for schema in &footer.schemas {
-            schemas.entry(schema.id().0).or_insert_with(|| Arc::new(schema.clone()));
-        }
-        for entry in &footer.entries {
-            let Some(schema) = schemas.get(&entry.schema) else { continue };
-            let source = self.source(entry.source);
-            source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
-        }
-    }
-
-    /// Makes one record visible, without what is sealed already; returns its samples.
-    pub(super) fn apply(&self, pending: Pending, from_ms: i64) -> u64 {
-        match pending {
-            Pending::Labels(source, labels) => {
-                if *source.read().labels != labels {
-                    source.write().labels = Arc::new(labels);
-                }
-                0
-            }
-            Pending::Row(source, schema, bytes) => {
-                // Opened once when it was appended, or checked by the WAL's CRC.
-                let Ok(frame) = frame::open(&bytes) else { return 0 };
-                let Payload::Row(row) = frame.payload else { return 0 };
-                let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
-                if time_ms < from_ms || row.len() != schema.columns.len() {
-                    return 0;
-                }
-                let id = frame.header.schema.0;
-                let mut state = source.write();
-                let section = state.section(id, &schema);
-                section.rows.push(time_ms, row);
-                section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section, &self.spill);
-                u64::try_from(row.len()).unwrap_or(0)
-            }
-            Pending::Samples(record) => {
-                let source = self.source(record.source);
-                let name = super::head::SeriesName { name: record.name, labels: record.labels };
-                let mut state = source.write();
-                let remote = state.remote.entry(name).or_default();
-                let fresh = record.samples.iter().filter(|sample| from_ms <= sample.0);
-                let before = remote.times.len();
-                for &(time, raw) in fresh {
-                    remote.times.push(time);
-                    remote.values.push(raw);
-                }
-                u64::try_from(remote.times.len() - before).unwrap_or(0)
-            }
-        }
-    }
-
-    /// The next free file of a kind. A number is not used twice: Redis knows what it means.
-    pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
-        let dir = self.config.dir.join(SEGMENTS);
-        let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
-        let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
-        let next = last.saturating_add(1);
-        self.last_number.fetch_max(next, Ordering::Relaxed);
-        Ok(dir.join(format!("{kind}-{next:016x}.seg")))
     }
 }
 

@@ -18,21 +18,29 @@ mod codec;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod head;
+mod horizon;
 mod local;
+mod matching;
+mod names;
 pub mod redis;
 mod replay;
+mod rolled;
 mod rollup;
 mod seal;
 mod segment;
 mod select;
+mod shared;
 mod spill;
 mod upkeep;
 mod wal;
 
 pub use check::{CheckReport, SegmentReport, check};
 pub use local::{Store, Writer};
+pub use rolled::{Resolution, Rolled};
 pub use select::{Part, Scratch};
 
+#[cfg(test)]
+mod rollup_tests;
 #[cfg(test)]
 mod tests;
 

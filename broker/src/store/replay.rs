@@ -3,9 +3,10 @@
 //! Segments first: each names its cut and the last WAL file it covers, so a row of the WAL that
 //! is sealed already is known by (file, time) and never held in memory again.
 
-use super::local::{Pending, SEGMENTS, Shared, segment_files};
+use super::local::{Pending, SEGMENTS, segment_files};
 use super::seal::SealJob;
 use super::segment::{Segment, io};
+use super::shared::Shared;
 use super::upkeep::measure;
 use super::wal::{self, Record};
 use super::{Recovery, Seen, StoreError};

@@ -7,20 +7,20 @@
 use super::block::{Block, Data, GROUP, Group};
 use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
 use super::local::Store;
+use super::matching::Test;
 use super::rollup::{LAST, ROLLED};
-use super::{Limits, MatchOp, Matcher, StoreError, TimeRange};
-use regex::{Regex, RegexBuilder};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use super::{Limits, Matcher, StoreError, TimeRange};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use strobe_wire::schema::{Kind, Labels, Schema};
 
 /// The matching series of one source.
 #[derive(Clone, Debug)]
 pub struct Part {
-    source: Arc<Source>,
+    pub(super) source: Arc<Source>,
     /// The labels that stand on every series of the source.
-    owner: Arc<Labels>,
-    places: Arc<Vec<Places>>,
+    pub(super) owner: Arc<Labels>,
+    pub(super) places: Arc<Vec<Places>>,
 }
 
 /// What one selection has found out about schemas.
@@ -34,9 +34,9 @@ struct Known {
 
 /// Where one series lies: the same labels may stand in several schemas as sets change.
 #[derive(Clone, Debug)]
-struct Places {
-    name: SeriesName,
-    sections: Vec<(u64, usize)>,
+pub(super) struct Places {
+    pub(super) name: SeriesName,
+    pub(super) sections: Vec<(u64, usize)>,
 }
 
 /// Memory of a scan, used again for the next, and what is left of its sample limit.
@@ -44,25 +44,10 @@ struct Places {
 pub struct Scratch {
     limits: Limits,
     samples: u64,
-    times: Vec<i64>,
-    values: Vec<f64>,
+    pub(super) times: Vec<i64>,
+    pub(super) values: Vec<f64>,
     /// Of the series read at once.
-    pairs: Vec<Vec<(i64, f64)>>,
-}
-
-/// A compiled [`Matcher`].
-#[derive(Debug)]
-struct Test {
-    name: String,
-    is: Is,
-}
-
-#[derive(Debug)]
-enum Is {
-    Equal(String),
-    NotEqual(String),
-    Regex(Regex),
-    NotRegex(Regex),
+    pub(super) pairs: Vec<Vec<(i64, f64)>>,
 }
 
 impl Places {
@@ -159,7 +144,7 @@ impl Scratch {
     }
 
     /// Makes `times` and `values` of one series: ascending, of one time the first. False if none.
-    fn settle(&mut self, series: usize) -> Result<bool, StoreError> {
+    pub(super) fn settle(&mut self, series: usize) -> Result<bool, StoreError> {
         let Some(pairs) = self.pairs.get_mut(series) else { return Ok(false) };
         if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
             pairs.sort_by_key(|pair| pair.0);
@@ -182,7 +167,7 @@ impl Scratch {
         Ok(())
     }
 
-    fn take(&mut self, samples: usize) -> Result<(), StoreError> {
+    pub(super) fn take(&mut self, samples: usize) -> Result<(), StoreError> {
         self.samples = self.samples.saturating_add(u64::try_from(samples).unwrap_or(u64::MAX));
         if self.limits.samples_max < self.samples {
             return Err(StoreError::SamplesMax { max: self.limits.samples_max });
@@ -271,66 +256,8 @@ impl Store {
         Ok(())
     }
 
-    /// Label names of the series that satisfy all matchers, sorted.
-    ///
-    /// # Errors
-    /// As [`Store::select`].
-    pub fn label_names(
-        &self,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: &Limits,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut names = BTreeSet::new();
-        for part in self.select(matchers, range, limits)? {
-            let own = part.places.iter().flat_map(|place| &place.name.labels.0);
-            for name in own.chain(&part.owner.0).map(|(name, _)| name.as_str()).chain([NAME]) {
-                if !names.contains(name) {
-                    names.insert(name.to_owned());
-                }
-            }
-        }
-        Ok(names.into_iter().collect())
-    }
-
-    /// Values of one label among the series that satisfy all matchers, sorted.
-    ///
-    /// # Errors
-    /// As [`Store::select`].
-    pub fn label_values(
-        &self,
-        name: &str,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: &Limits,
-    ) -> Result<Vec<String>, StoreError> {
-        let mut values = BTreeSet::new();
-        for part in self.select(matchers, range, limits)? {
-            for value in (0..part.len()).filter_map(|series| part.label(series, name)) {
-                if !values.contains(value) {
-                    values.insert(value.to_owned());
-                }
-            }
-        }
-        Ok(values.into_iter().collect())
-    }
-
-    /// Labels of the series that satisfy all matchers.
-    ///
-    /// # Errors
-    /// As [`Store::select`].
-    pub fn series(
-        &self,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: &Limits,
-    ) -> Result<Vec<Labels>, StoreError> {
-        let parts = self.select(matchers, range, limits)?;
-        Ok(parts.iter().flat_map(|part| (0..part.len()).map(|at| part.labels(at))).collect())
-    }
-
     /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
-    fn gather(
+    pub(super) fn gather(
         &self,
         source: &Source,
         places: &[Places],
@@ -464,50 +391,6 @@ fn push_block(
     Ok(())
 }
 
-impl Test {
-    fn new(matcher: &Matcher) -> Result<Self, StoreError> {
-        let regex = || {
-            RegexBuilder::new(&format!("^(?s:{})$", matcher.value))
-                .size_limit(PATTERN_BYTES_MAX)
-                .build()
-                .map_err(|error| StoreError::Pattern {
-                    name: matcher.name.clone(),
-                    value: matcher.value.clone(),
-                    why: error.to_string(),
-                })
-        };
-        let is = match matcher.op {
-            MatchOp::Equal => Is::Equal(matcher.value.clone()),
-            MatchOp::NotEqual => Is::NotEqual(matcher.value.clone()),
-            MatchOp::Regex => Is::Regex(regex()?),
-            MatchOp::NotRegex => Is::NotRegex(regex()?),
-        };
-        Ok(Self { name: matcher.name.clone(), is })
-    }
-
-    fn holds(&self, value: &str) -> bool {
-        match &self.is {
-            Is::Equal(wanted) => wanted == value,
-            Is::NotEqual(wanted) => wanted != value,
-            Is::Regex(pattern) => pattern.is_match(value),
-            Is::NotRegex(pattern) => !pattern.is_match(value),
-        }
-    }
-
-    /// A series' value of the label: the source's where it is pinned, else the column's, else the
-    /// source's.
-    fn holds_for(&self, name: &str, labels: &Labels, source: &Labels) -> bool {
-        let value = if self.name == NAME {
-            name
-        } else if pinned(&self.name, source) {
-            source.value(&self.name).unwrap_or("")
-        } else {
-            labels.value(&self.name).or_else(|| source.value(&self.name)).unwrap_or("")
-        };
-        self.holds(value)
-    }
-}
-
 fn select_source(
     source: &Arc<Source>,
     tests: &[Test],
@@ -588,5 +471,3 @@ fn kind_of(schema: &Schema, column: usize) -> Kind {
 /// Up to this range so many series are read at once; beyond it one column group.
 const SHORT_MS: i64 = 7_200_000;
 const SERIES_OF_SHORT: usize = 128;
-/// A pattern's compiled program; Prometheus' RE2 has a bound of the same order.
-const PATTERN_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,193 @@
+//! What the writer and the readers of a store have in common.
+
+use super::head::Source;
+use super::horizon::Horizon;
+use super::local::{Pending, SEGMENTS, segment_files};
+use super::redis::Archive;
+use super::rollup::{HOURS, Level};
+use super::segment::{Footer, Segment};
+use super::spill::Spill;
+use super::{StoreConfig, StoreCounts, StoreError};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use strobe_journal::Position;
+use strobe_wire::frame::{self, Payload};
+use strobe_wire::schema::{Labels, Schema};
+
+/// What the writer and the readers have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: StoreConfig,
+    pub(super) sources: RwLock<BTreeMap<u128, Arc<Source>>>,
+    /// Of all steps, by first time; a reader takes all of them with one count.
+    pub(super) segments: RwLock<Arc<Vec<Arc<Segment>>>>,
+    pub(super) counts: Mutex<StoreCounts>,
+    pub(super) spill: Spill,
+    pub(super) horizon: Mutex<Horizon>,
+    /// Everything up to these is in minutes, in hours. Relaxed: a number by itself; what it says is
+    /// in the segments, which are under a lock.
+    pub(super) rolled_ms: [AtomicI64; 2],
+    /// Where blocks are that are no longer here.
+    pub(super) archive: OnceLock<Archive>,
+    /// End of the newest segment that retention removed. Relaxed: a number by itself.
+    pub(super) removed_ms: AtomicI64,
+    /// Behind the last committed record of the WAL.
+    pub(super) synced: Mutex<Position>,
+    /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
+    pub(super) last_number: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        sources.values().cloned().collect()
+    }
+
+    pub(super) fn source(&self, id: u128) -> Arc<Source> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = sources.get(&id) {
+            return Arc::clone(source);
+        }
+        drop(sources);
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Source::new(id, Labels::default()));
+        Arc::clone(sources.entry(id).or_insert_with(new))
+    }
+
+    pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        Arc::clone(&self.segments.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn add_segment(&self, segment: Segment) {
+        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut shared);
+        segments.push(Arc::new(segment));
+        segments.sort_by_key(|segment| (segment.first_ms, segment.path.clone()));
+        let bytes = segments.iter().map(|segment| segment.bytes).sum();
+        drop(shared);
+        self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    pub(super) fn remove_segment(&self, path: &Path) {
+        let mut shared = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut shared);
+        for segment in segments.iter().filter(|segment| segment.path == path) {
+            self.removed_ms.fetch_max(segment.last_ms, Ordering::Relaxed);
+            self.last_number.fetch_max(segment.number().unwrap_or(0), Ordering::Relaxed);
+        }
+        segments.retain(|segment| segment.path != path);
+        let bytes = segments.iter().map(|segment| segment.bytes).sum();
+        drop(shared);
+        self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    pub(super) fn horizon(&self) -> Horizon {
+        *self.horizon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what is about to be removed.
+    pub(super) fn raise_horizon(&self, horizon: Horizon) -> Result<(), StoreError> {
+        if horizon == self.horizon() {
+            return Ok(());
+        }
+        horizon.write(&self.config.dir.join(SEGMENTS))?;
+        *self.horizon.lock().unwrap_or_else(PoisonError::into_inner) = horizon;
+        Ok(())
+    }
+
+    pub(super) fn rolled_ms(&self, level: Level) -> i64 {
+        self.rolled_ms[usize::from(level == HOURS)].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_rolled(&self, level: Level, ms: i64) {
+        self.rolled_ms[usize::from(level == HOURS)].store(ms, Ordering::Relaxed);
+    }
+
+    /// Behind the last committed record of the WAL.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_synced(&self, at: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    pub(super) fn removed_ms(&self) -> i64 {
+        self.removed_ms.load(Ordering::Relaxed)
+    }
+
+    /// Changes the counts and returns them.
+    pub(super) fn count(&self, change: impl FnOnce(&mut StoreCounts)) -> StoreCounts {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut counts);
+        *counts
+    }
+
+    /// Makes the sources and sections of a segment known.
+    pub(super) fn learn(&self, footer: &Footer, schemas: &mut HashMap<u64, Arc<Schema>>) {
+        for (id, labels) in &footer.sources {
+            self.source(*id).write().labels = Arc::new(labels.clone());
+        }
+        for schema in &footer.schemas {
+            schemas.entry(schema.id().0).or_insert_with(|| Arc::new(schema.clone()));
+        }
+        for entry in &footer.entries {
+            let Some(schema) = schemas.get(&entry.schema) else { continue };
+            let source = self.source(entry.source);
+            source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
+        }
+    }
+
+    /// Makes one record visible, without what is sealed already; returns its samples.
+    pub(super) fn apply(&self, pending: Pending, from_ms: i64) -> u64 {
+        match pending {
+            Pending::Labels(source, labels) => {
+                if *source.read().labels != labels {
+                    source.write().labels = Arc::new(labels);
+                }
+                0
+            }
+            Pending::Row(source, schema, bytes) => {
+                // Opened once when it was appended, or checked by the WAL's CRC.
+                let Ok(frame) = frame::open(&bytes) else { return 0 };
+                let Payload::Row(row) = frame.payload else { return 0 };
+                let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
+                if time_ms < from_ms || row.len() != schema.columns.len() {
+                    return 0;
+                }
+                let id = frame.header.schema.0;
+                let mut state = source.write();
+                let section = state.section(id, &schema);
+                section.rows.push(time_ms, row);
+                section.widen(time_ms, time_ms);
+                super::seal::make_young(source.id, id, section, &self.spill);
+                u64::try_from(row.len()).unwrap_or(0)
+            }
+            Pending::Samples(record) => {
+                let source = self.source(record.source);
+                let name = super::head::SeriesName { name: record.name, labels: record.labels };
+                let mut state = source.write();
+                let remote = state.remote.entry(name).or_default();
+                let fresh = record.samples.iter().filter(|sample| from_ms <= sample.0);
+                let before = remote.times.len();
+                for &(time, raw) in fresh {
+                    remote.times.push(time);
+                    remote.values.push(raw);
+                }
+                u64::try_from(remote.times.len() - before).unwrap_or(0)
+            }
+        }
+    }
+
+    /// The next free file of a kind. A number is not used twice: Redis knows what it means.
+    pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
+        let dir = self.config.dir.join(SEGMENTS);
+        let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
+        let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
+        let next = last.saturating_add(1);
+        self.last_number.fetch_max(next, Ordering::Relaxed);
+        Ok(dir.join(format!("{kind}-{next:016x}.seg")))
+    }
+}
