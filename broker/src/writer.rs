@@ -15,7 +15,6 @@
 //! until the network loop has heard of it: otherwise an acknowledgement could skip what failed.
 //! What was appended of it is discarded: it comes again, and must not be stored twice.
 
-use crate::hub::{Hub, Update};
 use crate::registry::{BootRecord, Registry};
 use crate::store::{RemoteSeries, StoreError, Writer};
 use bytes::Bytes;
@@ -99,6 +98,8 @@ pub enum Report {
         /// Whose.
         hosts: Vec<HostId>,
     },
+    /// The store refuses; what is made until `Resumed` may fail too.
+    Stopped,
     /// The store takes frames again.
     Resumed,
 }
@@ -121,7 +122,6 @@ pub struct Unstored {
 pub struct Scribe {
     writer: Writer,
     registry: Registry,
-    hub: Hub,
     /// At most one commit in this time.
     commit_every: Duration,
     committed: Instant,
@@ -140,17 +140,10 @@ pub struct Scribe {
 impl Scribe {
     /// Nothing to write yet.
     #[must_use]
-    pub fn new(
-        writer: Writer,
-        registry: Registry,
-        hub: Hub,
-        commit_every: Duration,
-        now: Instant,
-    ) -> Self {
+    pub fn new(writer: Writer, registry: Registry, commit_every: Duration, now: Instant) -> Self {
         Self {
             writer,
             registry,
-            hub,
             commit_every,
             committed: now,
             tick_at: now + TICK_EVERY,
@@ -251,6 +244,7 @@ impl Scribe {
                 self.writer.discard();
                 let why = error.to_string();
                 if !std::mem::replace(&mut self.failing, true) {
+                    report(Report::Stopped);
                     log::error!("nothing is acknowledged for now: {why}");
                 }
                 self.failures += u64::from(!self.batches.is_empty());
@@ -276,28 +270,16 @@ impl Scribe {
         }
     }
 
-    /// Reports and publishes committed batches; those made before a failure was heard of failed
-    /// with it.
+    /// Reports committed batches; those made before a failure was heard of failed with it.
     fn settle(&mut self, report: &mut dyn FnMut(Report)) {
-        let heard = self.hub.is_heard();
         let mut stored = None;
         for batch in std::mem::take(&mut self.batches) {
-            if batch.failures != self.failures {
+            if batch.failures == self.failures {
+                stored = Some(batch.turn);
+            } else {
                 let why = "a batch before it could not be stored".to_owned();
                 report(failed(&batch, self.failures, why));
-                continue;
             }
-            stored = Some(batch.turn);
-            let frames = batch.items.iter().filter_map(|item| match item {
-                Item::Frame(bytes) if heard => Some(Update::Frame(bytes.clone())),
-                Item::Schema(schema) => {
-                    self.hub.schema(schema);
-                    None
-                }
-                Item::Host(_) | Item::Frame(_) => None,
-            });
-            let updates: Vec<Update> = frames.collect();
-            self.hub.publish(&updates);
         }
         if let Some(turn) = stored {
             report(Report::Stored { turn });

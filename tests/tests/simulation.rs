@@ -72,9 +72,17 @@ fn what_is_acknowledged_is_stored_once_whatever_fails() {
     if 50 <= seeds {
         // Otherwise the simulation has become too kind to find anything.
         let Tally { lost, strays, restarts, kills, deaths_at_the_disk, .. } = sum;
-        let Tally { full_disks, partitions, blocks_sealed, rollups, logs_released, .. } = sum;
-        let happened = [lost, strays, restarts, kills, deaths_at_the_disk, full_disks, partitions];
-        let done = [blocks_sealed, rollups, logs_released];
+        let Tally {
+            full_disks,
+            failed_syncs,
+            partitions,
+            blocks_sealed,
+            rollups,
+            logs_released,
+            ..
+        } = sum;
+        let happened = [lost, strays, restarts, kills, deaths_at_the_disk, full_disks];
+        let done = [failed_syncs, partitions, blocks_sealed, rollups, logs_released];
         assert!(happened.into_iter().chain(done).all(|count| 0 < count), "{sum:?}");
     }
 }

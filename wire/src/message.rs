@@ -76,7 +76,7 @@ pub enum Message {
     ApiRequest(ApiRequest),
     /// Broker → viz.
     ApiResponse(ApiResponse),
-    /// Viz → broker: send every stored frame from now on, of all hosts.
+    /// Viz → broker: send every new frame from now on, of all hosts.
     Subscribe,
     /// Broker → viz, before a host's first frame and whenever what is known of it changes.
     Host(HostInfo),

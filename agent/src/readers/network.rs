@@ -1,7 +1,7 @@
 //! /proc/net: dev, sockstat, netstat, snmp, snmp6.
 
 use super::sheet::{Repair, Sheet};
-use super::text::{lines, next, number, signed, words};
+use super::text::{fields, lines, next, number, signed, words};
 use super::{COUNTER, GAUGE, column, metric_text};
 use strobe_wire::schema::Column;
 
@@ -57,7 +57,7 @@ pub(super) fn sockstat_columns(shape: u8, key: &str) -> Vec<Column> {
 pub(super) fn parse_pairs(bytes: &[u8], sheet: &mut Sheet) {
     let mut lines = lines(bytes);
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
-        let (mut names, mut values) = (words(names), words(values));
+        let (mut names, mut values) = (fields(names), fields(values));
         let (Some(protocol), Some(again)) = (names.next(), values.next()) else { continue };
         let Some(protocol) = protocol.strip_suffix(b":").filter(|_| protocol == again) else {
             continue;

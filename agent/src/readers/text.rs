@@ -21,6 +21,14 @@ pub(crate) fn words(line: &[u8]) -> Words<'_> {
     Words { rest: line }
 }
 
+/// Words between spaces alone, for long lines: one search for all of them.
+pub(crate) fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut from = 0;
+    let ends = memchr::memchr_iter(b' ', line).chain(std::iter::once(line.len()));
+    let field = move |end| line.get(std::mem::replace(&mut from, end + 1)..end).unwrap_or(&[]);
+    ends.map(field).filter(|word| !word.is_empty())
+}
+
 /// See [`words`]. A loop of its own: `split` and `filter` took five times the instructions.
 #[derive(Clone, Debug)]
 pub(crate) struct Words<'a> {
@@ -129,5 +137,8 @@ mod tests {
         let found: Vec<_> = lines(b"a b\n\n c\t d").collect();
         assert_eq!(found, [&b"a b"[..], b"", b" c\t d"]);
         assert_eq!(words(b" c\t d").collect::<Vec<_>>(), [b"c", b"d"]);
+        assert_eq!(fields(b" ab  c").collect::<Vec<_>>(), [&b"ab"[..], b"c"]);
+        assert_eq!(fields(b"ab ").collect::<Vec<_>>(), [b"ab"]);
+        assert_eq!(fields(b"").count() + words(b" \t").count(), 0);
     }
 }

@@ -22,7 +22,7 @@ mod streams;
 pub use streams::Place;
 
 use crate::certificates::{CertificateCounts, Certificates, seconds};
-use crate::hub::Hub;
+use crate::hub::{Hub, Update};
 use crate::ingest::{Counts, Ingest, SessionId};
 use crate::registry::{BootRecord, Registry};
 use crate::writer::{Batch, Item, Order, Report, Windows};
@@ -207,13 +207,13 @@ impl Net {
             Report::Stored { turn } => self.on_stored(turn),
             Report::Failed { turn, failures, frames, why } => {
                 self.failures = failures;
-                self.storing = Storing::No;
                 self.on_failed(turn, &frames, &why, now);
             }
             Report::Unkept { unkept, hosts } => {
                 self.unkept = unkept;
                 self.changed.extend(hosts);
             }
+            Report::Stopped => self.storing = Storing::No,
             Report::Resumed => self.storing = Storing::Yes,
         }
         if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
@@ -262,10 +262,29 @@ impl Net {
             reached.push((host, boot, session, self.ingest.through(host, boot)));
         }
         let items = std::mem::take(&mut self.items);
+        self.publish(&items);
         let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
         self.frames_in_flight += frames;
         self.turns.push_back(Turn { number: self.turn, frames, reached });
         Some(Batch { turn: self.turn, failures: self.failures, items })
+    }
+
+    /// Listeners see what was taken in before it is on disk: a live view is no promise, and a
+    /// commit's 20 ms is most of what it would wait. What is not stored is sent, and seen, again.
+    fn publish(&self, items: &[Item]) {
+        let heard = self.hub.is_heard();
+        let mut updates = Vec::new();
+        for item in items {
+            match item {
+                // Kept by the hub for those who come later, and told before its first row.
+                Item::Schema(schema) => _ = self.hub.schema(schema),
+                Item::Frame(bytes) if heard => updates.push(Update::Frame(bytes.clone())),
+                Item::Host(_) | Item::Frame(_) => {}
+            }
+        }
+        if !updates.is_empty() {
+            self.hub.publish(&updates);
+        }
     }
 
     /// Moves subscribers' updates into their streams, as far as these take them.

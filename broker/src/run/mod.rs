@@ -127,7 +127,7 @@ impl Broker {
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
-        let scribe = Scribe::new(writer, registry.clone(), hub.clone(), every, monotonic());
+        let scribe = Scribe::new(writer, registry.clone(), every, monotonic());
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let shared = Arc::new(Shared {
@@ -213,7 +213,7 @@ impl Broker {
         }
     }
 
-    /// Every stored frame from now on; first what is known of hosts and schemas.
+    /// Every new frame from now on; first what is known of hosts and schemas.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.shared.hub.subscribe(self.shared.registry.hosts(), None)

@@ -70,7 +70,7 @@ impl Broker {
             }
         }
         let hub = Hub::default();
-        let scribe = Scribe::new(writer, registry.clone(), hub.clone(), COMMIT, now);
+        let scribe = Scribe::new(writer, registry.clone(), COMMIT, now);
         // Nobody's certificate, and not its own, is ever due here: its keys are not random.
         let mut certificates = Certificates::new(keys.authority.clone(), CERTIFICATE_LIFE_S);
         drop(certificates.own(u64::try_from(now_ms / 1000).unwrap_or(0)));

@@ -33,6 +33,8 @@ struct State {
     dies_in: Option<u64>,
     dead: bool,
     full: bool,
+    /// The next sync fails, once.
+    sick: bool,
     /// A planted bug: syncs do nothing.
     lies: bool,
     half_written: bool,
@@ -57,6 +59,7 @@ impl Disk {
             dies_in: None,
             dead: false,
             full: false,
+            sick: false,
             lies,
             half_written: false,
         })));
@@ -78,10 +81,14 @@ impl Disk {
         self.0.borrow_mut().full = full;
     }
 
+    pub(crate) fn fail_a_sync(&self) {
+        self.0.borrow_mut().sick = true;
+    }
+
     /// Nothing more goes wrong.
     pub(crate) fn heal(&self) {
         let state = &mut *self.0.borrow_mut();
-        (state.dies_in, state.full) = (None, false);
+        (state.dies_in, state.full, state.sick) = (None, false, false);
     }
 
     /// What a crash leaves; from here on the disk works again. Nobody may have a file open.
@@ -116,7 +123,7 @@ impl Disk {
             }
             fs::write(&path, bytes).expect("a file of the simulation");
         }
-        (state.dead, state.dies_in, state.full) = (false, None, false);
+        (state.dead, state.dies_in, state.full, state.sick) = (false, None, false, false);
     }
 
     /// WAL files that were removed, as they were.
@@ -155,6 +162,9 @@ impl State {
                     self.names.push(Name::Made(path.to_owned()));
                 }
                 self.synced.insert(path.to_owned(), 0);
+            }
+            Call::Sync(_) if std::mem::take(&mut self.sick) => {
+                return Fate::Fail(ErrorKind::Other);
             }
             Call::Sync(path) => {
                 if !self.lies {

@@ -29,6 +29,7 @@ pub(crate) struct Tally {
     pub(crate) kills: u64,
     pub(crate) deaths_at_the_disk: u64,
     pub(crate) full_disks: u64,
+    pub(crate) failed_syncs: u64,
     pub(crate) partitions: u64,
     pub(crate) blocks_sealed: u64,
     pub(crate) rollups: u64,
@@ -73,6 +74,7 @@ impl Tally {
         self.kills += other.kills;
         self.deaths_at_the_disk += other.deaths_at_the_disk;
         self.full_disks += other.full_disks;
+        self.failed_syncs += other.failed_syncs;
         self.partitions += other.partitions;
         self.blocks_sealed += other.blocks_sealed;
         self.rollups += other.rollups;
@@ -220,6 +222,10 @@ impl World {
             self.disk.set_full(true);
             let while_ms = self.luck.below(15_000);
             self.full_until = Some(self.now + Duration::from_millis(while_ms));
+        }
+        if self.luck.chance(60) && self.broker.is_some() {
+            self.tally.failed_syncs += 1;
+            self.disk.fail_a_sync();
         }
         if self.luck.chance(60) {
             self.tally.partitions += 1;
