@@ -5,7 +5,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use strobe_viz::front::{Event, Front, FrontLimits, HostPolicy, Next};
-use strobe_viz::web_socket::{Socket, State};
+use strobe_viz::web_socket::{Socket, State, text_frame};
 
 #[derive(Arbitrary, Debug)]
 enum Op {
@@ -130,7 +130,7 @@ fn talk(socket: &mut Socket, bytes: &[u8]) {
     let mut out = Vec::new();
     if socket.push(bytes, &mut texts) == State::Open {
         for text in texts {
-            socket.text(text);
+            out.extend_from_slice(&text_frame(&text));
         }
         socket.ping();
     }

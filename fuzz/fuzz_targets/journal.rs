@@ -54,7 +54,8 @@ fuzz_target!(|data: &[u8]| {
                 whole.append(&mut pending);
             }
             Op::Remove => {
-                if let Some(&number) = journal.closed().first() {
+                let oldest = journal.closed().next();
+                if let Some(number) = oldest {
                     journal.remove(number).expect("it is there");
                     broken = true;
                 }
