@@ -53,10 +53,11 @@ impl Evaluation<'_> {
         self.meter.hold(series, steps.count)?;
         let keeps_name = matches!(inner.window, None | Some((WindowFunction::Last, _)));
         let groups = groups(&parts, expr.modifier.as_ref(), keeps_name);
-        let found = self.scan_parts(&parts, leaf.time_range(), |one, times, values| {
+        let plan = self.plan(&leaf);
+        let found = self.scan_parts(&parts, &plan, |one, column| {
             let group = groups.of.get(one.index).and_then(|of| of.get(one.at)).copied();
             let group = group.ok_or(QueryError::Internal("a series without a group"))?;
-            let values = leaf.reduce_clean(times, values, &self.meter)?;
+            let values = plan.reduce(&leaf, column, &self.meter)?;
             Ok(values.map(|values| (group, values)))
         })?;
         let mut members: Vec<Vec<&[f64]>> = vec![Vec::new(); groups.labels.len()];

@@ -23,6 +23,7 @@ mod fleet;
 mod functions;
 mod locate;
 mod parse;
+mod rolled;
 mod selectors;
 mod value;
 mod window;

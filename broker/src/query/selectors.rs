@@ -10,6 +10,7 @@
 use crate::query::deadline::Meter;
 use crate::query::engine::QueryError;
 use crate::query::evaluation::Evaluation;
+use crate::query::rolled::{Column, Plan};
 use crate::query::value::{ABSENT, Labels, Series, Steps, Vector, is_absent, seconds};
 use crate::query::window::{Window, WindowFunction};
 use crate::store::{Part, Scratch, StoreError, TimeRange};
@@ -155,7 +156,7 @@ impl Leaf<'_> {
         self.reduce(times, values, meter)
     }
 
-    fn reference(&self, step: usize) -> i64 {
+    pub(super) fn reference(&self, step: usize) -> i64 {
         self.at_ms.unwrap_or_else(|| self.steps.at(step)).saturating_sub(self.offset_ms)
     }
 }
@@ -163,14 +164,20 @@ impl Leaf<'_> {
 impl Evaluation<'_> {
     /// Evaluates a leaf over all matching series, sorted by labels.
     pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
-        let mut found: Vector =
-            self.scan_parts(parts, leaf.time_range(), |one, times, values| {
-                let reduced = leaf.reduce_clean(times, values, &self.meter)?;
-                Ok(reduced.map(|values| Series { labels: one.labels(), values }))
-            })?;
+        let plan = self.plan(leaf);
+        let mut found: Vector = self.scan_parts(parts, &plan, |one, column| {
+            let reduced = plan.reduce(leaf, column, &self.meter)?;
+            Ok(reduced.map(|values| Series { labels: one.labels(), values }))
+        })?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
-            return self.scan_merged(parts, leaf);
+            if plan.rolled_ms.is_none() {
+                return self.scan_merged(parts, leaf, &plan);
+            }
+            self.store.note(
+                "two sources have a series of the same labels: the first's rollup is shown".into(),
+            );
+            found.dedup_by(|b, a| a.labels == b.labels);
         }
         Ok(found)
     }
@@ -189,10 +196,16 @@ impl Evaluation<'_> {
         Ok(all)
     }
 
-    fn scan_merged(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
+    fn scan_merged(
+        &self,
+        parts: &[Part],
+        leaf: &Leaf<'_>,
+        plan: &Plan,
+    ) -> Result<Vector, QueryError> {
         let mut found = Vec::new();
-        for raw in self.merged(parts, leaf.time_range())? {
-            if let Some(values) = leaf.reduce_clean(&raw.times, &raw.values, &self.meter)? {
+        for raw in self.merged(parts, plan.range)? {
+            let column = Column::Samples(&raw.times, &raw.values);
+            if let Some(values) = plan.reduce(leaf, column, &self.meter)? {
                 found.push(Series { labels: raw.labels, values });
             }
         }
@@ -200,7 +213,9 @@ impl Evaluation<'_> {
     }
 
     fn merged(&self, parts: &[Part], range: TimeRange) -> Result<Vec<Raw>, QueryError> {
-        let scanned = self.scan_parts(parts, range, |one, times, values| {
+        let plan = Plan::samples(range);
+        let scanned = self.scan_parts(parts, &plan, |one, column| {
+            let Column::Samples(times, values) = column else { return Ok(None) };
             self.meter.spend(times.len())?;
             Ok(Some(Raw { labels: one.labels(), times: times.to_vec(), values: values.to_vec() }))
         })?;
@@ -221,8 +236,8 @@ impl Evaluation<'_> {
     pub(super) fn scan_parts<T: Send>(
         &self,
         parts: &[Part],
-        range: TimeRange,
-        visit: impl Fn(One<'_>, &[i64], &[f64]) -> Result<Option<T>, QueryError> + Sync,
+        plan: &Plan,
+        visit: impl Fn(One<'_>, Column<'_>) -> Result<Option<T>, QueryError> + Sync,
     ) -> Result<Vec<T>, QueryError> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<(usize, T)>, QueryError> {
@@ -234,17 +249,27 @@ impl Evaluation<'_> {
             {
                 let before = scratch.samples();
                 let mut stopped = None;
-                let scanned =
-                    self.store.scan_numbered(part, range, &mut scratch, &mut |at, t, v| {
-                        match visit(One { part, index, at }, t, v) {
-                            Ok(item) => found.extend(item.map(|item| (index, item))),
-                            Err(why) => {
-                                stopped = Some(why);
-                                return Err(StoreError::Visitor(String::new()));
-                            }
+                let mut each = |at, column: Column<'_>| {
+                    match visit(One { part, index, at }, column) {
+                        Ok(item) => found.extend(item.map(|item| (index, item))),
+                        Err(why) => {
+                            stopped = Some(why);
+                            return Err(StoreError::Visitor(String::new()));
                         }
-                        Ok(())
-                    });
+                    }
+                    Ok(())
+                };
+                let (store, range) = (self.store, plan.range);
+                let scanned = match plan.rolled_ms {
+                    None => store.scan_numbered(part, range, &mut scratch, &mut |at, t, v| {
+                        each(at, Column::Samples(t, v))
+                    }),
+                    Some(step) => {
+                        store.scan_rolled(part, range, step, &mut scratch, &mut |at, rows| {
+                            each(at, Column::Rolled(rows))
+                        })
+                    }
+                };
                 if let Some(why) = stopped {
                     return Err(why);
                 }

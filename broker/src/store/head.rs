@@ -188,14 +188,19 @@ impl Rows {
         *self = sorted;
     }
 
-    /// The rows in pieces of at most `rows_max`.
+    /// Sorted rows in pieces of at most `rows_max`, each within one hour: a late row must not make
+    /// a block of days.
     pub(super) fn pieces(self, rows_max: usize) -> Vec<Self> {
-        if self.len() <= rows_max {
+        let hour = |time: Option<&i64>| time.map(|time| time.div_euclid(HOUR_MS));
+        if self.len() <= rows_max && hour(self.times.first()) == hour(self.times.last()) {
             return if self.times.is_empty() { Vec::new() } else { vec![self] };
         }
-        let mut pieces = Vec::new();
+        let mut pieces: Vec<Self> = Vec::new();
         for row in 0..self.len() {
-            if row % rows_max == 0 {
+            let fits = |piece: &Self| {
+                piece.len() < rows_max && hour(piece.times.last()) == hour(self.times.get(row))
+            };
+            if !pieces.last().is_some_and(fits) {
                 pieces.push(Self::new(self.columns));
             }
             if let Some(piece) = pieces.last_mut() {
@@ -285,6 +290,7 @@ pub(super) fn split_remote(labels: &Labels) -> Option<(SeriesName, Labels)> {
     Some((column, Labels::new(source.collect())))
 }
 
+const HOUR_MS: i64 = 3_600_000;
 pub(super) const NAME: &str = "__name__";
 /// The section name of remote-write's blocks; no agent's section can have it ('-').
 pub(super) const REMOTE: &str = "remote-write";

@@ -6,15 +6,17 @@
 //! ```
 
 use super::head::{Source, split_remote};
+use super::horizon::Horizon;
 use super::redis::{Archive, Errand, Far};
 use super::replay::Replay;
-use super::rollup::{HOURS, MINUTES};
+use super::rollup::{HOURS, Level, MINUTES};
 use super::segment::{Footer, Loaded, Segment, io};
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
@@ -64,6 +66,10 @@ pub(super) struct Shared {
     /// Of all steps, by first time; a reader takes all of them with one count.
     segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     counts: Mutex<StoreCounts>,
+    horizon: Mutex<Horizon>,
+    /// Everything up to these is in minutes, in hours. Relaxed: a number by itself; what it says is
+    /// in the segments, which are under a lock.
+    rolled_ms: [AtomicI64; 2],
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
@@ -95,13 +101,16 @@ impl Store {
     pub fn open(config: StoreConfig, now_ms: i64) -> Result<(Self, Writer, Recovery), StoreError> {
         let dir = config.dir.join(SEGMENTS);
         fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
+        let horizon = Horizon::read(&dir);
         let shared = Arc::new(Shared {
             config,
             sources: RwLock::default(),
             segments: RwLock::default(),
             counts: Mutex::default(),
+            horizon: Mutex::new(horizon),
+            rolled_ms: [const { AtomicI64::new(i64::MIN) }; 2],
             archive: OnceLock::new(),
-            removed_ms: AtomicI64::new(i64::MIN),
+            removed_ms: AtomicI64::new(horizon.raw_ms.max(horizon.minutes_ms)),
             last_number: AtomicU64::new(0),
         });
         let mut replay = Replay::new(Arc::clone(&shared));
@@ -144,8 +153,11 @@ impl Store {
             of.map(|segment| segment.first_ms).min().unwrap_or(i64::MAX)
         };
         let there = far.map_or(Floors { raw_ms: i64::MAX, minutes_ms: i64::MAX }, |f| f.floors);
-        let raw_ms = first(0).min(there.raw_ms);
-        Floors { raw_ms, minutes_ms: first(MINUTES.step_ms).min(there.minutes_ms).min(raw_ms) }
+        let horizon = self.shared.horizon();
+        let known = |ms: i64| Some(ms).filter(|ms| *ms != i64::MIN);
+        let raw_ms = known(horizon.raw_ms).unwrap_or_else(|| first(0)).min(there.raw_ms);
+        let minutes_ms = known(horizon.minutes_ms).unwrap_or_else(|| first(MINUTES.step_ms));
+        Floors { raw_ms, minutes_ms: minutes_ms.min(there.minutes_ms).min(raw_ms) }
     }
 
     /// The segments to read for a range, each with the part of the range it answers.
@@ -162,6 +174,8 @@ impl Store {
                 out.push((Arc::clone(segment), (from, to)));
             }
         }
+        // Of two rollup rows for one time the newer file's is right.
+        out.sort_by_key(|(segment, _)| Reverse(segment.number * u64::from(segment.step_ms.min(1))));
         out
     }
 
@@ -172,6 +186,11 @@ impl Store {
         if counts.blocks_corrupt < LOG_MAX {
             log::error!("{text}");
         }
+        self.warn(text);
+    }
+
+    /// Says something about the answer of this handle's query.
+    pub fn note(&self, text: String) {
         self.warn(text);
     }
 
@@ -204,9 +223,9 @@ impl Floors {
     /// before that, hours before those.
     pub(super) fn part(self, step_ms: u32, bounds: (i64, i64)) -> (i64, i64) {
         match step_ms {
-            0 => bounds,
+            0 => (bounds.0.max(self.raw_ms), bounds.1),
             step if step == HOURS.step_ms => (bounds.0, bounds.1.min(self.minutes_ms - 1)),
-            _ => (bounds.0, bounds.1.min(self.raw_ms - 1)),
+            _ => (bounds.0.max(self.minutes_ms), bounds.1.min(self.raw_ms - 1)),
         }
     }
 }
@@ -493,6 +512,28 @@ impl Shared {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         drop(shared);
         self.count(|counts| counts.segment_bytes = bytes);
+    }
+
+    pub(super) fn horizon(&self) -> Horizon {
+        *self.horizon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what is about to be removed.
+    pub(super) fn raise_horizon(&self, horizon: Horizon) -> Result<(), StoreError> {
+        if horizon == self.horizon() {
+            return Ok(());
+        }
+        horizon.write(&self.config.dir.join(SEGMENTS))?;
+        *self.horizon.lock().unwrap_or_else(PoisonError::into_inner) = horizon;
+        Ok(())
+    }
+
+    pub(super) fn rolled_ms(&self, level: Level) -> i64 {
+        self.rolled_ms[usize::from(level == HOURS)].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_rolled(&self, level: Level, ms: i64) {
+        self.rolled_ms[usize::from(level == HOURS)].store(ms, Ordering::Relaxed);
     }
 
     pub(super) fn removed_ms(&self) -> i64 {

@@ -16,9 +16,11 @@ mod block;
 mod check;
 mod codec;
 mod head;
+mod horizon;
 mod local;
 pub mod redis;
 mod replay;
+mod rolled;
 mod rollup;
 mod seal;
 mod segment;
@@ -28,8 +30,11 @@ mod wal;
 
 pub use check::{CheckReport, SegmentReport, check};
 pub use local::{Store, Writer};
+pub use rolled::{Resolution, Rolled};
 pub use select::{Part, Scratch};
 
+#[cfg(test)]
+mod rollup_tests;
 #[cfg(test)]
 mod tests;
 

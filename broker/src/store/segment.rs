@@ -27,7 +27,8 @@ use strobe_wire::schema::{Labels, Schema};
 pub(super) struct Footer {
     /// 0: raw samples.
     pub(super) step_ms: u32,
-    /// Every row before this that lay in a WAL file up to `wal_through` is in a segment.
+    /// Every row before this that lay in a WAL file up to `wal_through` is in a segment. Of a
+    /// rollup, whose cut is before all time, `wal_through` is the newest segment it is made of.
     pub(super) cut_ms: i64,
     pub(super) wal_through: u64,
     pub(super) sources: Vec<(u128, Labels)>,
@@ -67,6 +68,10 @@ pub(super) struct Segment {
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
     pub(super) bytes: u64,
+    /// As its name has it.
+    pub(super) number: u64,
+    /// Of a rollup: the newest segment it is made of.
+    pub(super) through: u64,
     /// The file and its index, while they are in use.
     loaded: Mutex<Option<Arc<Loaded>>>,
 }
@@ -170,7 +175,10 @@ impl Segment {
         let first_ms = footer.entries.iter().map(|entry| entry.first_ms).min().unwrap_or(0);
         let last_ms = footer.entries.iter().map(|entry| entry.last_ms).max().unwrap_or(0);
         let step_ms = footer.step_ms;
-        Self { path, step_ms, first_ms, last_ms, bytes, loaded: Mutex::new(None) }
+        let number = number(&path).unwrap_or(0);
+        let through = if step_ms == 0 { 0 } else { footer.wal_through };
+        let loaded = Mutex::new(None);
+        Self { path, step_ms, first_ms, last_ms, bytes, number, through, loaded }
     }
 
     /// Reads a file's footer, or what is left of a file without one.
@@ -200,14 +208,18 @@ impl Segment {
 
     /// Its number, as its name has it.
     pub(super) fn number(&self) -> Option<u64> {
-        let digits = self.path.file_stem()?.to_str()?.split('-').nth(1)?;
-        u64::from_str_radix(digits, 16).ok()
+        number(&self.path)
     }
 
     /// Closes the file and forgets the index until the next use.
     pub(super) fn unload(&self) {
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    let digits = path.file_stem()?.to_str()?.split('-').nth(1)?;
+    u64::from_str_radix(digits, 16).ok()
 }
 
 impl Loaded {

@@ -17,10 +17,10 @@ use strobe_wire::schema::{Kind, Labels, Schema};
 /// The matching series of one source.
 #[derive(Clone, Debug)]
 pub struct Part {
-    source: Arc<Source>,
+    pub(super) source: Arc<Source>,
     /// The labels that stand on every series of the source.
     owner: Arc<Labels>,
-    places: Arc<Vec<Places>>,
+    pub(super) places: Arc<Vec<Places>>,
 }
 
 /// What one selection has found out about schemas.
@@ -34,9 +34,9 @@ struct Known {
 
 /// Where one series lies: the same labels may stand in several schemas as sets change.
 #[derive(Clone, Debug)]
-struct Places {
+pub(super) struct Places {
     name: SeriesName,
-    sections: Vec<(u64, usize)>,
+    pub(super) sections: Vec<(u64, usize)>,
 }
 
 /// Memory of a scan, used again for the next, and what is left of its sample limit.
@@ -44,10 +44,10 @@ struct Places {
 pub struct Scratch {
     limits: Limits,
     samples: u64,
-    times: Vec<i64>,
-    values: Vec<f64>,
+    pub(super) times: Vec<i64>,
+    pub(super) values: Vec<f64>,
     /// Of the series read at once.
-    pairs: Vec<Vec<(i64, f64)>>,
+    pub(super) pairs: Vec<Vec<(i64, f64)>>,
 }
 
 /// A compiled [`Matcher`].
@@ -159,7 +159,7 @@ impl Scratch {
     }
 
     /// Makes `times` and `values` of one series: ascending, of one time the first. False if none.
-    fn settle(&mut self, series: usize) -> Result<bool, StoreError> {
+    pub(super) fn settle(&mut self, series: usize) -> Result<bool, StoreError> {
         let Some(pairs) = self.pairs.get_mut(series) else { return Ok(false) };
         if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
             pairs.sort_by_key(|pair| pair.0);
@@ -182,7 +182,7 @@ impl Scratch {
         Ok(())
     }
 
-    fn take(&mut self, samples: usize) -> Result<(), StoreError> {
+    pub(super) fn take(&mut self, samples: usize) -> Result<(), StoreError> {
         self.samples = self.samples.saturating_add(u64::try_from(samples).unwrap_or(u64::MAX));
         if self.limits.samples_max < self.samples {
             return Err(StoreError::SamplesMax { max: self.limits.samples_max });
@@ -330,7 +330,7 @@ impl Store {
     }
 
     /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
-    fn gather(
+    pub(super) fn gather(
         &self,
         source: &Source,
         places: &[Places],

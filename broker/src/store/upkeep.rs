@@ -1,10 +1,11 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
+use super::horizon::Horizon;
 use super::local::{Shared, Writer};
-use super::rollup::{HOURS, Level, MINUTES, RollupJob};
+use super::rollup::{HOURS, Level, MINUTES, RollupJob, step_end};
 use super::seal::SealJob;
-use super::segment::io;
+use super::segment::{Segment, io};
 use std::sync::Arc;
 use strobe_journal::disk;
 
@@ -34,9 +35,9 @@ impl Upkeep {
             let segments = shared.segments();
             let last = segments.iter().filter(|s| s.step_ms == level.step_ms).map(|s| s.last_ms);
             // A rollup's last row stands at the end of its step.
-            last.max()
-                .map(|last| (last - 1).div_euclid(level.window_ms) * level.window_ms)
-                .map(|start| start + level.window_ms)
+            let next = last.max().map(|last| level.window(last) + level.window_ms);
+            shared.set_rolled(level, next.unwrap_or(i64::MIN));
+            next
         };
         Self {
             seal: None,
@@ -142,7 +143,6 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
         if sealed && !writer.upkeep.sealed.contains(&number) {
             writer.upkeep.sealed.push(number);
         }
-        writer.wal_last_ms.remove(&number);
     }
     release(writer)
 }
@@ -169,25 +169,27 @@ fn start_rollup(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     let first = |step: u32, level: Level| {
         let of = segments.iter().filter(|segment| segment.step_ms == step);
         let first = of.map(|segment| segment.first_ms).min();
-        first.map(|first| first.div_euclid(level.window_ms) * level.window_ms)
+        first.map(|first| level.window(first))
     };
     let minutes = writer.upkeep.minutes_ms.or_else(|| first(0, MINUTES));
     let hours = writer.upkeep.hours_ms.or_else(|| first(MINUTES.step_ms, HOURS));
-    let sealed_ms = writer.upkeep.sealed_ms.min(now_ms);
+    // A sample at the very end of a window belongs to it, and lies behind a seal at this time.
+    let sealed_ms = writer.upkeep.sealed_ms.min(now_ms).saturating_sub(1);
     let minutes_done = minutes.unwrap_or(i64::MIN);
-    for (level, start, done_ms) in [(MINUTES, minutes, sealed_ms), (HOURS, hours, minutes_done)] {
+    let horizon = writer.shared.horizon();
+    for (level, start, done_ms, floor_ms) in [
+        (MINUTES, minutes, sealed_ms, horizon.raw_ms),
+        (HOURS, hours, minutes_done, horizon.minutes_ms),
+    ] {
         let Some(start) = start else { continue };
         let end = start.saturating_add(level.window_ms);
         if done_ms < end {
             continue;
         }
-        let overlaps = |first: i64, last: i64| first <= end && start <= last;
-        let of = segments.iter().filter(|s| s.step_ms == level.from_ms);
-        let of: Vec<_> = of.filter(|s| overlaps(s.first_ms, s.last_ms)).cloned().collect();
         let kind = if level == MINUTES { "min" } else { "hour" };
         let path = writer.shared.segment_path(kind)?;
-        let sources = writer.shared.sources();
-        writer.upkeep.rollup = Some(RollupJob::new(path, level, start, of, sources)?);
+        let job = RollupJob::new(path, level, start, floor_ms, &writer.shared)?;
+        writer.upkeep.rollup = Some(job);
         return step_rollup(writer);
     }
     Ok(())
@@ -195,20 +197,38 @@ fn start_rollup(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 
 fn step_rollup(writer: &mut Writer) -> Result<(), StoreError> {
     let Some(mut job) = writer.upkeep.rollup.take() else { return Ok(()) };
-    if !job.step(SOURCES_A_TICK)? {
+    if !job.step(SECTIONS_A_TICK)? {
         writer.upkeep.rollup = Some(job);
         return Ok(());
     }
     let next = job.start_ms + job.level.window_ms;
-    if job.level == MINUTES {
+    let level = job.level;
+    if let Some(segment) = job.finish()? {
+        writer.shared.add_segment(segment);
+    }
+    if level == MINUTES {
         writer.upkeep.minutes_ms = Some(next);
     } else {
         writer.upkeep.hours_ms = Some(next);
     }
-    if let Some(segment) = job.finish()? {
-        writer.shared.add_segment(segment);
-    }
+    writer.shared.set_rolled(level, next);
     Ok(())
+}
+
+/// What the levels are whole from when `segment` is gone. A level is left to the next one only
+/// where that has it.
+fn horizon_without(shared: &Shared, segment: &Segment) -> Horizon {
+    let mut horizon = shared.horizon();
+    let (floor, next, step) = match segment.step_ms {
+        0 => (&mut horizon.raw_ms, MINUTES, MINUTES.step_ms),
+        step if step == MINUTES.step_ms => (&mut horizon.minutes_ms, HOURS, HOURS.step_ms),
+        _ => return horizon,
+    };
+    let gone_ms = step_end(segment.last_ms, i64::from(step)).min(shared.rolled_ms(next));
+    if gone_ms != i64::MIN {
+        *floor = (*floor).max(gone_ms + 1);
+    }
+    horizon
 }
 
 /// Removes segments by age, then the oldest by size, and forgets sections without samples.
@@ -227,9 +247,13 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
         let over = config.bytes_max < bytes;
-        if !expired && !over {
+        let next = if segment.step_ms == 0 { MINUTES } else { HOURS };
+        let kept_on =
+            segment.step_ms == HOURS.step_ms || segment.last_ms <= writer.shared.rolled_ms(next);
+        if !(over || expired && kept_on) {
             continue;
         }
+        writer.shared.raise_horizon(horizon_without(&writer.shared, segment))?;
         writer.shared.remove_segment(&segment.path);
         disk::remove(&segment.path).map_err(io("remove", &segment.path))?;
         bytes = bytes.saturating_sub(segment.bytes);
@@ -291,5 +315,6 @@ const LOOK_MS: i64 = 2_000;
 const RETRY_MS: i64 = 10_000;
 /// Sources sealed or rolled up in one tick: about 10 ms of work.
 const SOURCES_A_TICK: usize = 8;
+const SECTIONS_A_TICK: usize = 16;
 /// Segments whose files and indexes stay open.
 const LOADED_MAX: usize = 128;

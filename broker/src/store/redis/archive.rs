@@ -93,6 +93,11 @@ impl Archive {
         now_ms.saturating_sub(self.keep_raw_ms.max(rollups))
     }
 
+    /// From here on raw samples are there.
+    pub(in super::super) fn raw_from_ms(&self) -> i64 {
+        self.seen_ms.load(Ordering::Relaxed).saturating_sub(self.keep_raw_ms)
+    }
+
     pub(super) fn elsewhere_ms(&self) -> i64 {
         self.elsewhere_ms.load(Ordering::Relaxed)
     }
