@@ -58,12 +58,12 @@ struct Ours {
 }
 
 fn store(dir: &std::path::Path, series: &[RemoteSeries]) -> Ours {
-    std::fs::create_dir_all(dir).unwrap();
+    std::fs::create_dir_all(dir).expect("a temporary directory");
     let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(dir.to_owned()) };
-    let (store, mut writer, _) = Store::open(config, data::END_MS).unwrap();
+    let (store, mut writer, _) = Store::open(config, data::END_MS).expect("a new store");
     let body = remote_write::encode(series);
-    writer.samples(&remote_write::decode(&body).unwrap()).unwrap();
-    writer.commit(data::END_MS).unwrap();
+    writer.samples(&remote_write::decode(&body).expect("our own bytes")).expect("room");
+    writer.commit(data::END_MS).expect("a commit");
     Ours { engine: Engine::new(store), writer }
 }
 
