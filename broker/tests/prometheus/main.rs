@@ -13,41 +13,58 @@ use std::fmt::Write as _;
 use strobe_broker::api::{Answer, handle};
 use strobe_broker::query::{Deadline, Engine, Limits};
 use strobe_broker::remote_write;
-use strobe_broker::store::{Store, StoreConfig};
+use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
 use strobe_wire::message::ApiRequest;
 
 #[test]
 fn answers_equal_those_of_prometheus() {
     let dir = std::env::temp_dir().join(format!("strobe-differential-{}", std::process::id()));
-    std::fs::create_dir_all(dir.join("ours")).unwrap();
+    std::fs::create_dir_all(&dir).unwrap();
     let prometheus = Prometheus::start(&dir);
     let series = data::series(SEED);
     for some in series.chunks(50) {
         let (status, body) = prometheus.write(&remote_write::encode(some));
         assert_eq!(status, 204, "Prometheus refused the data: {body}");
     }
-    let config = StoreConfig::at(dir.join("ours"));
-    let (store, mut writer, _) = Store::open(config, data::END_MS).unwrap();
-    let body = remote_write::encode(&series);
-    writer.samples(&remote_write::decode(&body).unwrap()).unwrap();
-    writer.commit(data::END_MS).unwrap();
-    let engine = Engine::new(store);
+    // As it came, and as it lies in segments an hour later.
+    let live = store(&dir.join("live"), &series);
+    let mut sealed = store(&dir.join("sealed"), &series);
+    sealed.writer.settle(data::END_MS + 3_600_000).unwrap();
+    assert!(0 < sealed.engine.store().counts().blocks_sealed);
 
     let mut report = String::new();
     let (mut asked, mut bad) = (0, 0);
     for request in requests() {
         let theirs = prometheus.ask(&request.path, &request.query);
-        let ours = ask(&engine, &request);
-        asked += 1;
-        if let Err(why) = compare(&theirs, &ours, &request) {
-            bad += 1;
-            writeln!(report, "{} {}\n  {why}", request.path, decoded(&request.query)).unwrap();
+        for (name, ours) in [("live", &live), ("sealed", &sealed)] {
+            let ours = ask(&ours.engine, &request);
+            asked += 1;
+            if let Err(why) = compare(&theirs, &ours, &request) {
+                bad += 1;
+                let (path, query) = (&request.path, decoded(&request.query));
+                writeln!(report, "{name} {path} {query}\n  {why}").unwrap();
+            }
         }
     }
     drop(prometheus);
     std::fs::remove_dir_all(&dir).unwrap();
     assert!(bad == 0, "{bad} of {asked} answers differ (seed {SEED}):\n{report}");
     assert!(500 < asked, "only {asked} requests were compared");
+}
+
+struct Ours {
+    engine: Engine,
+    writer: Writer,
+}
+
+fn store(dir: &std::path::Path, series: &[RemoteSeries]) -> Ours {
+    std::fs::create_dir_all(dir).expect("a temporary directory");
+    let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(dir.to_owned()) };
+    let (store, mut writer, _) = Store::open(config, data::END_MS).expect("a new store");
+    let body = remote_write::encode(series);
+    writer.samples(&remote_write::decode(&body).expect("our own bytes")).expect("room");
+    writer.commit(data::END_MS).expect("a commit");
+    Ours { engine: Engine::new(store), writer }
 }
 
 /// Every query at several moments and over two ranges, and the endpoints about labels.
