@@ -10,7 +10,7 @@ use strobe_wire::schema::Schema;
 ///
 /// # Panics
 /// If a parser's columns, values and schema do not belong together.
-pub fn proc_file<'a>(format: u8, ticks: impl Iterator<Item = &'a [u8]>) {
+pub fn proc_file<'a, T: Iterator<Item = &'a [u8]>>(format: u8, ticks: T) {
     let Some(&(format, vanish)) = FORMATS.get(usize::from(format) % (FORMATS.len() + 1)) else {
         ticks.for_each(mounts);
         return;

@@ -17,7 +17,6 @@ pub mod schemas;
 pub mod ring;
 pub mod sealer;
 
-pub mod enrol;
 pub mod state;
 pub mod uplink;
 

@@ -28,6 +28,8 @@ pub struct Config {
     pub head_bytes_max: usize,
     /// Longest wait for company before a commit.
     pub commit_ms: u64,
+    /// How long a certificate is good.
+    pub certificate_life_s: u64,
 }
 
 /// Which store.
@@ -146,6 +148,14 @@ pub const KEYS: &[Key] = &[
         default: "20ms",
         help: "Longest wait of a frame for company before its fdatasync (1ms to 50ms).",
     },
+    Key {
+        name: "broker.certificate_life",
+        flag: "certificate-life",
+        env: "STROBE_CERTIFICATE_LIFE",
+        default: "30d",
+        help: "Life of certificates (2s to 365d). Renewed at two thirds; for as long again after \
+               the end one can only be renewed.",
+    },
 ];
 
 impl Config {
@@ -180,6 +190,11 @@ impl Config {
             commit_ms: settings.parse("broker.commit_interval", |text| {
                 let ms = duration_ms(text)?;
                 if (1..=50).contains(&ms) { Ok(ms) } else { Err("1ms to 50ms is wanted".into()) }
+            })?,
+            certificate_life_s: settings.parse("broker.certificate_life", |text| {
+                let s = duration_ms(text)? / 1000;
+                let fits = (2..=365 * 86_400).contains(&s);
+                fits.then_some(s).ok_or_else(|| "2s to 365d is wanted".to_owned())
             })?,
         })
     }

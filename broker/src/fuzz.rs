@@ -7,7 +7,6 @@ pub use crate::store::fuzz::{
 use crate::api::{self, Answer};
 use crate::query::{Deadline, Engine, Limits};
 use crate::store::{RemoteSeries, Store, StoreConfig, TimeRange};
-use std::path::Path;
 use std::sync::LazyLock;
 use strobe_wire::message::ApiRequest;
 use strobe_wire::schema::Labels;
@@ -49,10 +48,11 @@ pub fn promql(kind: u8, text: &str) {
 
 /// Counters, gauges, a histogram, a stale marker and a gap, of three instances.
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
-    let dir = Path::new("/dev/shm").join(format!("strobe-fuzz-promql-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("strobe-fuzz-promql-{}", std::process::id()));
     drop(std::fs::remove_dir_all(&dir));
     let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(dir.clone()) };
-    let (store, mut writer, _) = Store::open(config, T0_MS).expect("/dev/shm can be written");
+    let (store, mut writer, _) =
+        Store::open(config, T0_MS).expect("the temporary directory can be written");
     let stale = f64::from_bits(0x7ff0_0000_0000_0002);
     let mut all = Vec::new();
     for instance in ["a", "b", "c"] {

@@ -4,12 +4,12 @@
 //! answered by `api`.
 
 use crate::net::NetCounts;
-use crate::registry::Health;
 use crate::store::StoreCounts;
 use crate::store::redis::{MirrorCounts, TROUBLES};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use strobe_wire::health::Health;
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiResponse, HostInfo};
 
@@ -62,8 +62,18 @@ pub(crate) fn metrics(
         out.line("frames_lost_total", &format!("{{reason=\"{reason}\"}}"), *count);
     }
     out.counter("acks_total", "Acknowledgements sent.", net.acks);
-    out.counter("enrolled_total", "Certificates given for a token.", net.enrolled);
-    out.counter("enrolments_refused_total", "Enrolments refused.", net.enrolments_refused);
+    out.counter("enrolled_total", "Certificates given for a token.", net.certificates.enrolled);
+    out.counter(
+        "enrolments_refused_total",
+        "Enrolments refused.",
+        net.certificates.enrolments_refused,
+    );
+    out.counter("certificates_renewed_total", "Certificates renewed.", net.certificates.renewed);
+    out.counter(
+        "certificates_expired_total",
+        "Sessions closed because their certificate ended.",
+        net.certificates.expired,
+    );
     out.counter("handshakes_failed_total", "TLS handshakes that failed.", net.handshakes_failed);
     out.counter("connections_refused_total", "Connections refused.", net.connections_refused);
     out.gauge("sessions", "Agents connected.", count(net.sessions));
@@ -88,7 +98,7 @@ pub(crate) fn metrics(
     if let Some(mirror) = mirror {
         out.redis(mirror);
     }
-    let mut states: BTreeMap<&str, u64> = ["fresh", "late", "lost"].map(|s| (s, 0)).into();
+    let mut states: BTreeMap<&str, u64> = Health::ALL.map(|state| (state.word(), 0)).into();
     for info in hosts {
         *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
     }

@@ -127,6 +127,7 @@ fn until_full(host: &mut Host, writer: &mut Writer) -> u64 {
             return acknowledged;
         }
         acknowledged = host.seq;
+        writer.windows_kept(writer.wal_closed());
         // Housekeeping may fail on a full disk; nothing is lost by it.
         let _ = writer.tick(host.now_ms());
         assert!(acknowledged < 100_000, "12 MiB are never full");
@@ -180,6 +181,7 @@ fn fill_and_go_on(dir: &Path, floor: u64) {
     // The cap makes room by itself: the oldest go, and rows are taken again.
     let mut host = Host::new(&mut writer, kept);
     for _ in 0..1_000 {
+        writer.windows_kept(writer.wal_closed());
         let _ = writer.tick(host.now_ms() + 700_000);
         host.append(&mut writer).unwrap();
         writer.commit(host.now_ms()).unwrap();

@@ -81,7 +81,11 @@ fn sealed(case: &Case) {
         }
         1 => {
             let header = Header { kind: FrameKind::Event, ..header };
-            let Ok(bytes) = frame::seal_event(&header, &Event { name: "start".into(), text: "x".into() }) else { return };
+            let Ok(bytes) =
+                frame::seal_event(&header, &Event { name: "start".into(), text: "x".into() })
+            else {
+                return;
+            };
             bytes
         }
         _ => {

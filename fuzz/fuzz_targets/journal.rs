@@ -20,7 +20,10 @@ enum Op {
     /// The newest file with records ends here.
     Cut(u16),
     /// A byte of it changes.
-    Set { at: u16, to: u8 },
+    Set {
+        at: u16,
+        to: u8,
+    },
     /// A file of anything.
     Foreign(Vec<u8>),
 }
@@ -84,9 +87,8 @@ fuzz_target!(|data: &[u8]| {
                 drop(journal);
                 let mut records = Vec::new();
                 fs::write(dir.join("0000000000000000.log"), &bytes).expect("there is room");
-                (journal, _) =
-                    Journal::open(&dir, &mut |_, record| records.push(record.to_vec()))
-                        .expect("it always opens");
+                (journal, _) = Journal::open(&dir, &mut |_, record| records.push(record.to_vec()))
+                    .expect("it always opens");
                 // Who writes a right checksum may write a record.
                 written.extend(records);
                 broken = true;
@@ -102,8 +104,8 @@ fuzz_target!(|data: &[u8]| {
 
 fn reopen(dir: &Path, whole: &[Vec<u8>], written: &HashSet<Vec<u8>>, broken: bool) -> Journal {
     let mut found = Vec::new();
-    let (journal, damage) = Journal::open(dir, &mut |_, record| found.push(record.to_vec()))
-        .expect("it always opens");
+    let (journal, damage) =
+        Journal::open(dir, &mut |_, record| found.push(record.to_vec())).expect("it always opens");
     assert!(found.iter().all(|record| written.contains(record)), "a record nobody wrote");
     if !broken {
         assert_eq!((found.as_slice(), damage.len()), (whole, 0));
@@ -123,10 +125,10 @@ fn change(dir: &Path, act: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-/// An empty directory in memory.
+/// An empty directory; `scripts/fuzz` has it in memory.
 fn scratch() -> PathBuf {
-    let dir = Path::new("/dev/shm").join(format!("strobe-fuzz-journal-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("strobe-fuzz-journal-{}", std::process::id()));
     drop(fs::remove_dir_all(&dir));
-    fs::create_dir_all(&dir).expect("/dev/shm can be written");
+    fs::create_dir_all(&dir).expect("the temporary directory can be written");
     dir
 }

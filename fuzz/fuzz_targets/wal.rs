@@ -31,16 +31,23 @@ impl From<Op> for WalOp {
     fn from(op: Op) -> Self {
         match op {
             Op::Raw { kind, body } => Self::Raw { kind, body },
-            Op::Schema { columns, seed } => Self::Schema { columns, seed },
+            Op::Schema { columns, seed } => Self::Schema { columns: columns % 4, seed: seed % 2 },
             Op::Labels { source, pairs } => Self::Labels { source, pairs },
-            Op::Row { source, columns, seed, time_s } => {
-                Self::Row { source, columns, seed, time_s }
-            }
+            // Few hosts, schemas and times, so that they meet.
+            Op::Row { source, columns, seed, time_s } => Self::Row {
+                source: source % 3,
+                columns: columns % 4,
+                seed: seed % 2,
+                time_s: time_s % 64,
+            },
             // The door lets in a week; nothing older is in a log.
             Op::Samples { source, name, samples } => Self::Samples {
-                source,
+                source: source % 3,
                 name,
-                samples: samples.into_iter().map(|(ms, bits)| (ms % 604_800_000, bits)).collect(),
+                samples: samples
+                    .into_iter()
+                    .map(|(ms, bits)| (if ms % 2 == 0 { ms % 64 } else { ms % 604_800_000 }, bits))
+                    .collect(),
             },
             Op::Rotate => Self::Rotate,
         }

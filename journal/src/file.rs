@@ -151,7 +151,7 @@ impl Journal {
     /// # Errors
     /// The operating system refused.
     pub fn remove(&mut self, number: u64) -> Result<(), JournalError> {
-        if !self.closed().any(|closed| closed == number) {
+        if !self.closed.iter().any(|(closed, _)| *closed == number) {
             return Ok(());
         }
         let path = file_path(&self.dir, number);
@@ -160,9 +160,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Numbers of the closed files, oldest first.
-    pub fn closed(&self) -> impl Iterator<Item = u64> {
-        self.closed.iter().map(|(number, _)| *number)
+    /// Numbers and bytes of the closed files, oldest first.
+    #[must_use]
+    pub fn closed(&self) -> &[(u64, u64)] {
+        &self.closed
     }
 
     /// Bytes of all files, with what is appended.

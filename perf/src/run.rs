@@ -206,6 +206,7 @@ impl Fleet {
                 whole_datagrams: socket.keeps_datagrams_whole(),
                 wall_s,
                 seed: None,
+                accept: None,
             })?;
             let agent = Agent::new(Arc::clone(&plan), host.host, host.boot);
             fleet.members.push(Member { agent, link, socket, wake: None });

@@ -13,6 +13,7 @@ mod out;
 pub mod relay;
 pub mod remote;
 mod run;
+mod session;
 mod transport;
 pub mod web_socket;
 mod workers;

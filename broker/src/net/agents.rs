@@ -48,10 +48,7 @@ impl Net {
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
         stream.role = StreamRole::Agent(session);
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let welcome = Message::Welcome { stored_seq: welcomed.stored.0, version };
-        stream.out.push_back(encode(&welcome));
-        self.flush(place);
-        Ok(())
+        self.say(place, &Message::Welcome { stored_seq: welcomed.stored.0, version })
     }
 
     pub(super) fn on_frame(

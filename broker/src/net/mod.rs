@@ -8,18 +8,20 @@
 //! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack
 //! viz stream ──ApiRequest──▶ query pool ──answer──▶ same stream, finished
 //! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
-//! enrol stream ──Enrol──▶ registry (token), authority ──▶ Enrolled
+//! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
+//! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
 //! stops them and they keep their frames. Dashboards are answered all the same.
 
 mod agents;
-mod enrol;
+mod certify;
 mod streams;
 
 pub use streams::Place;
 
+use crate::certificates::{CertificateCounts, Certificates, seconds};
 use crate::hub::{Hub, Update};
 use crate::ingest::{Counts, Ingest, SessionId};
 use crate::registry::{BootRecord, Registry};
@@ -27,13 +29,11 @@ use crate::writer::{Batch, Item, Order, Report, Windows};
 use agents::Turn;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streams::{Conn, End, Stream, StreamRole, push_update};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::link::{ConnId, Link};
 use strobe_wire::message::{ApiRequest, ApiResponse, Message, encode};
-use strobe_wire::pki::Authority;
 
 /// The network side of the broker.
 pub struct Net {
@@ -42,7 +42,7 @@ pub struct Net {
     ingest: Ingest,
     registry: Registry,
     hub: Hub,
-    authority: Arc<Authority>,
+    certificates: Certificates<Place>,
     conns: HashMap<ConnId, Conn>,
     sessions: BTreeMap<SessionId, Place>,
     streams: HashMap<Place, Stream>,
@@ -60,8 +60,6 @@ pub struct Net {
     changed: BTreeSet<HostId>,
     keep_at: Instant,
     session_next: u64,
-    enrolled: u64,
-    enrolments_refused: u64,
     acks: u64,
 }
 
@@ -77,7 +75,7 @@ pub struct Parts {
     /// Where subscribers listen.
     pub hub: Hub,
     /// Signs certificates.
-    pub authority: Arc<Authority>,
+    pub certificates: Certificates<Place>,
 }
 
 /// What an event asks of the driver.
@@ -102,10 +100,8 @@ pub struct NetCounts {
     pub frames_in_flight: usize,
     /// Acknowledgements sent.
     pub acks: u64,
-    /// Certificates given.
-    pub enrolled: u64,
-    /// Enrolments refused.
-    pub enrolments_refused: u64,
+    /// Certificates given, renewed, ended.
+    pub certificates: CertificateCounts,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,
     /// Connections refused.
@@ -124,7 +120,7 @@ impl Net {
     /// Nobody is connected yet.
     #[must_use]
     pub fn new(parts: Parts, now: Instant) -> Self {
-        let Parts { link, ingest, registry, hub, authority } = parts;
+        let Parts { link, ingest, registry, hub, certificates } = parts;
         // What only the log told so far is to be kept before the log is let go of.
         let changed = ingest.windows().map(|(host, ..)| host).collect();
         Self {
@@ -132,7 +128,7 @@ impl Net {
             ingest,
             registry,
             hub,
-            authority,
+            certificates,
             conns: HashMap::new(),
             sessions: BTreeMap::new(),
             streams: HashMap::new(),
@@ -150,8 +146,6 @@ impl Net {
             changed,
             keep_at: now + KEEP_EVERY,
             session_next: 1,
-            enrolled: 0,
-            enrolments_refused: 0,
             acks: 0,
         }
     }
@@ -166,6 +160,7 @@ impl Net {
     /// requests.
     pub fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
         self.link.on_timeout(now);
+        self.certify(now, seconds(now_ms));
         while let Some(event) = self.link.poll() {
             self.on_event(event);
         }
@@ -246,8 +241,7 @@ impl Net {
             subscribers: self.subscribers.len(),
             frames_in_flight: self.frames_in_flight,
             acks: self.acks,
-            enrolled: self.enrolled,
-            enrolments_refused: self.enrolments_refused,
+            certificates: self.certificates.counts(),
             handshakes_failed: link.handshakes_failed,
             connections_refused: link.refused_full + link.refused_role,
             storing: self.storing == Storing::Yes,

@@ -10,6 +10,7 @@ use super::redis::{Archive, Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
 use super::segment::{Footer, Loaded, Segment, io};
+use super::spill::Spill;
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     /// Of all steps, by first time; a reader takes all of them with one count.
     segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     counts: Mutex<StoreCounts>,
+    pub(super) spill: Spill,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
@@ -98,6 +100,7 @@ impl Store {
         let dir = config.dir.join(SEGMENTS);
         fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
         let shared = Arc::new(Shared {
+            spill: Spill::new(config.dir.join(SPILL)),
             config,
             sources: RwLock::default(),
             segments: RwLock::default(),
@@ -107,6 +110,7 @@ impl Store {
             synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
+        shared.spill.allow(free_bytes(&shared.config.dir)?, shared.config.free_bytes_min);
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
         let journal = Journal::open(&shared.config.dir.join(WAL), &mut |number, record| {
@@ -337,7 +341,7 @@ impl Writer {
     /// The last WAL file that nothing is appended to any more.
     #[must_use]
     pub fn wal_closed(&self) -> Option<u64> {
-        self.journal.closed().last()
+        self.journal.closed().last().map(|(number, _)| *number)
     }
 
     /// The windows of every frame in WAL files up to `through` are kept elsewhere: these files,
@@ -358,8 +362,7 @@ impl Writer {
     /// # Errors
     /// A file that could not be written; the rows stay in memory and in the WAL.
     pub fn tick(&mut self, now_ms: i64) -> Result<(), StoreError> {
-        super::upkeep::tick(self, now_ms)?;
-        super::upkeep::release(self)
+        super::upkeep::tick(self, now_ms)
     }
 
     /// Seals and rolls up everything that is due at `now_ms` before it returns.
@@ -414,6 +417,7 @@ impl Writer {
     fn floor(&self) -> Result<(), StoreError> {
         let config = &self.shared.config;
         let free = free_bytes(&config.dir)?;
+        self.shared.spill.allow(free, config.free_bytes_min);
         if free < config.free_bytes_min {
             let (path, floor) = (config.dir.clone(), config.free_bytes_min);
             return Err(StoreError::Full { path, free, floor });
@@ -563,7 +567,7 @@ impl Shared {
                 let section = state.section(id, &schema);
                 section.rows.push(time_ms, row);
                 section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section);
+                super::seal::make_young(source.id, id, section, &self.spill);
                 u64::try_from(row.len()).unwrap_or(0)
             }
             Pending::Samples(record) => {
@@ -625,6 +629,7 @@ fn remote_id(labels: &Labels) -> u128 {
 
 pub(super) const SEGMENTS: &str = "segments";
 pub(super) const WAL: &str = "wal";
+const SPILL: &str = "young";
 /// Appended and not committed; more is refused.
 const PENDING_BYTES_MAX: usize = 64 << 20;
 /// Samples of one WAL record.

@@ -1,8 +1,8 @@
 //! The store of samples: what is written by one [`Writer`] and read by many [`Store`] handles.
 //!
 //! ```text
-//! frame, samples ──► WAL (journal) ──commit: fdatasync──► head rows ──60 rows──► young blocks
-//!                                                              600 s │ seal
+//! frame, samples ──► WAL (journal) ──commit: fdatasync──► head rows ──30 rows──► young blocks
+//!                                        (in a nameless file)  600 s │ seal
 //!                                     segment files of HB1 blocks ◄──┴──► 1 min, 1 h rollups
 //! ```
 //!
@@ -25,6 +25,7 @@ mod rollup;
 mod seal;
 mod segment;
 mod select;
+mod spill;
 mod upkeep;
 mod wal;
 

@@ -405,7 +405,7 @@ fn gather_memory(
         let Some(section) = state.sections.get(&schema) else { continue };
         let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
         let within = section.young.iter().filter(within);
-        young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
+        young.extend(within.map(|young| (schema, young.body.clone())));
         kinds.insert(schema, Arc::clone(&section.schema));
         for &(column, series) in wanted {
             let kind = kind_of(&section.schema, column);
@@ -421,13 +421,13 @@ fn gather_memory(
         }
     }
     drop(state);
-    for (schema, block) in young {
+    for (schema, body) in young {
         let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-        Block::open(Data::Memory(&block))
+        Block::open(body.data())
             .and_then(|block| {
                 push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
             })
-            .map_err(|why| StoreError::Corrupt { path: "memory".into(), offset: 0, why })?;
+            .map_err(|why| StoreError::Corrupt { path: "young".into(), offset: 0, why })?;
     }
     Ok(kinds)
 }

@@ -5,7 +5,6 @@ use super::local::{Shared, Writer};
 use super::rollup::{HOURS, Level, MINUTES, RollupJob};
 use super::seal::SealJob;
 use super::segment::io;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use strobe_journal::disk;
 
@@ -19,14 +18,14 @@ pub(super) struct Upkeep {
     /// Start of the next window of each level; `None` until there is a segment to start from.
     minutes_ms: Option<i64>,
     hours_ms: Option<i64>,
+    /// WAL files whose rows are all in synced segments.
+    sealed: Vec<u64>,
     /// The windows that the WAL files up to this one tell are kept elsewhere too.
     pub(super) kept: Option<u64>,
     /// Next look at retention and memory.
     look_ms: i64,
     /// Not before this after a failure.
     retry_ms: i64,
-    /// WAL files whose rows are all sealed.
-    sealed_wal: BTreeSet<u64>,
 }
 
 impl Upkeep {
@@ -45,10 +44,10 @@ impl Upkeep {
             sealed_ms: i64::MIN,
             minutes_ms: next(MINUTES),
             hours_ms: next(HOURS),
+            sealed: Vec::new(),
             kept: None,
             look_ms: now_ms,
             retry_ms: i64::MIN,
-            sealed_wal: BTreeSet::new(),
         }
     }
 
@@ -90,7 +89,7 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     // A WAL that eats up the store's share is sealed away, rather than history for it.
     let wal_max = (config.bytes_max / WAL_SHARE).max(config.wal_file_bytes.saturating_mul(2));
     if config.head_bytes_max < usize::try_from(head).unwrap_or(usize::MAX)
-        || wal_max < writer.journal.bytes()
+        || wal_max < wal_unsealed(writer)
     {
         return start_seal(writer, i64::MAX);
     }
@@ -110,14 +109,22 @@ fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
     let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
+    writer.shared.spill.turn();
     writer.upkeep.seal = Some(job);
     step_seal(writer)
+}
+
+/// Bytes of the WAL that a seal would set free.
+fn wal_unsealed(writer: &Writer) -> u64 {
+    let sealed = |number: &u64| writer.upkeep.sealed.contains(number);
+    let closed = writer.journal.closed().iter().filter(|(number, _)| !sealed(number));
+    closed.map(|(_, bytes)| bytes).sum::<u64>() + writer.journal.active_bytes()
 }
 
 fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     let Some(mut job) = writer.upkeep.seal.take() else { return Ok(()) };
     // A job that fails is dropped: its rows are in memory still and go into the next one.
-    if !job.step(SOURCES_A_TICK)? {
+    if !job.step(SOURCES_A_TICK, &writer.shared.spill)? {
         writer.upkeep.seal = Some(job);
         return Ok(());
     }
@@ -130,24 +137,27 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     done.release();
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
-    // Files are closed in the order of time, almost: one may hold a row of a clock that is ahead.
-    let sealed = |number: &u64| {
-        let last = writer.wal_last_ms.get(number);
-        *number <= through && last.is_none_or(|last| *last < cut_ms)
-    };
-    writer.upkeep.sealed_wal.extend(writer.journal.closed().filter(sealed));
-    Ok(())
+    for &(number, _) in writer.journal.closed() {
+        let last = writer.wal_last_ms.get(&number).copied();
+        let sealed = number <= through && last.is_none_or(|last| last < cut_ms);
+        if sealed && !writer.upkeep.sealed.contains(&number) {
+            writer.upkeep.sealed.push(number);
+        }
+        writer.wal_last_ms.remove(&number);
+    }
+    release(writer)
 }
 
 /// Removes the WAL files that nothing needs: their rows are sealed, and a restart would know their
 /// numbers without them. With a window lost, what an agent sends again would be stored twice.
-pub(super) fn release(writer: &mut Writer) -> Result<(), StoreError> {
+fn release(writer: &mut Writer) -> Result<(), StoreError> {
     let kept = writer.upkeep.kept;
-    while let Some(number) = writer.upkeep.sealed_wal.first().copied()
-        && Some(number) <= kept
-    {
-        writer.journal.remove(number)?;
-        writer.upkeep.sealed_wal.remove(&number);
+    while let Some(at) = writer.upkeep.sealed.iter().position(|number| Some(*number) <= kept) {
+        let number = writer.upkeep.sealed.swap_remove(at);
+        if let Err(error) = writer.journal.remove(number) {
+            writer.upkeep.sealed.push(number);
+            return Err(error.into());
+        }
         writer.wal_last_ms.remove(&number);
     }
     let wal_bytes = writer.journal.bytes();
@@ -212,7 +222,8 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     };
     let segments = writer.shared.segments();
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    bytes = bytes.saturating_add(writer.journal.bytes());
+    // A WAL that cannot be released, whatever the reason, does not take all of history with it.
+    bytes = bytes.saturating_add(writer.journal.bytes().min(config.bytes_max / 2));
     let mut removed = false;
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
@@ -264,7 +275,7 @@ pub(super) fn measure(shared: &Shared) {
         let state = source.read();
         for section in state.sections.values() {
             bytes += section.rows.bytes();
-            bytes += section.young.iter().map(|young| young.bytes.len()).sum::<usize>();
+            bytes += section.young.iter().map(|young| young.body.held()).sum::<usize>();
         }
         bytes += state.remote.values().map(|column| column.bytes()).sum::<usize>();
     }

@@ -65,7 +65,7 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
         agents: wanted.agents,
         shape: Shape::Host,
         series: wanted.series,
-        lasting: wanted.lasting + SETTLE * 2,
+        lasting: wanted.lasting + SETTLE * 4,
         interval: Duration::from_secs(1),
         drain: SETTLE,
         broker_pid: Some(broker.pid()),

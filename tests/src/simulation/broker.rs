@@ -6,6 +6,7 @@ use super::keys::Keys;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use strobe_broker::certificates::Certificates;
 use strobe_broker::hub::Hub;
 use strobe_broker::ingest::Ingest;
 use strobe_broker::net::{Net, NetCounts, Parts};
@@ -70,8 +71,10 @@ impl Broker {
         }
         let hub = Hub::default();
         let scribe = Scribe::new(writer, registry.clone(), COMMIT, now);
-        let authority = keys.authority.clone();
-        let net = Net::new(Parts { link, ingest, registry, hub, authority }, now);
+        // Nobody's certificate, and not its own, is ever due here: its keys are not random.
+        let mut certificates = Certificates::new(keys.authority.clone(), CERTIFICATE_LIFE_S);
+        drop(certificates.own(u64::try_from(now_ms / 1000).unwrap_or(0)));
+        let net = Net::new(Parts { link, ingest, registry, hub, certificates }, now);
         let (orders, reports) = (VecDeque::new(), VecDeque::new());
         Ok(Self { net, store, scribe, orders, reports, busy_until: now, plant })
     }
@@ -149,4 +152,6 @@ fn is_loss(item: &Item) -> bool {
 }
 
 /// As the broker's default.
+/// Longer than until the end of the simulated certificates, which is in the year 4096.
+const CERTIFICATE_LIFE_S: u64 = 3_000 * 365 * 86_400;
 const COMMIT: Duration = Duration::from_millis(50);

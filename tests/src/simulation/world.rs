@@ -381,6 +381,7 @@ fn link(identity: &Identity, side: Side, host: HostId, life: u128) -> Link {
         whole_datagrams: false,
         wall_s: u64::try_from(DAY_END_MS / 1_000).expect("positive"),
         seed: Some(seed),
+        accept: None,
     })
     .expect("a link")
 }

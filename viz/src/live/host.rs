@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use strobe_wire::frame::{self, RowView};
+use strobe_wire::health::Health;
 use strobe_wire::ids::{BootId, HostId, SchemaId};
 use strobe_wire::message::HostInfo;
 use strobe_wire::schema::Schema;
@@ -43,7 +44,7 @@ struct Section {
 /// What the fleet table shows of a host, rounded as it is printed.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 struct Shown {
-    state: State,
+    state: &'static str,
     /// While a host is fresh nobody needs it, and it would change every second.
     last_seen_ms: Option<i64>,
     cpu: Option<f64>,
@@ -63,14 +64,6 @@ struct Pressure {
     cpu: Option<f64>,
     memory: Option<f64>,
     io: Option<f64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    Fresh,
-    Late,
-    Lost,
 }
 
 #[derive(Serialize)]
@@ -177,12 +170,12 @@ impl Host {
         for section in self.sections.values() {
             all.add(&section.parts);
         }
-        let state = State::of(now_ms, &self.info);
+        let state = Health::of(&self.info, now_ms);
         let tenths = |share: f64| round(share, 1e3);
         let whole = |share: f64| round(share, 1e2);
         Shown {
-            state,
-            last_seen_ms: (state != State::Fresh).then_some(self.info.last_seen_ms),
+            state: state.word(),
+            last_seen_ms: (state != Health::Fresh).then_some(self.info.last_seen_ms),
             cpu: all.cpu().map(tenths),
             load1: all.load1.map(digits),
             cores: all.cores(),
@@ -197,21 +190,6 @@ impl Host {
                 memory: all.pressure_memory.map(tenths),
                 io: all.pressure_io.map(tenths),
             },
-        }
-    }
-}
-
-impl State {
-    /// Fresh: three intervals (at least 5 s) have not gone by; late: a minute or ten intervals; else lost.
-    fn of(now_ms: i64, info: &HostInfo) -> Self {
-        let interval = i64::try_from(info.hello.interval_ms).unwrap_or(i64::MAX);
-        let age = now_ms.saturating_sub(info.last_seen_ms);
-        if age <= interval.saturating_mul(3).max(FRESH_MS) {
-            Self::Fresh
-        } else if age <= interval.saturating_mul(10).max(LATE_MS) {
-            Self::Late
-        } else {
-            Self::Lost
         }
     }
 }
@@ -242,5 +220,3 @@ fn bytes(value: f64) -> f64 {
 const KIB: f64 = 1024.0;
 /// The dashboard's largest unit is PiB.
 const UNIT_MAX: f64 = KIB * KIB * KIB * KIB * KIB;
-const FRESH_MS: i64 = 5_000;
-const LATE_MS: i64 = 60_000;

@@ -15,10 +15,14 @@ import { Toolbar } from "./toolbar";
 import type { Live, Message } from "./live";
 
 const POINTS_MAX = 600;
+/** More than two points a pixel draw the same line twice. */
+const POINTS_PER_PIXEL = 2;
 const FACTS_MS = 5000;
 const RECENT_MAX = 180;
 /** History that could not be read is asked for again after this. */
 const AGAIN_MS = 5000;
+/** So long after the last rows that were skipped for us. */
+const SKIPPED_MS = 1000;
 /** Sections of one sample come as separate rows; they are taken together after this. */
 const TICK_MS = 60;
 
@@ -157,7 +161,8 @@ export class HostPage {
     const { signal } = this.asking;
     const window = this.window();
     const interval = Math.max(100, info.interval_ms ?? 1000);
-    this.step = stepMs(window.to - window.from, POINTS_MAX, interval);
+    const points = Math.min(POINTS_MAX, POINTS_PER_PIXEL * (this.cards[0]?.width ?? POINTS_MAX));
+    this.step = stepMs(window.to - window.from, points, interval);
     this.tracker = new Tracker(this.step, interval);
     this.recent = [];
     for (const message of this.announced) this.columns(message);
@@ -205,6 +210,10 @@ export class HostPage {
     } else if (message.type === "row" && message.id === this.view.id && !this.view.held) {
       this.tracker?.row(message.section, message.schema, message.t, message.v);
       this.tick ||= window.setTimeout(() => this.flush(), TICK_MS);
+    } else if (message.type === "skipped" && !this.view.held) {
+      // What was skipped is in the store: history closes the hole, once it is quiet.
+      clearTimeout(this.again);
+      this.again = window.setTimeout(() => this.load(), SKIPPED_MS);
     }
   }
 

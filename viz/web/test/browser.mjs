@@ -221,6 +221,13 @@ test("silence is shown as a hole, and idle interfaces are named but not drawn", 
   assert.equal(holes, 1);
 }));
 
+test("rows that were skipped for a slow page are fetched as history", generated, async () => visit(await host(), async (page) => {
+  await ready(page);
+  mock.skip(5);
+  await page.waitForRequest((request) => request.url().includes("/api/v1/query_range"), LONG);
+  await ready(page);
+}));
+
 test("a custom window can be typed", async () => visit(await host(), async (page) => {
   await ready(page);
   await page.getByRole("button", { name: "Custom… window of time" }).click();

@@ -1,15 +1,15 @@
-//! How an agent gets its identity: one conversation with a broker, as a state machine.
+//! How an agent or a dashboard gets its identity: one conversation with a broker, as a state machine.
 //!
 //! `Dial::Enrol` (the broker's CA must have the token's fingerprint) → one stream → `Enrol` with
 //! the token's secret and a certificate request → `Enrolled` → an [`Identity`] that is checked
-//! here: right key, right host, right role, right CA. The private key never leaves this host.
+//! here: right key, right host, right role, right CA. The private key never leaves
+//! this host.
 
+use crate::link::{ConnId, Dial, Event, Link, LinkError, StreamId};
+use crate::message::{Incoming, Message, Reader, encode};
+use crate::pki::{self, Identity, PkiError, Subject, Token};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use strobe_wire::ids::HostId;
-use strobe_wire::link::{ConnId, Dial, Event, Link, LinkError, StreamId};
-use strobe_wire::message::{Incoming, Message, Reader, encode};
-use strobe_wire::pki::{self, Identity, PkiError, Role, Subject, Token};
 
 /// The conversation.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Enrol {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// The broker said no.
-    #[error("the broker refused to enrol this host: {0}")]
+    #[error("the broker refused to enrol it: {0}")]
     Refused(String),
     /// The connection ended before an answer.
     #[error("enrolling: the connection failed: {0}")]
@@ -151,12 +151,6 @@ impl Enrol {
         }
         Ok(identity)
     }
-}
-
-/// The subject of an agent on `host`.
-#[must_use]
-pub fn agent(host: HostId) -> Subject {
-    Subject { role: Role::Agent, host }
 }
 
 /// A broker signs at once; the rest is two round trips.
