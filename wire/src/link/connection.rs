@@ -188,18 +188,20 @@ impl Link {
         }
     }
 
-    /// Moves entries that are too early away from the front, where they would wake the owner.
+    /// Before the owner sleeps: the first entry may be earlier than its connection needs by now.
     pub(super) fn defer(&mut self) {
         while let Some(&(at, index)) = self.timers.first()
             && let Some(slot) = slot_mut(&mut self.slots, index)
             && slot.quic.poll_timeout().is_none_or(|wanted| at < wanted)
         {
-            (slot.wake, _) = (None, self.timers.pop_first());
+            slot.wake = None;
+            self.timers.pop_first();
             self.schedule(index);
         }
     }
 
-    /// An entry that is too early stays till it is the first; then `defer` moves it.
+    /// An entry that is due too early only looks once too often; that is cheaper than moving it
+    /// with every datagram.
     fn schedule(&mut self, index: u32) {
         let Some(slot) = slot_mut(&mut self.slots, index) else { return };
         let Some(at) = slot.quic.poll_timeout() else { return };
