@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both do all their own set-up.
-.PHONY: run test web lint perf bench soak setup-run setup-test clean
+.PHONY: run test web lint perf bench soak setup-run setup-test setup-bench clean
 
 run: setup-run web
 	cargo build --release --package strobe
@@ -19,7 +19,7 @@ web: viz/web/dist/index.html
 viz/web/dist/index.html: $(shell find viz/web -path viz/web/node_modules -prune -o -path viz/web/dist -prune -o -type f -print)
 	cd viz/web && npm ci --no-audit --no-fund && npm run build
 
-bench:
+bench: setup-bench
 	cargo bench --package strobe-bench
 
 perf: setup-test web
@@ -31,6 +31,9 @@ setup-run:
 
 setup-test:
 	scripts/setup test
+
+setup-bench:
+	scripts/setup bench
 
 clean:
 	cargo clean

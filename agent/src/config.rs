@@ -23,8 +23,6 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The tree that stands for `/proc`.
     pub procfs: PathBuf,
-    /// The tree that stands for `/sys`.
-    pub sysfs: PathBuf,
     /// Where the host's `/` is.
     pub rootfs: PathBuf,
     /// The `instance` label; none means the host's name.
@@ -95,7 +93,7 @@ pub const KEYS: &[Key] = &[
         flag: "sysfs",
         env: "STROBE_SYSFS",
         default: "/sys",
-        help: "The tree to read instead of /sys.",
+        help: "The tree to read instead of /sys; no source of this version reads it.",
     },
     Key {
         name: "agent.rootfs",
@@ -170,7 +168,6 @@ impl Config {
             token: optional("agent.token"),
             listen: settings.parse("agent.listen", listen)?,
             procfs: path("agent.procfs")?,
-            sysfs: path("agent.sysfs")?,
             rootfs: path("agent.rootfs")?,
             instance: optional("agent.instance"),
             job: settings.parse("agent.job", job)?,

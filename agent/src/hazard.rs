@@ -162,6 +162,11 @@ impl Hazard {
         drop(self.shared.answered.wait_timeout_while(state, timeout, unsettled));
     }
 
+    /// Workers started.
+    pub(crate) fn threads(&self) -> u64 {
+        u64::try_from(self.threads).unwrap_or(u64::MAX)
+    }
+
     fn start(&mut self) {
         let (shared, call) = (Arc::clone(&self.shared), self.call);
         let name = format!("strobe-hazard-{}", self.threads);

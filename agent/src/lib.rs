@@ -4,6 +4,8 @@
 //! thing they share beside the table of schemas.
 
 pub mod config;
+#[cfg(fuzzing)]
+pub mod fuzz;
 
 mod readers;
 
@@ -15,7 +17,6 @@ pub mod schemas;
 pub mod ring;
 pub mod sealer;
 
-pub mod enrol;
 pub mod state;
 pub mod uplink;
 

@@ -14,7 +14,6 @@ mod network;
 
 use crate::clock::{self, until_multiple_ns};
 use crate::config::Config;
-use crate::enrol::EnrolError;
 use crate::ring::{Ring, RingError};
 use crate::sampler::{Sampler, Tick};
 use crate::schemas::Table;
@@ -22,7 +21,7 @@ use crate::sealer::Sealer;
 use crate::state::{State, StateError};
 use crate::uplink::Status;
 use hugepage_config::{Region, Want};
-use network::{Errand, Network};
+use network::{Errand, Network, Parts};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -35,6 +34,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use strobe_wire::enrol::EnrolError;
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::link::LinkError;
 use strobe_wire::message::Hello;
@@ -162,13 +162,11 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     let machine = std::fs::read_to_string(config.rootfs.join("etc/machine-id")).ok();
     let state = State::open(&config.dir, machine.as_deref())?;
     let identity = state.identity()?;
-    let token = match (&identity, &config.token) {
-        (Some(_), _) => None,
-        (None, None) => return Err(AgentError::NoToken),
-        (None, Some(text)) => {
-            Some(text.parse::<Token>().map_err(|e| AgentError::Token(e.to_string()))?)
-        }
-    };
+    let token = config.token.as_deref().map(str::parse::<Token>).transpose();
+    let token = token.map_err(|error| AgentError::Token(error.to_string()))?;
+    if identity.is_none() && token.is_none() {
+        return Err(AgentError::NoToken);
+    }
     // Plain pages: a huge one would be resident as a whole from the first row on.
     let region = Region::map(config.ring_slots * FRAME_BYTES_MAX, Want::Plain)
         .map_err(|e| AgentError::Memory { slots: config.ring_slots, why: e.to_string() })?;
@@ -178,13 +176,13 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     let hello = hello(config, &state, &sampler);
     let sealer = Sealer::new(state.host, state.boot, ring.writer);
     // Before the sampler's thread: what fails here must not leave one behind.
-    let mut network = Network::new(broker, state, identity, ring.reader, &stop)?;
-    (network.table, network.status) = (table, status);
+    let parts = Parts { broker, state, identity, token, hello, ring: ring.reader, table, status };
+    let network = Network::new(parts, &stop)?;
     let sampling = spawn("strobe-sample", {
         let (stop, interval_ms) = (stop.clone(), config.interval_ms);
         move || sample(sampler, sealer, interval_ms, &stop)
     })?;
-    Ok(Errand { network, hello, token, sampling, stop })
+    Ok(Errand { network, sampling, stop })
 }
 
 impl Stop {

@@ -81,6 +81,7 @@ pub struct Sampler {
     costs: [Cost; COLLECTORS.len()],
     name: KernelName,
     mounts: Mounts,
+    rebuilt: u64,
 }
 
 /// A file and those who parse it.
@@ -130,6 +131,7 @@ impl Sampler {
             costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
             name: KernelName::new(&trees.procfs),
             mounts: Mounts::new(trees),
+            rebuilt: 0,
         };
         for (path, shape, feeds) in files() {
             let first = sampler.sources.len();
@@ -167,6 +169,13 @@ impl Sampler {
         self.mounts.next_ns = 0;
         self.mounts.ask(now.boottime_ns, &mut self.buffer);
         self.mounts.hazard.wait(now.boottime_ns, timeout);
+    }
+
+    /// How often there was something new: a set of columns, a list of mounts, a hazard thread. Only
+    /// ticks that raise this allocate.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.rebuilt + self.mounts.changes()
     }
 
     /// What the kernel calls itself and the host.
@@ -323,6 +332,7 @@ impl Sampler {
         section.plan = plan;
         section.refused = refused;
         section.changed = false;
+        self.rebuilt += 1;
     }
 
     fn describe(&self, feed: Feed, entry: &Entry) -> Vec<Column> {

@@ -89,7 +89,8 @@ impl State {
             }
             Err(source) => return Err(StateError::File { what: "read", path, source }),
         };
-        let boot = BootId(random()?);
+        let began_ms = u64::try_from(crate::clock::wall_ns() / 1_000_000).unwrap_or(0);
+        let boot = BootId::begun(began_ms, random()?);
         Ok(Self { dir: dir.to_owned(), host, cloned_from, boot, _lock: lock })
     }
 

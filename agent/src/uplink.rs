@@ -14,6 +14,11 @@
 //! first frame that was not released; what `Welcome` says is stored is not sent twice. A schema
 //! goes once a connection, before the first row that uses it.
 //!
+//! When the broker says that the certificate nears its end, a new key is made here and a request
+//! sent; what the broker signs is [`Uplink::renewed`]'s, and [`Uplink::reconnect`] goes on with it.
+//! Nothing is lost or doubled by that: what was not acknowledged is still in the ring, and the
+//! broker says in its `Welcome` what it has.
+//!
 //! Bounds: unacknowledged frames by the ring's slots; chunks waiting for QUIC by `CHUNKS_MAX`;
 //! a full ring refuses the sampler, which counts it.
 
@@ -22,10 +27,14 @@ use crate::schemas::Table;
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
+use strobe_wire::back_off::BackOff;
 use strobe_wire::frame::{self, FrameKind};
 use strobe_wire::ids::SchemaId;
-use strobe_wire::link::{Alpn, ConnId, Dial, Event, Link, LinkError, Received, StreamId};
+use strobe_wire::link::{
+    Alpn, ConnId, Dial, Distrust, Event, Link, LinkError, Received, StreamId, Why,
+};
 use strobe_wire::message::{Hello, Incoming, Message, Reader, encode, frame_prefix};
+use strobe_wire::pki;
 use strobe_wire::schema::Schema;
 
 /// What an uplink is made of.
@@ -49,8 +58,7 @@ pub struct Uplink {
     /// Where a broker sent us; forgotten after a failure.
     redirect: Option<String>,
     redirects: u32,
-    failures: u32,
-    random: u64,
+    back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
     unacknowledged: VecDeque<(u64, Ticket)>,
@@ -59,7 +67,23 @@ pub struct Uplink {
     schemas_sent: HashSet<SchemaId>,
     /// Frames up to this one are stored at the broker.
     stored_seq: u64,
+    /// The private key (PKCS#8) of the request that is with the broker.
+    renewing: Option<Vec<u8>>,
+    renewed: Option<Renewed>,
+    /// The broker does not believe this side's certificate.
+    distrusted: bool,
     status: Status,
+}
+
+/// A new key and what the broker signed for it, not checked yet.
+#[derive(Debug)]
+pub struct Renewed {
+    /// PKCS#8.
+    pub key_der: Vec<u8>,
+    /// The certificate.
+    pub certificate_der: Vec<u8>,
+    /// The authority's.
+    pub ca_der: Vec<u8>,
 }
 
 /// What there is to know of an uplink.
@@ -80,6 +104,8 @@ pub struct Status {
     /// Frames in the ring that could not be sent because nobody knows their schema, or that do
     /// not open; both are bugs, and counted.
     pub unsendable: u64,
+    /// Connections in a row that ended, or were not made, before anything was acknowledged.
+    pub failures: u32,
     /// Why the last connection ended, or was not made.
     pub last_error: String,
 }
@@ -100,21 +126,22 @@ impl Uplink {
     #[must_use]
     pub fn new(config: UplinkConfig, now: Instant) -> Self {
         assert!(!config.brokers.is_empty(), "the configuration was checked for a broker");
-        // xorshift stays at 0 for ever.
-        let random = config.seed | 1;
+        let back_off = BackOff::new(BACK_OFF_MIN, BACK_OFF_MAX, config.seed);
         Self {
             config,
             state: State::Waiting { until: now },
             turn: 0,
             redirect: None,
             redirects: 0,
-            failures: 0,
-            random,
+            back_off,
             reader: Reader::default(),
             unacknowledged: VecDeque::new(),
             chunks: VecDeque::new(),
             schemas_sent: HashSet::new(),
             stored_seq: 0,
+            renewing: None,
+            renewed: None,
+            distrusted: false,
             status: Status::default(),
         }
     }
@@ -178,6 +205,8 @@ impl Uplink {
                 self.greet(now, link, mine);
             }
             (Event::Closed { conn, why }, _) if Some(*conn) == self.conn() => {
+                self.distrusted =
+                    matches!(why, Why::Distrust(Distrust::Expired | Distrust::Foreign));
                 self.forget_connection(ring);
                 self.fail(now, why.to_string());
             }
@@ -193,13 +222,18 @@ impl Uplink {
 
     /// Sends what is in the ring, as far as QUIC takes it.
     pub fn pump(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, table: &Table) {
-        let State::Streaming { conn, stream, .. } = self.state else {
+        let (State::Greeting { conn, stream, .. } | State::Streaming { conn, stream, .. }) =
+            self.state
+        else {
             // Nothing is lost while nobody listens, but the ring wants its held slots back.
             ring.settle();
             return;
         };
         loop {
-            self.fill(now, ring, table);
+            match self.state {
+                State::Streaming { .. } => self.fill(now, ring, table),
+                _ => ring.settle(),
+            }
             if self.chunks.is_empty() {
                 return;
             }
@@ -213,12 +247,33 @@ impl Uplink {
         }
     }
 
+    /// What the broker signed, once.
+    pub fn renewed(&mut self) -> Option<Renewed> {
+        self.renewed.take()
+    }
+
+    /// Whether the last connection failed because the broker does not believe the certificate.
+    #[must_use]
+    pub fn is_distrusted(&self) -> bool {
+        self.distrusted
+    }
+
+    /// Leaves the connection and dials the same broker at once, to show it another certificate.
+    pub fn reconnect(&mut self, now: Instant, link: &mut Link, ring: &mut Ring) {
+        if let Some(conn) = self.conn() {
+            link.close(now, conn, "renewed; connecting anew");
+            self.forget_connection(ring);
+        }
+        self.state = State::Waiting { until: now };
+    }
+
     /// What there is to know.
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = self.status.clone();
         status.streaming = matches!(self.state, State::Streaming { .. });
         status.unacknowledged = self.unacknowledged.len();
+        status.failures = self.back_off.failures();
         status
     }
 
@@ -300,7 +355,7 @@ impl Uplink {
             (Message::Ack { boot, seq }, State::Streaming { conn, stream, .. })
                 if boot == self.config.hello.boot =>
             {
-                self.failures = 0;
+                self.back_off.succeeded();
                 self.state = State::Streaming { conn, stream, progress: now };
                 self.acknowledge(ring, seq);
             }
@@ -310,6 +365,21 @@ impl Uplink {
                 link.close(now, conn, "redirected");
                 self.forget_connection(ring);
                 self.redirected(now, broker);
+            }
+            // A request is with the broker already.
+            (Message::RenewDue, _) if self.renewing.is_some() => {}
+            (Message::RenewDue, _) => match pki::request() {
+                Ok((key_der, csr)) => {
+                    self.renewing = Some(key_der);
+                    self.chunks.push_back(encode(&Message::Renew { csr }));
+                }
+                // It asks again.
+                Err(why) => log::warn!("uplink: the certificate is not renewed: {why}"),
+            },
+            (Message::Enrolled { certificate: certificate_der, ca: ca_der }, _)
+                if let Some(key_der) = self.renewing.take() =>
+            {
+                self.renewed = Some(Renewed { key_der, certificate_der, ca_der });
             }
             (Message::Refused { why }, _) => {
                 let why = format!("refused by the broker: {why}");
@@ -387,6 +457,7 @@ impl Uplink {
 
     fn forget_connection(&mut self, ring: &mut Ring) {
         self.chunks.clear();
+        self.renewing = None;
         self.schemas_sent.clear();
         self.unacknowledged.clear();
         ring.rewind();
@@ -396,21 +467,10 @@ impl Uplink {
         if self.redirect.take().is_none() {
             self.turn = self.turn.wrapping_add(1);
         }
-        let whole = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(16)).min(BACK_OFF_MAX);
-        self.failures = self.failures.saturating_add(1);
-        let half = whole / 2;
-        let jitter = half.mul_f64(self.fraction());
-        self.state = State::Waiting { until: now + half + jitter };
-        log::warn!("uplink: {}: {why}; again in {:?}", self.status.broker, half + jitter);
+        let wait = self.back_off.failed();
+        self.state = State::Waiting { until: now + wait };
+        log::warn!("uplink: {}: {why}; again in {wait:?}", self.status.broker);
         self.status.last_error = why;
-    }
-
-    /// 0.0 to 1.0, from the seed (xorshift64).
-    fn fraction(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        f64::from(u32::try_from(self.random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
     }
 }
 
@@ -432,7 +492,7 @@ mod tests {
     use strobe_wire::link::{LinkConfig, Side};
 
     #[test]
-    fn back_off_grows_to_its_bound_goes_round_the_brokers_and_differs_by_seed() {
+    fn failures_go_round_the_brokers_and_wait_longer_and_longer() {
         #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
         let start = Instant::now();
         let mut link = Link::new(&LinkConfig {
@@ -442,25 +502,21 @@ mod tests {
             whole_datagrams: false,
             wall_s: 0,
             seed: Some([1; 32]),
+            accept: None,
         })
         .unwrap();
         let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];
-        let mut waits = [Vec::new(), Vec::new()];
-        for (waits, seed) in waits.iter_mut().zip([7, 8]) {
-            let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed };
-            let (mut now, mut uplink) = (start, Uplink::new(config, start));
-            for attempt in 0..12 {
-                assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);
-                uplink.dial(now, &mut link, Err("no such name".to_owned()));
-                assert_eq!(uplink.status().last_error, "no such name");
-                assert_eq!(uplink.wants(now), None);
-                let until = uplink.timeout().unwrap();
-                let whole = (BACK_OFF_MIN * (1 << attempt)).min(BACK_OFF_MAX);
-                assert!((whole / 2..=whole).contains(&(until - now)), "attempt {attempt}");
-                waits.push(until - now);
-                now = until;
-            }
+        let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed: 7 };
+        let (mut now, mut uplink) = (start, Uplink::new(config, start));
+        for attempt in 0..12 {
+            assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);
+            uplink.dial(now, &mut link, Err("no such name".to_owned()));
+            assert_eq!(uplink.status().last_error, "no such name");
+            assert_eq!(uplink.wants(now), None);
+            let until = uplink.timeout().unwrap();
+            let whole = (BACK_OFF_MIN * (1 << attempt)).min(BACK_OFF_MAX);
+            assert!((whole / 2..=whole).contains(&(until - now)), "attempt {attempt}");
+            now = until;
         }
-        assert_ne!(waits[0], waits[1], "a fleet does not come back in step");
     }
 }

@@ -34,6 +34,11 @@ struct Broker {
     stored: BTreeMap<u64, String>,
     sections: BTreeMap<SchemaId, String>,
     repeated: u64,
+    /// A connection's certificate is asked about after this many frames.
+    renew_after: Option<u64>,
+    renewed: u64,
+    /// When the certificates of the connections end, in the order of the connections.
+    ends_s: Vec<u64>,
 }
 
 impl Broker {
@@ -58,6 +63,9 @@ impl Broker {
             stored: BTreeMap::new(),
             sections: BTreeMap::new(),
             repeated: 0,
+            renew_after: None,
+            renewed: 0,
+            ends_s: Vec::new(),
         }
     }
 
@@ -86,8 +94,10 @@ impl Broker {
             while self.socket.receive(now, &mut self.link).unwrap() == Progress::More {}
             self.link.on_timeout(now);
             while let Some(event) = self.link.poll() {
-                if let Event::Readable { conn, stream } = event {
-                    self.hear(conn, stream);
+                match event {
+                    Event::Readable { conn, stream } => self.hear(conn, stream),
+                    Event::Connected { expires_s, .. } => self.ends_s.extend(expires_s),
+                    _ => {}
                 }
             }
             self.socket.transmit(now, &mut self.link);
@@ -111,6 +121,10 @@ impl Broker {
             let seq = self.through();
             answers.push(Message::Ack { boot: hello.boot, seq });
         }
+        let due = self.renew_after.filter(|_| !answers.is_empty());
+        if due.is_some_and(|after| (self.renewed + 1) * after < self.through()) {
+            answers.push(Message::RenewDue);
+        }
         for answer in answers {
             let bytes = encode(&answer);
             let length = bytes.len();
@@ -127,6 +141,14 @@ impl Broker {
                 }
                 let subject = Subject { role: role.parse().unwrap(), host: HostId(host) };
                 let certificate = self.ca.sign(&csr, &subject, wall_s(), 3600).unwrap();
+                Some(Message::Enrolled { certificate, ca: self.ca.certificate_der().to_vec() })
+            }
+            Message::Renew { csr } => {
+                self.renewed += 1;
+                let host = HostId(self.hellos.last()?.host);
+                let subject = Subject { role: Role::Agent, host };
+                let life_s = 3600 + self.renewed;
+                let certificate = self.ca.sign(&csr, &subject, wall_s(), life_s).unwrap();
                 Some(Message::Enrolled { certificate, ca: self.ca.certificate_der().to_vec() })
             }
             Message::Hello(_) if self.redirect.is_some() => {
@@ -180,6 +202,7 @@ fn open(identity: &Identity, bind: SocketAddr) -> (Socket, Link, mio::Poll) {
         whole_datagrams: socket.keeps_datagrams_whole(),
         wall_s: wall_s(),
         seed: None,
+        accept: None,
     })
     .unwrap();
     let poll = mio::Poll::new().unwrap();
@@ -272,6 +295,66 @@ fn what_a_dead_broker_did_not_acknowledge_is_sent_again() {
     let stopping = std::thread::spawn(|| agent.stop());
     broker.serve(|_| stopping.is_finished());
     stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn certificates_change_under_load_and_nothing_is_lost_or_doubled() {
+    let dir = fresh_dir("renews");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    broker.renew_after = Some(40);
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
+    broker.serve(|broker| 5 <= broker.renewed && 230 < broker.through());
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    let last = *broker.stored.last_key_value().unwrap().0;
+    assert_eq!((broker.through(), broker.repeated), (last, 0), "no hole, nothing twice");
+    assert!(broker.stored.values().all(|what| what != "loss"), "and nothing was given up");
+    let connections = usize::try_from(broker.renewed).unwrap() + 1;
+    assert_eq!((broker.hellos.len(), broker.ends_s.len()), (connections, connections));
+    assert!(broker.ends_s.is_sorted_by(|a, b| a < b), "each with the newest: {:?}", broker.ends_s);
+    let kept = Identity::load(&dir).unwrap().unwrap();
+    let kept_s = strobe_wire::pki::expires_s(&kept.certificate_der).unwrap();
+    assert!(*broker.ends_s.last().unwrap() <= kept_s, "and the newest is kept");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_certificate_that_is_refused_is_replaced_with_a_token_and_a_bad_token_changes_nothing() {
+    let dir = fresh_dir("anew");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    let stop = |broker: &mut Broker, agent: Agent| {
+        let stopping = std::thread::spawn(|| agent.stop());
+        broker.serve(|_| stopping.is_finished());
+        stopping.join().unwrap().unwrap();
+    };
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
+    broker.serve(|broker| 5 < broker.through());
+    stop(&mut broker, agent);
+    // The host was away for longer than its certificate lived.
+    let kept = Identity::load(&dir).unwrap().unwrap();
+    let subject = kept.subject().unwrap();
+    let expired = broker.ca.issue(&subject, wall_s() - 10_000, 100).unwrap();
+    expired.save(&dir).unwrap();
+    let agent = Agent::start(&config(&dir, broker.addr(), None)).unwrap();
+    broker.serve(|_| !agent.status().last_error.is_empty());
+    let why = agent.status().last_error;
+    assert!(why.contains("has expired") && why.contains("strobe token create"), "{why}");
+    stop(&mut broker, agent);
+    let wrong = Token::create(broker.ca.fingerprint()).unwrap();
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&wrong))).unwrap();
+    broker.serve(|_| 1 < agent.status().failures);
+    assert!(!agent.is_finished(), "it goes on and says why");
+    stop(&mut broker, agent);
+    assert_eq!(Identity::load(&dir).unwrap().unwrap(), expired);
+    broker.stored.clear();
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
+    broker.serve(|broker| 5 < broker.through());
+    assert_eq!(broker.stored[&1], "start", "what waited while it enrolled is there");
+    stop(&mut broker, agent);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

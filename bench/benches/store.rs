@@ -12,12 +12,13 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use strobe_broker::query::{Engine, Limits as QueryLimits};
+use strobe_broker::query::{Deadline, Engine, Limits as QueryLimits};
 use strobe_broker::store::{
     Limits, MatchOp, Matcher, Scratch, Store, StoreConfig, TimeRange, Writer,
 };
-use strobe_perf::rows::{Values, message, schemas};
+use strobe_perf::rows::{Model, Shape, Values, message};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::schema::{Labels, Schema};
 
@@ -92,13 +93,14 @@ fn fleet(hosts: u128) -> Fleet {
     let dir = place("fleet");
     let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(dir.clone()) };
     let (store, mut writer, _) = Store::open(config, T0).expect("a new store");
-    let schema = schemas(SERIES).remove(0);
+    let model = Arc::new(Model::new(Shape::Host, SERIES));
+    let schema = model.schemas[0].clone();
     writer.schema(&schema).expect("a schema");
     let mut values = Vec::new();
     for host in 1..=hosts {
         let name = format!("host-{host:04}");
         writer.host(HostId(host), "node", &name, &Labels::default()).expect("a host");
-        values.push(Values::new(SERIES, u64::try_from(host).unwrap_or(0)));
+        values.push(Values::new(Arc::clone(&model), u64::try_from(host).unwrap_or(0)));
     }
     for step in 0..3_600 {
         let first_half = step < 1_800;
@@ -106,7 +108,7 @@ fn fleet(hosts: u128) -> Fleet {
             if first_half && host != 1 {
                 continue;
             }
-            values.tick();
+            values.tick((T0 + step * 1000) * 1_000_000);
             writer.frame(&frame(host, &schema, values, step)).expect("a frame");
         }
         let now_ms = T0 + step * 1000;
@@ -128,7 +130,7 @@ fn reading(criterion: &mut Criterion<CpuTime>) {
     let fleet = fleet(hosts.unwrap_or(HOSTS));
     let store = &fleet.store;
     let range = TimeRange { start_ms: END - 1_800_000, end_ms: END };
-    let column = [matcher("__name__", "node_load1"), matcher("group", "0")];
+    let column = [matcher("__name__", "node_load1")];
     let one = [&column[..], &[matcher("instance", "host-0001")]].concat();
     let mut group = criterion.benchmark_group("store");
     group.sample_size(20);
@@ -162,17 +164,23 @@ fn reading(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("query");
     group.sample_size(20);
     for (name, text, from) in [
-        ("1 host, 1 h", r#"node_load1{instance="host-0001",group="0"}"#, END - 3_600_000),
-        ("avg of 1000 hosts, 30 min", r#"avg(node_load1{group="0"})"#, END - 1_800_000),
+        ("1 host, 1 h", r#"node_load1{instance="host-0001"}"#, END - 3_600_000),
+        ("avg of 1000 hosts, 30 min", r#"avg(node_load1)"#, END - 1_800_000),
     ] {
         let range = TimeRange { start_ms: from, end_ms: END };
         group.bench_function(name, |bench| {
-            bench.iter(|| engine.range(black_box(text), range, 15_000, &limits).expect("answered"));
+            bench.iter(|| {
+                engine
+                    .range(black_box(text), range, 15_000, &limits, Deadline::never())
+                    .expect("answered")
+            });
         });
     }
     let top = r#"topk(10, sum by (instance) (rate(node_cpu_seconds_total{mode!="idle"}[1m])))"#;
     group.bench_function("top 10 of 1000 hosts by 1 min CPU rate", |bench| {
-        bench.iter(|| engine.instant(black_box(top), END, &limits).expect("answered"));
+        bench.iter(|| {
+            engine.instant(black_box(top), END, &limits, Deadline::never()).expect("answered")
+        });
     });
     group.finish();
 }

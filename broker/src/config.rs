@@ -28,6 +28,8 @@ pub struct Config {
     pub head_bytes_max: usize,
     /// Longest wait for company before a commit.
     pub commit_ms: u64,
+    /// How long a certificate is good.
+    pub certificate_life_s: u64,
 }
 
 /// Which store.
@@ -84,6 +86,20 @@ pub const KEYS: &[Key] = &[
         help: "How long hosts, schemas and marks are kept in Redis after their last block (1h or more).",
     },
     Key {
+        name: "broker.redis_queue",
+        flag: "redis-queue",
+        env: "STROBE_REDIS_QUEUE",
+        default: "2000",
+        help: "Rows, about, of each of the 256 streams of fresh rows in Redis; 0: none.",
+    },
+    Key {
+        name: "broker.redis_queue_retention",
+        flag: "redis-queue-retention",
+        env: "STROBE_REDIS_QUEUE_RETENTION",
+        default: "1h",
+        help: "How long a stream is kept in Redis after its last row (1h or more).",
+    },
+    Key {
         name: "broker.retention",
         flag: "retention",
         env: "STROBE_RETENTION",
@@ -132,6 +148,14 @@ pub const KEYS: &[Key] = &[
         default: "20ms",
         help: "Longest wait of a frame for company before its fdatasync (1ms to 50ms).",
     },
+    Key {
+        name: "broker.certificate_life",
+        flag: "certificate-life",
+        env: "STROBE_CERTIFICATE_LIFE",
+        default: "30d",
+        help: "Life of certificates (2s to 365d). Renewed at two thirds; for as long again after \
+               the end one can only be renewed.",
+    },
 ];
 
 impl Config {
@@ -151,6 +175,8 @@ impl Config {
                     prefix: settings.parse("broker.redis_prefix", prefix)?,
                     raw_ms: age("broker.redis_retention")?,
                     metadata_ms: age("broker.redis_metadata_retention")?,
+                    queue_ms: age("broker.redis_queue_retention")?,
+                    queue_max: settings.parse("broker.redis_queue", count)?,
                 }),
             },
             raw_retention_ms: age("broker.retention")?,
@@ -164,6 +190,11 @@ impl Config {
             commit_ms: settings.parse("broker.commit_interval", |text| {
                 let ms = duration_ms(text)?;
                 if (1..=50).contains(&ms) { Ok(ms) } else { Err("1ms to 50ms is wanted".into()) }
+            })?,
+            certificate_life_s: settings.parse("broker.certificate_life", |text| {
+                let s = duration_ms(text)? / 1000;
+                let fits = (2..=365 * 86_400).contains(&s);
+                fits.then_some(s).ok_or_else(|| "2s to 365d is wanted".to_owned())
             })?,
         })
     }
@@ -200,6 +231,10 @@ fn store(text: &str) -> Result<Option<String>, String> {
         }
         _ => Err("local or redis://HOST:PORT is wanted".to_owned()),
     }
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "a number is wanted".to_owned())
 }
 
 fn prefix(text: &str) -> Result<String, String> {

@@ -1,4 +1,4 @@
-//! Who listens: committed frames handed on to subscribers, each behind a bounded queue.
+//! Who listens: frames that were taken in, handed on to subscribers, each behind a bounded queue.
 //!
 //! A subscriber first gets every known host and schema, then everything new. When its queue is full
 //! the new update is dropped, counted, and said ([`Update::Lagged`]) before the next one it gets.
@@ -19,7 +19,7 @@ pub enum Update {
     Host(HostInfo),
     /// Columns, before the first frame that uses them.
     Schema(Arc<Schema>),
-    /// A stored frame.
+    /// A frame that was taken in; a moment later it is on disk, or it comes again.
     Frame(Bytes),
     /// So many updates were dropped here.
     Lagged(u64),

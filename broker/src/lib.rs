@@ -1,9 +1,12 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
 pub mod api;
+pub mod certificates;
 pub mod config;
 pub mod control;
 mod dir;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod hub;
 pub mod ingest;
 pub mod net;

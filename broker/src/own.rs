@@ -4,12 +4,12 @@
 //! answered by `api`.
 
 use crate::net::NetCounts;
-use crate::registry::Health;
 use crate::store::StoreCounts;
 use crate::store::redis::{MirrorCounts, TROUBLES};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use strobe_wire::health::Health;
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiResponse, HostInfo};
 
@@ -62,8 +62,18 @@ pub(crate) fn metrics(
         out.line("frames_lost_total", &format!("{{reason=\"{reason}\"}}"), *count);
     }
     out.counter("acks_total", "Acknowledgements sent.", net.acks);
-    out.counter("enrolled_total", "Certificates given for a token.", net.enrolled);
-    out.counter("enrolments_refused_total", "Enrolments refused.", net.enrolments_refused);
+    out.counter("enrolled_total", "Certificates given for a token.", net.certificates.enrolled);
+    out.counter(
+        "enrolments_refused_total",
+        "Enrolments refused.",
+        net.certificates.enrolments_refused,
+    );
+    out.counter("certificates_renewed_total", "Certificates renewed.", net.certificates.renewed);
+    out.counter(
+        "certificates_expired_total",
+        "Sessions closed because their certificate ended.",
+        net.certificates.expired,
+    );
     out.counter("handshakes_failed_total", "TLS handshakes that failed.", net.handshakes_failed);
     out.counter("connections_refused_total", "Connections refused.", net.connections_refused);
     out.gauge("sessions", "Agents connected.", count(net.sessions));
@@ -76,6 +86,8 @@ pub(crate) fn metrics(
         net.storing.into(),
     );
     out.counter("samples_total", "Samples made visible.", store.samples);
+    let help = "Samples of remote-write of more than 7 days ago or 10 min ahead.";
+    out.counter("samples_refused_total", help, store.samples_refused);
     out.counter("commits_total", "Group commits (fdatasync).", store.commits);
     out.counter("blocks_sealed_total", "Blocks sealed.", store.blocks_sealed);
     out.counter("segments_expired_total", "Segments removed by age.", store.segments_expired);
@@ -86,7 +98,7 @@ pub(crate) fn metrics(
     if let Some(mirror) = mirror {
         out.redis(mirror);
     }
-    let mut states: BTreeMap<&str, u64> = ["fresh", "late", "lost"].map(|s| (s, 0)).into();
+    let mut states: BTreeMap<&str, u64> = Health::ALL.map(|state| (state.word(), 0)).into();
     for info in hosts {
         *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
     }
@@ -108,6 +120,7 @@ impl Exposition {
     fn redis(&mut self, mirror: &MirrorCounts) {
         self.counter("redis_blocks_written_total", "Blocks that Redis took.", mirror.blocks);
         self.counter("redis_bytes_written_total", "Their bytes.", mirror.bytes);
+        self.counter("redis_rows_written_total", "Rows that its streams took.", mirror.rows);
         self.head("redis_failures_total", "counter", "Passes to Redis that failed, by reason.");
         for (trouble, count) in TROUBLES.iter().zip(mirror.failures) {
             let reason = format!("{{reason=\"{}\"}}", trouble.word());

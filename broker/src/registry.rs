@@ -22,17 +22,6 @@ pub struct Registry {
     shared: Arc<Shared>,
 }
 
-/// How fresh a host's data is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Health {
-    /// Within three intervals (and a second).
-    Fresh,
-    /// Later than that, not yet lost.
-    Late,
-    /// Silent for a minute and for ten intervals.
-    Lost,
-}
-
 /// What the registry could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -244,32 +233,6 @@ impl Registry {
     }
 }
 
-impl Health {
-    /// Of a host at `now_ms`.
-    #[must_use]
-    pub fn of(info: &HostInfo, now_ms: i64) -> Self {
-        let interval_ms = i64::try_from(info.hello.interval_ms).unwrap_or(i64::MAX / 16);
-        let age_ms = now_ms.saturating_sub(info.last_seen_ms);
-        if age_ms <= 3 * interval_ms + 1_000 {
-            Self::Fresh
-        } else if age_ms <= (10 * interval_ms).max(60_000) {
-            Self::Late
-        } else {
-            Self::Lost
-        }
-    }
-
-    /// As it stands in JSON.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Late => "late",
-            Self::Lost => "lost",
-        }
-    }
-}
-
 impl BootRecord {
     /// Of a window.
     #[must_use]
@@ -365,21 +328,5 @@ mod tests {
         let info = registry.host(HostId(7)).unwrap();
         assert_eq!((info.first_seen_ms, info.last_seen_ms, info.connected), (5_000, 9_000, false));
         std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn health_follows_the_interval() {
-        let mut info = HostInfo { last_seen_ms: 0, ..HostInfo::default() };
-        for (interval_ms, age_ms, wanted) in [
-            (1_000, 4_000, Health::Fresh),
-            (1_000, 4_001, Health::Late),
-            (1_000, 60_001, Health::Lost),
-            (60_000, 181_000, Health::Fresh),
-            (60_000, 600_000, Health::Late),
-            (60_000, 600_001, Health::Lost),
-        ] {
-            info.hello.interval_ms = interval_ms;
-            assert_eq!(Health::of(&info, age_ms), wanted, "{interval_ms} {age_ms}");
-        }
     }
 }

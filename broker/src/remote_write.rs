@@ -5,7 +5,9 @@
 
 use crate::store::RemoteSeries;
 use prost::Message;
-use strobe_wire::limits::{LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX};
+use strobe_wire::limits::{
+    LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, TIME_AHEAD_MAX_MS, TIME_BEHIND_MAX_MS,
+};
 use strobe_wire::schema::Labels;
 
 /// Bytes of a request once decompressed.
@@ -53,6 +55,22 @@ pub fn decode(body: &[u8]) -> Result<Vec<RemoteSeries>, RemoteWriteError> {
     series
         .map(|(index, one)| checked(one).map_err(|why| RemoteWriteError::Series { index, why }))
         .collect()
+}
+
+/// Takes out what a frame might not claim either: samples of more than a week ago, which nothing
+/// would keep, and of more than ten minutes ahead. Returns how many those were.
+pub fn keep_in_time(series: &mut Vec<RemoteSeries>, now_ms: i64) -> u64 {
+    let mut refused = 0;
+    series.retain_mut(|one| {
+        let before = one.samples.len();
+        one.samples.retain(|(at_ms, _)| {
+            let ahead_ms = at_ms.saturating_sub(now_ms);
+            (-TIME_BEHIND_MAX_MS..=TIME_AHEAD_MAX_MS).contains(&ahead_ms)
+        });
+        refused += u64::try_from(before - one.samples.len()).unwrap_or(0);
+        !one.samples.is_empty() || before == 0
+    });
+    refused
 }
 
 /// Encodes series as a request's body (for tests and for sending on).
@@ -162,6 +180,21 @@ mod tests {
         let sent = RemoteSeries { samples: vec![(1, stale)], ..series(&[("__name__", "up")]) };
         let got = decode(&encode(&[sent])).unwrap();
         assert_eq!(got[0].samples[0].1.to_bits(), stale.to_bits());
+    }
+
+    /// A sample of 1970 let the housekeeping roll up every hour since, and nothing else.
+    #[test]
+    fn samples_far_off_are_left_out() {
+        const NOW: i64 = 1_700_000_000_000;
+        let times = [0, i64::MIN, NOW - TIME_BEHIND_MAX_MS - 1, NOW, NOW + 600_001, i64::MAX];
+        let one = series(&[("__name__", "up")]);
+        let of = |times: &[i64]| RemoteSeries {
+            samples: times.iter().map(|at| (*at, 1.0)).collect(),
+            ..one.clone()
+        };
+        let mut all = vec![of(&times), of(&[5]), of(&[NOW - TIME_BEHIND_MAX_MS])];
+        assert_eq!(keep_in_time(&mut all, NOW), 6);
+        assert_eq!(all, [of(&[NOW]), of(&[NOW - TIME_BEHIND_MAX_MS])]);
     }
 
     #[test]

@@ -15,7 +15,6 @@
 //! until the network loop has heard of it: otherwise an acknowledgement could skip what failed.
 //! What was appended of it is discarded: it comes again, and must not be stored twice.
 
-use crate::hub::{Hub, Update};
 use crate::registry::{BootRecord, Registry};
 use crate::store::{RemoteSeries, StoreError, Writer};
 use bytes::Bytes;
@@ -56,6 +55,8 @@ pub struct Batch {
 pub struct Windows {
     /// Failures that the network loop had heard of when it made this.
     pub failures: u64,
+    /// As many [`Report::Unkept`] as it had heard of: only then nothing is missing here.
+    pub unkept: u64,
     /// Every boot of every host that changed.
     pub hosts: Vec<(HostId, Vec<BootRecord>)>,
 }
@@ -90,6 +91,15 @@ pub enum Report {
         /// Why.
         why: String,
     },
+    /// Windows that were not kept: they are to come again, as they are then.
+    Unkept {
+        /// So many were not kept so far.
+        unkept: u64,
+        /// Whose.
+        hosts: Vec<HostId>,
+    },
+    /// The store refuses; what is made until `Resumed` may fail too.
+    Stopped,
     /// The store takes frames again.
     Resumed,
 }
@@ -112,12 +122,12 @@ pub struct Unstored {
 pub struct Scribe {
     writer: Writer,
     registry: Registry,
-    hub: Hub,
     /// At most one commit in this time.
     commit_every: Duration,
     committed: Instant,
     tick_at: Instant,
     failures: u64,
+    unkept: u64,
     failing: bool,
     batches: Vec<Batch>,
     waiting: Vec<SyncSender<Result<(), StoreError>>>,
@@ -130,21 +140,15 @@ pub struct Scribe {
 impl Scribe {
     /// Nothing to write yet.
     #[must_use]
-    pub fn new(
-        writer: Writer,
-        registry: Registry,
-        hub: Hub,
-        commit_every: Duration,
-        now: Instant,
-    ) -> Self {
+    pub fn new(writer: Writer, registry: Registry, commit_every: Duration, now: Instant) -> Self {
         Self {
             writer,
             registry,
-            hub,
             commit_every,
             committed: now,
             tick_at: now + TICK_EVERY,
             failures: 0,
+            unkept: 0,
             failing: false,
             batches: Vec::new(),
             waiting: Vec::new(),
@@ -161,8 +165,7 @@ impl Scribe {
                 let stale = batch.failures != self.failures;
                 for item in &batch.items {
                     // Hosts and schemas are not sent again: they are taken all the same.
-                    let is_frame = matches!(item, Item::Frame(_));
-                    if is_frame && (stale || self.failing || self.fault.is_some()) {
+                    if matches!(item, Item::Frame(_)) && (stale || self.fault.is_some()) {
                         continue;
                     }
                     if let Err(error) = self.append(item) {
@@ -234,15 +237,14 @@ impl Scribe {
                 self.answer(None);
                 self.settle(report);
                 for (through, windows) in windows {
-                    if windows.failures == self.failures {
-                        self.keep(through, &windows);
-                    }
+                    self.keep(through, &windows, report);
                 }
             }
             Err(error) => {
                 self.writer.discard();
                 let why = error.to_string();
                 if !std::mem::replace(&mut self.failing, true) {
+                    report(Report::Stopped);
                     log::error!("nothing is acknowledged for now: {why}");
                 }
                 self.failures += u64::from(!self.batches.is_empty());
@@ -250,6 +252,7 @@ impl Scribe {
                 for batch in std::mem::take(&mut self.batches) {
                     report(failed(&batch, self.failures, why.clone()));
                 }
+                windows.iter().for_each(|(_, windows)| self.leave(windows, report));
             }
         }
     }
@@ -267,28 +270,16 @@ impl Scribe {
         }
     }
 
-    /// Reports and publishes committed batches; those made before a failure was heard of failed
-    /// with it.
+    /// Reports committed batches; those made before a failure was heard of failed with it.
     fn settle(&mut self, report: &mut dyn FnMut(Report)) {
-        let heard = self.hub.is_heard();
         let mut stored = None;
         for batch in std::mem::take(&mut self.batches) {
-            if batch.failures != self.failures {
+            if batch.failures == self.failures {
+                stored = Some(batch.turn);
+            } else {
                 let why = "a batch before it could not be stored".to_owned();
                 report(failed(&batch, self.failures, why));
-                continue;
             }
-            stored = Some(batch.turn);
-            let frames = batch.items.iter().filter_map(|item| match item {
-                Item::Frame(bytes) if heard => Some(Update::Frame(bytes.clone())),
-                Item::Schema(schema) => {
-                    self.hub.schema(schema);
-                    None
-                }
-                Item::Host(_) | Item::Frame(_) => None,
-            });
-            let updates: Vec<Update> = frames.collect();
-            self.hub.publish(&updates);
         }
         if let Some(turn) = stored {
             report(Report::Stored { turn });
@@ -304,13 +295,23 @@ impl Scribe {
     }
 
     /// Windows first; then the log that they stand for may be let go of.
-    fn keep(&mut self, through: Option<u64>, windows: &Windows) {
-        match self.registry.save(&windows.hosts) {
-            Ok(()) => self.writer.windows_kept(through),
-            Err(error) => {
-                log::error!("hosts and windows are kept in memory only for now: {error}");
-            }
+    fn keep(&mut self, through: Option<u64>, windows: &Windows, report: &mut dyn FnMut(Report)) {
+        if windows.failures != self.failures {
+            return self.leave(windows, report);
         }
+        if let Err(error) = self.registry.save(&windows.hosts) {
+            log::error!("hosts and windows are kept in memory only for now: {error}");
+            return self.leave(windows, report);
+        }
+        if windows.unkept == self.unkept {
+            self.writer.windows_kept(through);
+        }
+    }
+
+    fn leave(&mut self, windows: &Windows, report: &mut dyn FnMut(Report)) {
+        self.unkept += 1;
+        let hosts = windows.hosts.iter().map(|(host, _)| *host).collect();
+        report(Report::Unkept { unkept: self.unkept, hosts });
     }
 }
 

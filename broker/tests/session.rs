@@ -55,6 +55,7 @@ impl Peer {
             whole_datagrams: socket.keeps_datagrams_whole(),
             wall_s: u64::try_from(wall_ms() / 1000).unwrap(),
             seed: None,
+            accept: None,
         })
         .unwrap();
         let conn = link.connect(now(), broker, dial).unwrap();

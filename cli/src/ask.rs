@@ -1,5 +1,6 @@
-//! Questions to a running broker, by the control socket of its state directory.
+//! Questions to a running broker, by the control socket of its state directory or by HTTP.
 
+use crate::http;
 use crate::output::table;
 use crate::settings::state_dir;
 use serde_json::Value;
@@ -7,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use strobe_broker::control;
-use strobe_wire::message::ApiRequest;
+use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::settings::duration_ms;
 
 /// Which broker.
@@ -16,26 +17,23 @@ pub(crate) struct To {
     /// State directory of the running broker (or `strobe up`).
     #[arg(long, value_name = "PATH", env = "STROBE_DIR")]
     dir: Option<PathBuf>,
+    /// Ask over HTTP instead of --dir, as in http://127.0.0.1:7800.
+    #[arg(long, value_name = "URL", env = "STROBE_URL")]
+    url: Option<String>,
 }
 
 /// The body of a good answer.
 pub(crate) fn get(to: &To, method: &str, path: &str, query: &str) -> Result<String, String> {
-    let dir = state_dir(to.dir.as_deref())?;
     let request = ApiRequest {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
         ..ApiRequest::default()
     };
-    let answer = control::ask(&dir, request, WAIT).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!(
-                "no broker runs on {}; start one with `strobe up`, or name its --dir",
-                dir.display()
-            )
-        }
-        _ => format!("the broker on {} does not answer: {error}", dir.display()),
-    })?;
+    let answer = match &to.url {
+        Some(url) => http::ask(url, &request, WAIT)?,
+        None => by_socket(to, request)?,
+    };
     let body = String::from_utf8_lossy(&answer.body).trim_end().to_owned();
     if answer.status == 200 {
         return Ok(body);
@@ -43,6 +41,19 @@ pub(crate) fn get(to: &To, method: &str, path: &str, query: &str) -> Result<Stri
     let said: Option<Value> = serde_json::from_str(&body).ok();
     let why = said.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str);
     Err(why.map_or_else(|| body.clone(), str::to_owned))
+}
+
+fn by_socket(to: &To, request: ApiRequest) -> Result<ApiResponse, String> {
+    let dir = state_dir(to.dir.as_deref())?;
+    control::ask(&dir, request, WAIT).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!(
+                "no broker runs on {}; start one with `strobe up`, or name its --dir",
+                dir.display()
+            )
+        }
+        _ => format!("the broker on {} does not answer: {error}", dir.display()),
+    })
 }
 
 /// `strobe token create`.

@@ -1,6 +1,7 @@
 //! `strobe`: everything in one process, and the operator's commands.
 
 mod ask;
+mod http;
 mod output;
 mod query;
 mod settings;

@@ -11,10 +11,11 @@ pub(crate) fn print(text: &str) {
     );
 }
 
-/// Standard error, one line.
+/// Standard error. A reason may have lines: a parser points at the place.
 #[expect(clippy::print_stderr, reason = "a program's complaints")]
 pub(crate) fn complain(why: &str) {
-    eprintln!("strobe: {}", clean(why));
+    let lines: Vec<String> = why.trim_end().lines().map(clean).collect();
+    eprintln!("strobe: {}", lines.join("\n"));
 }
 
 /// Columns as wide as their widest cell; cells hold no control characters afterwards.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use strobe_agent::config as agent;
 use strobe_broker::config as broker;
 use strobe_viz::config as viz;
-use strobe_wire::settings::{Key, Settings, Source};
+use strobe_wire::settings::{Key, Settings, Source, nearest};
 
 /// The settings of all parts.
 #[derive(Debug)]
@@ -80,11 +80,14 @@ pub(crate) fn explain(name: Option<&str>, file: Option<&Path>) -> Result<String,
         return Ok(keys.iter().map(about).collect::<Vec<_>>().join("\n\n"));
     };
     keys.iter().find(|key| key.name == name).map(about).ok_or_else(|| {
-        let near = keys.iter().map(|key| key.name).filter(|known| {
-            let tail = name.rsplit('.').next().unwrap_or(name);
-            known.contains(tail) || name.contains(known.rsplit('.').next().unwrap_or(known))
-        });
-        let near: Vec<_> = near.take(3).collect();
+        let tail = name.rsplit('.').next().unwrap_or(name);
+        let same = keys.iter().map(|key| key.name).filter(|key| key.ends_with(&format!(".{tail}")));
+        let near: Vec<_> = same.take(3).collect();
+        let near = if near.is_empty() {
+            nearest(keys.iter().map(|key| key.name), name).into_iter().collect()
+        } else {
+            near
+        };
         let hint =
             if near.is_empty() { String::new() } else { format!("; see {}", near.join(", ")) };
         format!("there is no key {name:?}{hint}")
@@ -127,6 +130,8 @@ mod tests {
         assert!(text.contains("STROBE_RETENTION") && text.contains("\"7d\""), "{text}");
         let why = explain(Some("agent.retention"), None).unwrap_err();
         assert!(why.contains("broker.retention"), "{why}");
+        let why = explain(Some("viz.lisen"), None).unwrap_err();
+        assert!(why.contains("viz.listen"), "{why}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::output;
 use crate::settings::Loaded;
+use clap::builder::BoolishValueParser;
 use nix::sys::signal::{SigSet, Signal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -16,21 +17,22 @@ use strobe_wire::program;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Do not watch this host.
-    #[arg(long, env = "STROBE_NO_AGENT")]
+    #[arg(long, env = "STROBE_NO_AGENT", value_parser = BoolishValueParser::new())]
     no_agent: bool,
     /// Do not serve the dashboard and the HTTP API.
-    #[arg(long, env = "STROBE_NO_VIZ")]
+    #[arg(long, env = "STROBE_NO_VIZ", value_parser = BoolishValueParser::new())]
     no_viz: bool,
     /// Where browsers connect [default: 127.0.0.1:7800].
     #[arg(long, value_name = "ADDR", env = "STROBE_LISTEN")]
     listen: Option<String>,
-    /// Where agents and dashboards connect, UDP [default: 127.0.0.1:7801].
+    /// Where agents and dashboards connect, UDP [default: 127.0.0.1:7801] [env: STROBE_BROKER_LISTEN].
     #[arg(long, value_name = "ADDR")]
     broker_listen: Option<String>,
-    /// Where samples go: local or redis://HOST:PORT.
+    /// Where samples go: local or redis://HOST:PORT [default: local] [env: STROBE_STORE].
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
-    /// State directory [default: /var/lib/strobe for root, else ~/.local/share/strobe].
+    /// State directory [default: /var/lib/strobe for root, else ~/.local/share/strobe]
+    /// [env: STROBE_DIR].
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
     /// TOML file.

@@ -2,6 +2,7 @@
 
 use crate::disk::{self, Output};
 use crate::scan::{HEADER, MAGIC, crc, scan};
+use crate::tail::Position;
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -177,6 +178,12 @@ impl Journal {
         self.active
     }
 
+    /// Behind the last committed record.
+    #[must_use]
+    pub fn synced(&self) -> Position {
+        Position { file: self.active, offset: self.synced }
+    }
+
     /// Bytes of the file that is written, with what is appended.
     #[must_use]
     pub fn active_bytes(&self) -> u64 {
@@ -231,7 +238,7 @@ fn version(dir: &Path) -> Result<(), JournalError> {
     }
 }
 
-fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
+pub(crate) fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(io("list", dir))? {
         let name = entry.map_err(io("list", dir))?.file_name();
@@ -250,11 +257,11 @@ fn create(dir: &Path, number: u64) -> Result<Output, JournalError> {
     Ok(file)
 }
 
-fn file_path(dir: &Path, number: u64) -> PathBuf {
+pub(crate) fn file_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.log"))
 }
 
-fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
+pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
     move |source| match source.kind() {
         ErrorKind::StorageFull => JournalError::Full { path: path.to_owned() },
         _ => JournalError::Io { doing, path: path.to_owned(), source },

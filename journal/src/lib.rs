@@ -19,8 +19,10 @@
 pub mod disk;
 mod file;
 mod scan;
+mod tail;
 
 pub use file::{Damage, Journal, free_bytes};
+pub use tail::{Position, read_between};
 
 use std::path::PathBuf;
 

@@ -2,10 +2,11 @@
 //! seconds, so that what the machine does besides weighs on all alike.
 //!
 //! Each is asked for one sample a second: node_exporter by one scrape, collectd by its interval,
-//! Strobe's agent by its own tick, and sends it to a broker of its own ([`Fleet`]). The last is the
+//! Strobe's agent by its own tick, and sends it to a broker of its own ([`crate::broker`]). The last is the
 //! floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
 //! from /proc; memory is PSS at the end.
 
+use crate::broker::Broker;
 use crate::floor;
 use crate::process;
 use crate::report::{Table, median};
@@ -25,8 +26,8 @@ pub struct Comparison {
     pub strobe: Option<PathBuf>,
     /// More arguments for it (`--broker …`).
     pub strobe_arguments: Vec<String>,
-    /// A broker to send to and the program that makes its tokens; without them nothing is sent.
-    pub fleet: Option<Fleet>,
+    /// The broker it sends to; without it nothing is sent.
+    pub broker: Option<PathBuf>,
     /// node_exporter, if it is there.
     pub node_exporter: Option<PathBuf>,
     /// collectd, if it is there.
@@ -37,23 +38,6 @@ pub struct Comparison {
     pub runs: u32,
     /// Where state and configuration files may go; removed by the caller.
     pub dir: PathBuf,
-}
-
-/// What it takes to have a broker for the agent.
-#[derive(Clone, Debug)]
-pub struct Fleet {
-    /// `strobe-broker`.
-    pub broker: PathBuf,
-    /// `strobe`.
-    pub strobe: PathBuf,
-}
-
-/// A broker that runs on a directory of its own.
-struct Broker {
-    running: Running,
-    strobe: PathBuf,
-    dir: PathBuf,
-    address: String,
 }
 
 /// What one agent cost in one run.
@@ -78,12 +62,12 @@ struct Running {
 /// An agent cannot be started, or it ended while it was measured.
 pub fn compare(comparison: &Comparison) -> io::Result<(Value, Table)> {
     let mut costs: Vec<(&'static str, Vec<Cost>)> = Vec::new();
-    let mut broker = match &comparison.fleet {
-        Some(fleet) => Some(Broker::start(fleet, &comparison.dir)?),
+    let broker = match &comparison.broker {
+        Some(program) => Some(Broker::start(program, &comparison.dir).map_err(io::Error::other)?),
         None => None,
     };
     for turn in 0..comparison.runs {
-        for (name, cost) in once(comparison, broker.as_mut(), turn)? {
+        for (name, cost) in once(comparison, broker.as_ref(), turn)? {
             match costs.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, costs)) => costs.push(cost),
                 None => costs.push((name, vec![cost])),
@@ -95,7 +79,7 @@ pub fn compare(comparison: &Comparison) -> io::Result<(Value, Table)> {
 
 fn once(
     comparison: &Comparison,
-    broker: Option<&mut Broker>,
+    broker: Option<&Broker>,
     turn: u32,
 ) -> io::Result<Vec<(&'static str, Cost)>> {
     let dir = comparison.dir.join(format!("run-{turn}"));
@@ -107,8 +91,8 @@ fn once(
         match broker {
             // A token is good for one enrolment, and each run is a fresh agent.
             Some(broker) => {
-                let token = broker.token()?;
-                command.args(["--broker", &broker.address, "--token", &token]);
+                let token = broker.token().map_err(io::Error::other)?;
+                command.args(["--broker", &broker.address.to_string(), "--token", &token]);
             }
             None => {
                 command.args(["--listen", &format!("127.0.0.1:{}", free_port()?)]);
@@ -249,51 +233,11 @@ fn collectd_file(dir: &Path) -> io::Result<PathBuf> {
     Ok(file)
 }
 
-impl Broker {
-    fn start(fleet: &Fleet, dir: &Path) -> io::Result<Self> {
-        let dir = dir.join("broker");
-        fs::create_dir_all(&dir)?;
-        let log = dir.with_extension("log");
-        let mut command = Command::new(&fleet.broker);
-        command.arg("--dir").arg(&dir).args(["--broker-listen", "127.0.0.1:0"]);
-        let said = fs::File::create(&log)?;
-        command.stdout(said.try_clone()?).stderr(said);
-        let running = start("strobe-broker", command, None)?;
-        for _ in 0..100 {
-            run::sleep_until(run::now() + Duration::from_millis(50));
-            let said = fs::read_to_string(&log)?;
-            let address = said.split_once("QUIC on ").and_then(|(_, rest)| rest.split_once(','));
-            if let Some((address, _)) = address {
-                let (strobe, address) = (fleet.strobe.clone(), address.to_owned());
-                return Ok(Self { running, strobe, dir, address });
-            }
-        }
-        Err(io::Error::other(format!("the broker does not start: {}", fs::read_to_string(&log)?)))
-    }
-
-    fn token(&mut self) -> io::Result<String> {
-        if self.running.child.try_wait()?.is_some() {
-            return Err(io::Error::other("the broker ended by itself"));
-        }
-        let mut command = Command::new(&self.strobe);
-        let made = command.args(["token", "create", "--dir"]).arg(&self.dir).output()?;
-        let token = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        if token.is_empty() {
-            return Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
-        }
-        Ok(token)
-    }
-}
-
-/// Nobody listens to what it says.
 fn spawn(name: &'static str, mut command: Command, scrape: Option<u16>) -> io::Result<Running> {
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    start(name, command, scrape)
-}
-
-fn start(name: &'static str, mut command: Command, scrape: Option<u16>) -> io::Result<Running> {
     let child = command
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .map_err(|why| io::Error::new(why.kind(), format!("starting {name}: {why}")))?;
     Ok(Running { name, child, scrape })
@@ -324,7 +268,7 @@ mod tests {
         let comparison = Comparison {
             strobe: None,
             strobe_arguments: Vec::new(),
-            fleet: None,
+            broker: None,
             node_exporter: None,
             collectd: None,
             ticks: 1,

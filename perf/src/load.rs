@@ -90,6 +90,7 @@ struct Unacked {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
+    Idle,
     Waiting(Instant),
     Dialling,
     Greeting(ConnId, StreamId),
@@ -126,16 +127,16 @@ impl Default for Tally {
 }
 
 impl Agent {
-    /// An agent that dials at `dial_at`; it makes no rows before [`Self::start`].
+    /// An agent that waits for [`Self::dial`]; it makes no rows before [`Self::start`].
     #[must_use]
-    pub fn new(plan: Arc<Plan>, host: HostId, boot: BootId, dial_at: Instant) -> Self {
+    pub fn new(plan: Arc<Plan>, host: HostId, boot: BootId) -> Self {
         let [_, _, _, _, _, _, _, _, seed @ ..] = host.0.to_le_bytes();
         let values = Values::new(Arc::clone(&plan.model), u64::from_le_bytes(seed));
         Self {
             plan,
             host,
             boot,
-            state: State::Waiting(dial_at),
+            state: State::Idle,
             reader: Reader::default(),
             out: VecDeque::new(),
             unacked: VecDeque::new(),
@@ -144,6 +145,11 @@ impl Agent {
             due: None,
             welcomed: false,
         }
+    }
+
+    /// Dials now.
+    pub fn dial(&mut self, now: Instant) {
+        self.state = State::Waiting(now);
     }
 
     /// Makes rows from `first` on.
@@ -189,6 +195,10 @@ impl Agent {
             && due <= now
         {
             self.due = Some(due + self.plan.interval);
+            // One that is late by whole intervals has that many ticks to make, each of its own time.
+            let behind = (now - due).as_nanos() / self.plan.interval.as_nanos().max(1);
+            let behind_ns = behind * self.plan.interval.as_nanos();
+            let wall_ns = wall_ns.saturating_sub(i64::try_from(behind_ns).unwrap_or(0));
             self.tick(now, wall_ns, tally);
             tally.late_us.saturating_record(micros(now, due));
         }

@@ -63,6 +63,7 @@ fn start(authority: &Authority, manner: Manner) -> Started {
         whole_datagrams: socket.keeps_datagrams_whole(),
         wall_s: now_s(),
         seed: None,
+        accept: None,
     })
     .unwrap();
     let stop = Arc::new(AtomicBool::new(false));

@@ -30,10 +30,20 @@ impl Process {
     /// If the program has not been built: `make test` builds it first.
     #[must_use]
     pub fn start(program: &str, args: &[&str]) -> Self {
+        Self::start_with(program, &[], args)
+    }
+
+    /// The same, with these variables.
+    ///
+    /// # Panics
+    /// If the program has not been built.
+    #[must_use]
+    pub fn start_with(program: &str, env: &[(&str, &str)], args: &[&str]) -> Self {
         let path = binary(program);
         let mut child = Command::new(&path)
             .args(args)
             .env_remove("STROBE_DIR")
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -126,11 +136,23 @@ impl Drop for Folder {
 /// If it has not been built.
 #[must_use]
 pub fn run(program: &str, args: &[&str]) -> (bool, String, String) {
+    let (code, out, error) = run_with(program, &[], args);
+    (code == 0, out, error)
+}
+
+/// Runs `program` of this build to its end with these variables: (exit code, stdout, stderr).
+///
+/// # Panics
+/// If it has not been built, or a signal ended it.
+#[must_use]
+pub fn run_with(program: &str, env: &[(&str, &str)], args: &[&str]) -> (i32, String, String) {
     let path = binary(program);
-    let out = Command::new(&path).args(args).env_remove("STROBE_DIR").output();
-    let out = out.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut command = Command::new(&path);
+    command.args(args).env_remove("STROBE_DIR").envs(env.iter().copied());
+    let out = command.output().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (out.status.success(), text(&out.stdout), text(&out.stderr))
+    let code = out.status.code().expect("it ends by itself");
+    (code, text(&out.stdout), text(&out.stderr))
 }
 
 /// `127.0.0.1:port` with a port that is free for TCP and UDP at this moment.

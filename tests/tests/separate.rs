@@ -1,6 +1,6 @@
 //! Broker, agent and dashboard as three processes that know of each other only by address and token.
 
-use strobe_tests::{Folder, Process, free_address, http_get, query, run, wait};
+use strobe_tests::{Folder, Process, free_address, http_get, pause, query, run, wait};
 
 struct Fleet {
     dir: Folder,
@@ -110,6 +110,11 @@ fn what_cannot_work_is_said_and_ends() {
     assert!(said.contains("the token was used before"), "{said}");
     let said = fleet.refused(&fleet.token(), "busy", &["--listen", taken]);
     assert!(said.contains(taken) && said.contains("--listen"), "{said}");
+    let (_, brief, _) =
+        run("strobe", &["token", "create", "--lifetime", "1s", "--dir", &fleet.folder("broker")]);
+    pause(1_100);
+    let said = fleet.refused(brief.trim(), "expired", &any);
+    assert!(said.contains("the token has expired"), "{said}");
     let said = fleet.refused("strobe1.short", "malformed", &any);
     assert!(said.contains("--token") && said.contains("strobe token"), "{said}");
     let said = fleet.refused(&token, "open", &["--listen", "0.0.0.0:0"]);

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use tungstenite::Utf8Bytes;
 
 use crate::front::{Front, FrontLimits};
+use crate::out::Out;
 use crate::transport::Transport;
 use crate::web_socket::{Socket, State};
 
@@ -13,9 +14,7 @@ pub(crate) struct Client {
     pub(crate) transport: Transport,
     pub(crate) front: Front,
     pub(crate) phase: Phase,
-    /// Bytes to send, from `sent` on.
-    pub(crate) out: Vec<u8>,
-    sent: usize,
+    pub(crate) out: Out,
     /// Bytes read that the front did not take yet.
     pending: Vec<u8>,
     /// Texts of the WebSocket not handled yet.
@@ -62,8 +61,7 @@ impl Client {
             transport,
             front: Front::new(now_ms, limits),
             phase: Phase::Http,
-            out: Vec::new(),
-            sent: 0,
+            out: Out::default(),
             pending: Vec::new(),
             texts: Vec::new(),
             answer_due_ms: None,
@@ -80,7 +78,7 @@ impl Client {
     }
 
     pub(crate) fn unsent(&self) -> usize {
-        self.out.len() - self.sent
+        self.out.unsent()
     }
 
     /// No more is wanted of it: send what is there, then close.
@@ -103,10 +101,10 @@ impl Client {
     /// Sends what the socket takes; whether anything moved.
     pub(crate) fn flush(&mut self, now_ms: u64) -> io::Result<bool> {
         let mut moved = false;
-        while self.sent < self.out.len() {
-            match self.transport.write(&self.out[self.sent..]) {
+        while 0 < self.out.unsent() {
+            match self.transport.write(self.out.next()) {
                 Ok(sent) => {
-                    self.sent += sent;
+                    self.out.advance(sent);
                     moved = true;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -118,9 +116,6 @@ impl Client {
             self.moved_ms = now_ms;
         }
         if self.unsent() == 0 {
-            self.out.clear();
-            self.out.shrink_to(KEPT_BYTES);
-            self.sent = 0;
             if let End::Finishing { until_ms } = self.end
                 && self.transport.is_flushed()?
             {
@@ -130,9 +125,6 @@ impl Client {
             } else {
                 self.transport.is_flushed()?;
             }
-        } else if KEPT_BYTES < self.sent {
-            self.out.drain(..self.sent);
-            self.sent = 0;
         }
         Ok(moved)
     }
@@ -174,7 +166,7 @@ impl Client {
                 }
                 Phase::WebSocket(socket) => {
                     let state = socket.push(bytes, &mut self.texts);
-                    socket.take(&mut self.out);
+                    socket.take(self.out.tail());
                     if state == State::Closing {
                         self.finish(now_ms);
                     }
@@ -220,7 +212,5 @@ impl Client {
 
 const STALL_MS: u64 = 30_000;
 const LINGER_MS: u64 = 2_000;
-/// Memory a quiet connection keeps for its output.
-const KEPT_BYTES: usize = 16 << 10;
 /// Unsent bytes over which a WebSocket's client is not read from.
 const PAUSE_BYTES: usize = 1 << 20;

@@ -1,7 +1,8 @@
 //! A WebSocket over in-memory buffers: the loop moves the bytes, tungstenite speaks the protocol.
 
 use std::io::{self, ErrorKind, Read, Write};
-use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
 
 use crate::live::REQUEST_BYTES_MAX;
@@ -48,12 +49,19 @@ impl Socket {
         while self.state == State::Open {
             match self.inner.read() {
                 Ok(Message::Text(text)) => texts.push(text),
-                Ok(Message::Binary(_)) => self.close(),
+                Ok(Message::Binary(_)) => {
+                    self.close_for(CloseCode::Unsupported, "texts are spoken here");
+                }
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => {
                     log::debug!("a WebSocket ended: {error}");
-                    self.close();
+                    let code = match error {
+                        Error::Capacity(_) => CloseCode::Size,
+                        Error::Utf8(_) => CloseCode::Invalid,
+                        _ => CloseCode::Protocol,
+                    };
+                    self.close_for(code, &error.to_string());
                 }
             }
         }
@@ -61,9 +69,10 @@ impl Socket {
         self.state
     }
 
-    /// Sends a text.
-    pub fn text(&mut self, text: Utf8Bytes) {
-        self.send(Message::Text(text));
+    /// Whether a text may be sent: [`text_frame`]'s bytes, behind what [`Self::take`] gave.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
     }
 
     /// Asks whether the client is still there.
@@ -73,8 +82,14 @@ impl Socket {
 
     /// Says goodbye.
     pub fn close(&mut self) {
+        self.close_for(CloseCode::Away, "nothing was heard");
+    }
+
+    fn close_for(&mut self, code: CloseCode, why: &str) {
         self.state = State::Closing;
-        if let Err(error) = self.inner.close(None) {
+        // A control frame holds 125 bytes, two of them the code (RFC 6455, 5.5).
+        let why = why.chars().take(60).filter(char::is_ascii).collect::<String>().into();
+        if let Err(error) = self.inner.close(Some(CloseFrame { code, reason: why })) {
             log::trace!("closing a WebSocket: {error}");
         }
         self.flush();
@@ -96,6 +111,27 @@ impl Socket {
             self.state = State::Closing;
         }
     }
+}
+
+/// A server's text as it goes over the wire: one for all who get it, for it is not masked
+/// (RFC 6455, 5.1).
+#[must_use]
+pub fn text_frame(text: &str) -> Bytes {
+    let mut frame = Vec::with_capacity(text.len() + 10);
+    frame.push(0x81); // The last fragment (and the first) of a text.
+    match (u16::try_from(text.len()), u64::try_from(text.len())) {
+        (Ok(length @ 0..126), _) => frame.push(length.to_le_bytes()[0]),
+        (Ok(length), _) => {
+            frame.push(126);
+            frame.extend_from_slice(&length.to_be_bytes());
+        }
+        (Err(_), length) => {
+            frame.push(127);
+            frame.extend_from_slice(&length.unwrap_or(u64::MAX).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(text.as_bytes());
+    frame.into()
 }
 
 impl Read for Pipe {
@@ -147,19 +183,35 @@ mod tests {
     fn good_frames_are_read_and_bad_ones_end_it() {
         assert_eq!(fate(&masked(1, b"hello")), (State::Open, 1, vec![]));
         assert_eq!(fate(&masked(9, b"p")), (State::Open, 0, vec![0x8a, 1, b'p']));
-        let bad: &[&[u8]] = &[
-            &masked(2, b"binary"),
-            &masked(3, b"reserved opcode"),
-            &masked(8, b""),
-            &masked(1, b"\xff\xfe"),
-            b"\x81\x05hello",                                    // not masked
-            b"\xf1\x80\0\0\0\0",                                 // reserved bits
-            b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", // 2^64 - 1 bytes
-            b"\x81\xff\0\0\0\0\x10\0\0\0\0\0\0\0",               // 256 MiB
+        // With the code of the goodbye (RFC 6455, 7.4.1).
+        let bad: &[(&[u8], u16)] = &[
+            (&masked(2, b"binary"), 1003),
+            (&masked(3, b"reserved opcode"), 1002),
+            (&masked(1, b"\xff\xfe"), 1007),
+            (b"\x81\x05hello", 1002),    // not masked
+            (b"\xf1\x80\0\0\0\0", 1002), // reserved bits
+            (b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", 1009), // 2^64 - 1 bytes
+            (b"\x81\xff\0\0\0\0\x10\0\0\0\0\0\0\0", 1009), // 256 MiB
         ];
-        for bytes in bad {
-            let (state, texts, _) = fate(bytes);
+        for (bytes, code) in bad {
+            let (state, texts, out) = fate(bytes);
             assert_eq!((state, texts), (State::Closing, 0), "{bytes:?}");
+            assert_eq!((out[0], &out[2..4]), (0x88, &code.to_be_bytes()[..]), "{bytes:?}");
+        }
+        assert_eq!(fate(&masked(8, b"")), (State::Closing, 0, vec![0x88, 0]));
+    }
+
+    /// tungstenite's client reads what we frame ourselves, at each form of the length.
+    #[test]
+    fn our_frames_are_read_by_the_other_side() {
+        for length in [0, 1, 125, 126, 65_535, 65_536, 200_000] {
+            let text = "x".repeat(length);
+            let mut pipe = Pipe::default();
+            pipe.inbox.extend_from_slice(&text_frame(&text));
+            pipe.inbox.extend_from_slice(&text_frame("next"));
+            let mut client = WebSocket::from_raw_socket(pipe, Role::Client, None);
+            assert_eq!(client.read().unwrap(), Message::text(text), "{length}");
+            assert_eq!(client.read().unwrap(), Message::text("next"), "{length}");
         }
     }
 
@@ -169,7 +221,7 @@ mod tests {
             let mut socket = Socket::new(Vec::new());
             for part in &parts {
                 socket.push(part, &mut Vec::new());
-                socket.text("x".into());
+                socket.ping();
             }
             prop_assert!(socket.inner.get_ref().inbox.len() <= 80 * 9);
         }

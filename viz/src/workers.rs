@@ -229,16 +229,13 @@ fn own_folder(dir: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let fits = dir.as_os_str().len() + 40 < 108 && fs::create_dir_all(dir).is_ok();
     let base = if fits { dir.to_path_buf() } else { std::env::temp_dir() };
+    remove_left_behind(&base);
     let mut builder = fs::DirBuilder::new();
     builder.mode(0o700);
     for _ in 0..100 {
         // Relaxed: only uniqueness within this process counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = base.join(format!("viz-{}-{number}", process::id()));
-        // What a killed process of the same id left behind.
-        if fs::remove_file(folder.join(SOCKET)).is_ok() {
-            fs::remove_dir(&folder)?;
-        }
         match builder.create(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -251,6 +248,49 @@ fn own_folder(dir: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other(format!("no free name for a directory in {}", base.display())))
 }
 
+/// Removes the folders of processes that were killed: those in whose socket nobody listens.
+fn remove_left_behind(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for folder in entries.flatten().map(|entry| entry.path()) {
+        let ours = folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+            name.strip_prefix("viz-")
+                .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
+        });
+        let socket = folder.join(SOCKET);
+        let dead = || match UnixStream::connect(&socket) {
+            Ok(_) => false,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        };
+        if ours && dead() && fs::remove_file(&socket).is_ok() {
+            // Whatever else lies in it is not ours to remove.
+            let _ = fs::remove_dir(&folder);
+        }
+    }
+}
+
 const SOCKET: &str = "http.sock";
 /// A worker that answers nothing for so long at start never will.
 const PROOF: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn what_killed_processes_left_behind_is_removed_and_nothing_else() {
+        let base = std::env::temp_dir().join(format!("viz-left-{}", process::id()));
+        let make = |name: &str| {
+            fs::create_dir_all(base.join(name)).unwrap();
+            UnixListener::bind(base.join(name).join(SOCKET)).unwrap()
+        };
+        drop(make("viz-1-0"));
+        drop(make("viz-notes"));
+        let _running = make("viz-2-0");
+        remove_left_behind(&base);
+        let there = |name: &str| base.join(name).exists();
+        let left = (there("viz-1-0"), there("viz-notes"), there("viz-2-0"));
+        fs::remove_dir_all(&base).unwrap();
+        assert_eq!(left, (false, true, true));
+    }
+}

@@ -11,6 +11,8 @@ use strobe_broker::Broker;
 use strobe_viz::backend::Backend;
 use strobe_viz::link_run::{BrokerLink, LinkSettings};
 use strobe_viz::{Config, Viz};
+use strobe_wire::message::ApiRequest;
+use strobe_wire::pki::Identity;
 use strobe_wire::settings::Settings;
 
 struct Folder(PathBuf);
@@ -32,9 +34,10 @@ impl Drop for Folder {
     }
 }
 
-fn broker(folder: &Folder) -> Broker {
+fn broker(folder: &Folder, more: &[&str]) -> Broker {
     let dir = folder.join("broker").display().to_string();
-    let args = ["--dir", &dir, "--broker-listen", "127.0.0.1:0"].map(str::to_owned);
+    let args = [&["--dir", &dir, "--broker-listen", "127.0.0.1:0"], more].concat();
+    let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
     let settings = Settings::load(strobe_broker::config::KEYS, None, &|_| None, &args).unwrap();
     Broker::start(strobe_broker::Config::of(&settings, None, false).unwrap()).unwrap()
 }
@@ -56,7 +59,7 @@ fn get(addr: SocketAddr, path: &str) -> String {
 #[test]
 fn a_broker_in_the_same_process_answers() {
     let folder = Folder::new("local");
-    let broker = broker(&folder);
+    let broker = broker(&folder, &[]);
     let viz = viz(&folder, Backend::Local(broker.clone()));
     let hosts = get(viz.addr(), "/api/strobe/v1/hosts");
     assert!(hosts.starts_with("HTTP/1.1 200 OK\r\n") && hosts.ends_with("[]"), "{hosts}");
@@ -68,7 +71,7 @@ fn a_broker_in_the_same_process_answers() {
 #[test]
 fn a_dashboard_enrols_asks_over_quic_and_says_when_the_broker_is_gone() {
     let folder = Folder::new("remote");
-    let broker = broker(&folder);
+    let broker = broker(&folder, &[]);
     let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
     let dir = folder.join("link");
     std::fs::create_dir_all(&dir).unwrap();
@@ -88,4 +91,54 @@ fn a_dashboard_enrols_asks_over_quic_and_says_when_the_broker_is_gone() {
     drop(link);
     // The identity is kept: no token is needed again.
     drop(BrokerLink::start(LinkSettings { token: None, ..settings }).unwrap());
+}
+
+/// What `/metrics` of the broker says.
+fn metric(broker: &Broker, name: &str) -> u64 {
+    let request = ApiRequest { path: "/metrics".to_owned(), ..ApiRequest::default() };
+    let text = String::from_utf8(broker.api(request).body).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
+}
+
+#[test]
+fn certificates_of_both_sides_change_every_second_and_no_call_is_lost() {
+    let folder = Folder::new("renew");
+    let broker = broker(&folder, &["--certificate-life", "3s"]);
+    let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let dir = folder.join("link");
+    std::fs::create_dir_all(&dir).unwrap();
+    let address = broker.quic_addr().to_string();
+    let settings = LinkSettings { broker: address, token: Some(token), dir: dir.clone() };
+    let (link, remote) = BrokerLink::start(settings).unwrap();
+    wait("it enrols and connects", &|| remote.is_connected());
+    let first = Identity::load(&dir).unwrap().unwrap();
+    let ask = || ApiRequest { path: "/api/strobe/v1/hosts".to_owned(), ..ApiRequest::default() };
+    let mut calls = 0;
+    while metric(&broker, "strobe_broker_certificates_renewed_total") < 4 {
+        calls += 1;
+        assert!(calls < 10_000, "renewals go on");
+        let answer = remote.api(ask());
+        assert_eq!(answer.status, 200, "call {calls}: {}", String::from_utf8_lossy(&answer.body));
+        pause(5);
+    }
+    assert_eq!(metric(&broker, "strobe_broker_certificates_expired_total"), 0);
+    wait("the connection before is left", &|| metric(&broker, "strobe_broker_subscribers") == 1);
+    assert_ne!(Identity::load(&dir).unwrap().unwrap(), first, "the newest is kept");
+    drop(link);
+    broker.stop();
+}
+
+fn wait(what: &str, ready: &dyn Fn() -> bool) {
+    let mut patience = 4_000;
+    while !ready() {
+        patience -= 1;
+        assert!(0 < patience, "not in 20 s: {what}");
+        pause(5);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "certificates end on the real clock")]
+fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
 }

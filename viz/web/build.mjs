@@ -10,6 +10,15 @@ const FIRST_LOAD_BYTES_MAX = 80 * 1024;
 const here = dirname(fileURLToPath(import.meta.url));
 const dist = join(here, "dist");
 
+/** CSS has no way to name a set of declarations: `@dark;` stands for those of dark.css. */
+const dark = {
+  name: "dark",
+  setup: ({ onLoad }) => onLoad({ filter: /\/style\.css$/ }, ({ path }) => {
+    const [style, set] = [path, join(here, "dark.css")].map((file) => readFileSync(file, "utf8"));
+    return { contents: style.replaceAll("@dark;", set), loader: "css", watchFiles: [path, join(here, "dark.css")] };
+  }),
+};
+
 const options = {
   entryPoints: { app: join(here, "src/app.ts"), style: join(here, "style.css") },
   outdir: dist,
@@ -19,6 +28,7 @@ const options = {
   target: ["es2022", "chrome109", "firefox115", "safari16"],
   legalComments: "none",
   logLevel: "warning",
+  plugins: [dark],
 };
 
 rmSync(dist, { recursive: true, force: true });

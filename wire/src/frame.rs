@@ -18,10 +18,13 @@
 //!
 //! All integers are little-endian. [`open`] checks length, CRC, kind and the payload's structure
 //! (bytecheck): nothing behind it checks again. The CRC is not optional: 92 % of randomly
-//! corrupted rows pass bytecheck (measured, DESIGN §2).
+//! corrupted rows pass bytecheck (measured, DESIGN §2). It is most of what opening costs: of 90 ns
+//! for 200 columns 80 were the CRC instruction's (8 bytes in 3 cycles, three at a time); by carry-less
+//! multiplication it is 47 ns in all, and sealing 77 instead of 113.
 
 use crate::ids::{BootId, HostId, SchemaId, Seq};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, SECTION_COLUMNS_MAX};
+use crc_fast::{CrcAlgorithm, Digest};
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
 use rkyv::ser::writer::Buffer;
@@ -369,7 +372,10 @@ fn part<const N: usize>(head: &[u8; FRAME_HEADER_BYTES], from: usize) -> [u8; N]
 
 fn crc(bytes: &[u8]) -> u32 {
     let (front, rest) = bytes.split_at(12);
-    crc32c::crc32c_append(crc32c::crc32c(front), rest.get(4..).unwrap_or(&[]))
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(front);
+    digest.update(rest.get(4..).unwrap_or(&[]));
+    u32::try_from(digest.finalize()).expect("a CRC of 32 bits")
 }
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SFR1");
@@ -407,6 +413,20 @@ mod tests {
         assert_eq!(row.values().collect::<Vec<_>>(), [Some(1), None, Some(u64::MAX)]);
         assert_eq!(row.scores(), [0, 9, 255]);
         assert_eq!((row.value(0), row.value(1), row.value(3)), (Some(1), None, None));
+    }
+
+    #[test]
+    fn the_checksum_is_crc32c() {
+        // RFC 3720, B.4, bit by bit: what is on disk was checked so whatever computes it today.
+        let bytes = row_frame();
+        let mut sum = u32::MAX;
+        for byte in bytes[..12].iter().chain(&bytes[16..]) {
+            sum ^= u32::from(*byte);
+            for _ in 0..8 {
+                sum = if sum & 1 == 1 { sum >> 1 ^ 0x82f6_3b78 } else { sum >> 1 };
+            }
+        }
+        assert_eq!(bytes[12..16], (!sum).to_le_bytes());
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct HostId(pub u128);
 
-/// One life of an agent process: random at every start. (boot, seq) names a frame of a host.
+/// One life of an agent process: when it began, and random. (boot, seq) names a frame of a host; of
+/// two lives the later one is greater, as far as the host's wall clock can be believed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BootId(pub u128);
 
@@ -22,6 +23,14 @@ pub struct SchemaId(pub u64);
 /// Wall-clock milliseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Millis(pub i64);
+
+impl BootId {
+    /// A life that began at `wall_ms` since 1970: 48 bits of that, then 80 of `random`.
+    #[must_use]
+    pub fn begun(wall_ms: u64, random: u128) -> Self {
+        Self(u128::from(wall_ms) << 80 | random >> 48)
+    }
+}
 
 impl Seq {
     /// The one after this.

@@ -3,7 +3,10 @@
 //!
 //! No clock (time is an argument), no unsafe, and a socket only in [`link`].
 
+pub mod back_off;
+pub mod enrol;
 pub mod frame;
+pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod link;

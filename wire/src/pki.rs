@@ -13,22 +13,23 @@
 //! the end of their life is enforced. Files are PEM, mode 0600, replaced atomically: a crash
 //! leaves the old or the new one, never a key of one with the certificate of another.
 
-use crate::ids::HostId;
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+mod file;
+mod subject;
+mod token;
+
+pub use file::write_private;
+pub use subject::{Role, Subject};
+pub use token::Token;
+
+use file::{pem, read_pem};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 /// The fleet's certificate authority.
@@ -36,26 +37,6 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     key_der: Vec<u8>,
     certificate_der: Vec<u8>,
-}
-
-/// What a certificate says of its holder.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Subject {
-    /// What it may do.
-    pub role: Role,
-    /// Which one it is.
-    pub host: HostId,
-}
-
-/// What the holder of a certificate may do.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Role {
-    /// Send the frames of its own host.
-    Agent,
-    /// Ask and subscribe.
-    Viz,
-    /// Serve, and speak with other brokers.
-    Broker,
 }
 
 /// A private key with the certificate for it and the CA that signed it.
@@ -67,15 +48,6 @@ pub struct Identity {
     pub certificate_der: Vec<u8>,
     /// The CA's.
     pub ca_der: Vec<u8>,
-}
-
-/// What an operator hands to a new host: which CA to believe, and the proof that it may enrol.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token {
-    /// SHA-256 of the CA's certificate.
-    pub fingerprint: [u8; 32],
-    /// Known to the broker; short-lived.
-    pub secret: [u8; 32],
 }
 
 /// What went wrong with keys and certificates.
@@ -112,6 +84,9 @@ pub enum PkiError {
         "not an enrolment token: `strobe1.` and 86 characters are wanted, as printed by `strobe token`"
     )]
     Token,
+    /// A renewal that changes more than key and dates.
+    #[error("the renewed certificate is another subject's or another authority's: not used")]
+    Renewal,
     /// A certificate without a Strobe name.
     #[error("the certificate names no Strobe subject (<32 hex digits>.<agent|viz|broker>.strobe)")]
     Subject,
@@ -210,6 +185,18 @@ impl Authority {
         Ok(Identity { key_der, certificate_der, ca_der: self.certificate_der.clone() })
     }
 
+    /// Signs what no request may ask for.
+    #[cfg(test)]
+    pub(crate) fn sign_as_is(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+        params.signed_by(key, &self.issuer).unwrap().der().to_vec()
+    }
+
+    /// A secret of this authority for the use `what`, the same in every life of the broker.
+    #[must_use]
+    pub fn derive(&self, what: &str) -> [u8; 32] {
+        derive(&self.key_der, what)
+    }
+
     /// Its certificate, DER.
     #[must_use]
     pub fn certificate_der(&self) -> &[u8] {
@@ -233,6 +220,17 @@ pub fn request() -> Result<(Vec<u8>, Vec<u8>), PkiError> {
     params.distinguished_name = name("strobe");
     let csr = params.serialize_request(&key).map_err(crypto("make a certificate request"))?;
     Ok((key.serialize_der(), csr.der().to_vec()))
+}
+
+/// When a certificate (DER) ends, in seconds since 1970; it is good in that second still.
+///
+/// # Errors
+/// It is no certificate.
+pub fn expires_s(certificate_der: &[u8]) -> Result<u64, PkiError> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate_der)
+        .map_err(crypto("read a certificate's end"))?;
+    // One that ended before 1970 has ended at any time.
+    Ok(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0))
 }
 
 /// SHA-256 of a certificate.
@@ -270,100 +268,22 @@ impl Identity {
     pub fn subject(&self) -> Result<Subject, PkiError> {
         Subject::of_certificate(&self.certificate_der)
     }
-}
 
-impl Subject {
-    /// The subject that a certificate (DER) names: its first DNS name that is one.
+    /// The identity of a renewal: the new key with what the broker signed for it.
     ///
     /// # Errors
-    /// [`PkiError::Subject`], or it is no certificate.
-    pub fn of_certificate(certificate_der: &[u8]) -> Result<Self, PkiError> {
-        let der = CertificateDer::from(certificate_der);
-        let certificate =
-            webpki::EndEntityCert::try_from(&der).map_err(crypto("read a certificate"))?;
-        let mut names = certificate.valid_dns_names();
-        names.find_map(|name| name.parse().ok()).ok_or(PkiError::Subject)
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.strobe", self.host, self.role.word())
-    }
-}
-
-impl FromStr for Subject {
-    type Err = PkiError;
-
-    fn from_str(text: &str) -> Result<Self, PkiError> {
-        let mut parts = text.split('.');
-        let (Some(host), Some(role), Some("strobe"), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(PkiError::Subject);
-        };
-        let host = host.parse().map_err(|_| PkiError::Subject)?;
-        Ok(Self { role: role.parse()?, host })
-    }
-}
-
-impl Role {
-    /// As it stands in names and messages: `agent`, `viz`, `broker`.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Viz => "viz",
-            Self::Broker => "broker",
+    /// Another subject or another authority than this one's: it would not work.
+    pub fn renewed(
+        &self,
+        key_der: Vec<u8>,
+        certificate_der: Vec<u8>,
+        ca_der: &[u8],
+    ) -> Result<Self, PkiError> {
+        let renewed = Self { key_der, certificate_der, ca_der: self.ca_der.clone() };
+        if ca_der != self.ca_der || renewed.subject()? != self.subject()? {
+            return Err(PkiError::Renewal);
         }
-    }
-}
-
-impl FromStr for Role {
-    type Err = PkiError;
-
-    fn from_str(text: &str) -> Result<Self, PkiError> {
-        match text {
-            "agent" => Ok(Self::Agent),
-            "viz" => Ok(Self::Viz),
-            "broker" => Ok(Self::Broker),
-            _ => Err(PkiError::Subject),
-        }
-    }
-}
-
-impl Token {
-    /// A token for the CA with `fingerprint`, with a random secret.
-    ///
-    /// # Errors
-    /// The system gives no randomness.
-    pub fn create(fingerprint: [u8; 32]) -> Result<Self, PkiError> {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(crypto("make a token's secret"))?;
-        Ok(Self { fingerprint, secret })
-    }
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut both = [0; 64];
-        both[..32].copy_from_slice(&self.fingerprint);
-        both[32..].copy_from_slice(&self.secret);
-        write!(f, "{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(both))
-    }
-}
-
-impl FromStr for Token {
-    type Err = PkiError;
-
-    fn from_str(text: &str) -> Result<Self, PkiError> {
-        let body = text.trim().strip_prefix(TOKEN_PREFIX).ok_or(PkiError::Token)?;
-        let both = URL_SAFE_NO_PAD.decode(body).map_err(|_| PkiError::Token)?;
-        let both: [u8; 64] = both.try_into().map_err(|_| PkiError::Token)?;
-        let mut token = Self { fingerprint: [0; 32], secret: [0; 32] };
-        token.fingerprint.copy_from_slice(&both[..32]);
-        token.secret.copy_from_slice(&both[32..]);
-        Ok(token)
+        Ok(renewed)
     }
 }
 
@@ -381,91 +301,12 @@ impl fmt::Debug for Identity {
     }
 }
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").finish_non_exhaustive()
-    }
-}
-
-/// Replaces `dir/file` by `bytes`, readable by its owner only, surviving a crash at any point.
-///
-/// # Errors
-/// What could not be done, and to which file.
-pub fn write_private(dir: &Path, file: &str, bytes: &[u8]) -> Result<(), PkiError> {
-    let error = |what, path: &Path| {
-        let path = path.to_owned();
-        move |source| PkiError::File { what, path, source }
-    };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(error("make directory", dir))?;
-    let path = dir.join(file);
-    let new = dir.join(format!("{file}.new"));
-    // A leftover of a crash may have another mode: it is never written through.
-    match fs::remove_file(&new) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error("remove", &new)(source));
-        }
-        _ => {}
-    }
-    let mut out = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(error("create", &new))?;
-    out.write_all(bytes).and_then(|()| out.sync_all()).map_err(error("write", &new))?;
-    fs::rename(&new, &path).map_err(error("replace", &path))?;
-    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(error("sync directory", dir))
-}
-
-struct PemFile {
-    path: PathBuf,
-    text: Vec<u8>,
-}
-
-impl PemFile {
-    fn key(&self) -> Result<Vec<u8>, PkiError> {
-        let key =
-            PrivateKeyDer::from_pem_slice(&self.text).map_err(|_| self.lacks("private key"))?;
-        Ok(key.secret_der().to_vec())
-    }
-
-    fn certificate(&self, index: usize) -> Result<Vec<u8>, PkiError> {
-        CertificateDer::pem_slice_iter(&self.text)
-            .nth(index)
-            .and_then(Result::ok)
-            .map(|der| der.to_vec())
-            .ok_or_else(|| self.lacks(["certificate", "CA certificate"][index]))
-    }
-
-    fn lacks(&self, wanted: &'static str) -> PkiError {
-        PkiError::Content { path: self.path.clone(), wanted }
-    }
-}
-
-fn read_pem(dir: &Path, file: &str) -> Result<Option<PemFile>, PkiError> {
-    let path = dir.join(file);
-    match fs::read(&path) {
-        Ok(text) => Ok(Some(PemFile { path, text })),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(PkiError::File { what: "read", path, source }),
-    }
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        out.push_str(line);
-        out.push('\n');
-        rest = after;
-    }
-    out + &format!("-----END {label}-----\n")
+/// A secret for the use `what`, made of a private key.
+pub(crate) fn derive(key_der: &[u8], what: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(what.as_bytes());
+    hash.update(key_der);
+    hash.finalize().into()
 }
 
 fn params(now_s: u64, lifetime_s: u64) -> CertificateParams {
@@ -489,13 +330,14 @@ fn crypto<E: fmt::Display>(what: &'static str) -> impl FnOnce(E) -> PkiError {
 
 const AUTHORITY_FILE: &str = "authority.pem";
 const IDENTITY_FILE: &str = "identity.pem";
-const TOKEN_PREFIX: &str = "strobe1.";
 const AUTHORITY_LIFETIME_S: u64 = 20 * 365 * 86_400;
 const YEAR_4000_S: u64 = 64_060_588_800;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::HostId;
+    use std::fs;
 
     const NOW_S: u64 = 1_790_000_000;
     const SUBJECT: Subject = Subject { role: Role::Agent, host: HostId(0xabc) };
@@ -567,6 +409,26 @@ mod tests {
             }
         }
         assert!(csr.len() * 9 / 10 < refused, "{refused} of {}", csr.len());
+    }
+
+    #[test]
+    fn a_renewal_changes_key_and_dates_and_nothing_else() {
+        let (authority, foreign) =
+            (Authority::create(NOW_S).unwrap(), Authority::create(NOW_S).unwrap());
+        let old = authority.issue(&SUBJECT, NOW_S, 3600).unwrap();
+        assert_eq!(expires_s(&old.certificate_der).unwrap(), NOW_S + 3600);
+        assert!(expires_s(b"garbage").is_err());
+        let renew = |authority: &Authority, subject: &Subject| {
+            let (key_der, csr) = request().unwrap();
+            let certificate = authority.sign(&csr, subject, NOW_S, 7200).unwrap();
+            old.renewed(key_der, certificate, authority.certificate_der())
+        };
+        let new = renew(&authority, &SUBJECT).unwrap();
+        assert_ne!(new.key_der, old.key_der);
+        assert_eq!(expires_s(&new.certificate_der).unwrap(), NOW_S + 7200);
+        let other = Subject { host: HostId(0xdef), ..SUBJECT };
+        assert!(matches!(renew(&authority, &other), Err(PkiError::Renewal)));
+        assert!(matches!(renew(&foreign, &SUBJECT), Err(PkiError::Renewal)));
     }
 
     #[test]

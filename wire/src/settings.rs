@@ -216,6 +216,12 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The one of `known` that was probably meant by `name`, if any is near.
+pub fn nearest<'k>(known: impl Iterator<Item = &'k str>, name: &str) -> Option<&'k str> {
+    let (distance, nearest) = known.map(|known| (strsim::levenshtein(known, name), known)).min()?;
+    (distance <= 1 + name.len() / 3).then_some(nearest)
+}
+
 fn read_file(path: &str, text: &str) -> Result<Vec<(String, String)>, SettingsError> {
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| SettingsError::Toml {
         path: path.to_owned(),
@@ -259,12 +265,7 @@ fn known<'a>(
     keys.iter().find(|key| field(key) == name).ok_or_else(|| SettingsError::Unknown {
         place: place.to_owned(),
         key: name.to_owned(),
-        nearest: keys
-            .iter()
-            .map(|key| (strsim::levenshtein(field(key), name), field(key)))
-            .min()
-            .filter(|(distance, _)| *distance <= 1 + name.len() / 3)
-            .map(|(_, nearest)| nearest.to_owned()),
+        nearest: nearest(keys.iter().map(&field), name).map(str::to_owned),
     })
 }
 

@@ -1,7 +1,7 @@
 //! /proc/net: dev, sockstat, netstat, snmp, snmp6.
 
 use super::sheet::{Repair, Sheet};
-use super::text::{lines, next, number, signed, words};
+use super::text::{fields, lines, next, number, signed, words};
 use super::{COUNTER, GAUGE, column, metric_text};
 use strobe_wire::schema::Column;
 
@@ -57,13 +57,15 @@ pub(super) fn sockstat_columns(shape: u8, key: &str) -> Vec<Column> {
 pub(super) fn parse_pairs(bytes: &[u8], sheet: &mut Sheet) {
     let mut lines = lines(bytes);
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
-        let (mut names, mut values) = (words(names), words(values));
+        let (mut names, mut values) = (fields(names), fields(values));
         let (Some(protocol), Some(again)) = (names.next(), values.next()) else { continue };
         let Some(protocol) = protocol.strip_suffix(b":").filter(|_| protocol == again) else {
             continue;
         };
         for (field, value) in names.zip(values) {
-            put_field(protocol, field, value, sheet);
+            if is_wanted(protocol, field) {
+                put_field(protocol, field, value, sheet);
+            }
         }
     }
 }
@@ -72,9 +74,12 @@ pub(super) fn parse_pairs(bytes: &[u8], sheet: &mut Sheet) {
 pub(super) fn parse_six(bytes: &[u8], sheet: &mut Sheet) {
     for line in lines(bytes) {
         let mut words = words(line);
-        let (Some(key), Some(value)) = (words.next(), words.next()) else { continue };
+        let Some(key) = words.next() else { continue };
         let Some(six) = key.iter().position(|byte| *byte == b'6') else { continue };
-        if let Some((protocol, field)) = key.split_at_checked(six + 1) {
+        let Some((protocol, field)) = key.split_at_checked(six + 1) else { continue };
+        if is_wanted(protocol, field)
+            && let Some(value) = words.next()
+        {
             put_field(protocol, field, value, sheet);
         }
     }
@@ -86,9 +91,6 @@ pub(super) fn field_columns(shape: u8, key: &str) -> Vec<Column> {
 }
 
 fn put_field(protocol: &[u8], field: &[u8], value: &[u8], sheet: &mut Sheet) {
-    if !is_wanted(protocol, field) {
-        return;
-    }
     let mut key = Key::new();
     if !(key.push(protocol) && key.push(b"_") && key.push(field)) {
         return;
@@ -110,10 +112,13 @@ fn is_wanted(protocol: &[u8], field: &[u8]) -> bool {
         b"Ip" => &[b"Forwarding"],
         b"Ip6" | b"IpExt" => &[b"InOctets", b"OutOctets"],
         b"Icmp" | b"Icmp6" => &[b"InMsgs", b"OutMsgs"],
-        b"TcpExt" if field.starts_with(b"Listen") || field.starts_with(b"Syncookies") => {
-            return true;
-        }
-        b"TcpExt" => &[b"TCPSynRetrans", b"TCPTimeouts", b"TCPOFOQueue", b"TCPRcvQDrop"],
+        // Of 130 fields most are told by their first letter.
+        b"TcpExt" => match field.first() {
+            Some(b'L') => return field.starts_with(b"Listen"),
+            Some(b'S') => return field.starts_with(b"Syncookies"),
+            Some(b'T') => &[b"TCPSynRetrans", b"TCPTimeouts", b"TCPOFOQueue", b"TCPRcvQDrop"],
+            _ => &[],
+        },
         b"Tcp" => &[
             b"ActiveOpens",
             b"InSegs",

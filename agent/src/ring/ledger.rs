@@ -116,7 +116,7 @@ impl Ledger {
     }
 
     /// The length published for `ticket` (0: abandoned), or `None` while its writer writes.
-    fn read(&self, ticket: u64) -> Option<u64> {
+    pub(super) fn read(&self, ticket: u64) -> Option<u64> {
         let header = self.headers[self.index(ticket)].load(READ);
         (header >> LENGTH_BITS == ticket + 1).then_some(header & LENGTH_MASK)
     }
@@ -127,12 +127,15 @@ impl Ledger {
 }
 
 impl Cursor {
-    /// The next published ticket and its length; steps over abandoned ones.
+    /// The next published ticket and its length; steps over abandoned ones. The head is looked
+    /// after only where there is nothing to read: a reader in a hurry writes nothing shared here.
     pub(super) fn next(&mut self, ledger: &Ledger) -> Option<(u64, u64)> {
-        self.settle(ledger);
         loop {
             let ticket = self.next;
-            let length = ledger.read(ticket)?;
+            let Some(length) = ledger.read(ticket) else {
+                self.settle(ledger);
+                return None;
+            };
             self.next += 1;
             self.seen = self.seen.max(self.next);
             if length != 0 {

@@ -1,12 +1,20 @@
-//! The network's loop.
+//! The network's loop: one socket, one link, and what it is used for.
+//!
+//! ```text
+//!          token                          frames, renewals
+//! Enrol -----------> identity.pem -----> Send
+//!   ^------------ the broker does not believe the certificate, and there is a token
+//! ```
+//!
+//! A renewed certificate is used at once and saved; if it cannot be saved, the old one, which is
+//! good for some time still, is what the next start finds.
 
 use super::{AgentError, Stop, io_error};
 use crate::clock::{self, Look};
-use crate::enrol::{Enrol, EnrolError};
 use crate::ring::Reader;
 use crate::schemas::Table;
 use crate::state::{State, StateError};
-use crate::uplink::{Status, Uplink, UplinkConfig};
+use crate::uplink::{Renewed, Status, Uplink, UplinkConfig};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use std::io;
@@ -15,32 +23,42 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use strobe_wire::link::{Link, LinkConfig, Offload, Progress, Side, Socket, SocketConfig};
+use strobe_wire::enrol::{Enrol, EnrolError};
+use strobe_wire::link::{
+    Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
+};
 use strobe_wire::message::Hello;
 use strobe_wire::pki::{Identity, Role, Subject, Token};
 
 /// The loop with what it is about, until it is run.
 pub(super) struct Errand {
     pub(super) network: Network,
-    pub(super) hello: Hello,
-    pub(super) token: Option<Token>,
     pub(super) sampling: JoinHandle<Result<(), AgentError>>,
     pub(super) stop: Stop,
 }
 
 /// The network's loop and all it owns.
 pub(super) struct Network {
-    broker: String,
-    state: State,
+    parts: Parts,
+    uplink: UplinkConfig,
     poll: Poll,
     socket: Socket,
     link: Link,
-    ring: Reader,
-    pub(super) table: Arc<Table>,
-    pub(super) status: Arc<Mutex<Status>>,
-    enrolled: bool,
     /// Whether the poll tells when the socket can take more: only while it could not.
     blocked: bool,
+}
+
+/// What a [`Network`] is given.
+pub(super) struct Parts {
+    pub(super) broker: String,
+    pub(super) state: State,
+    pub(super) identity: Option<Identity>,
+    /// For an enrolment, or for one anew.
+    pub(super) token: Option<Token>,
+    pub(super) hello: Hello,
+    pub(super) ring: Reader,
+    pub(super) table: Arc<Table>,
+    pub(super) status: Arc<Mutex<Status>>,
 }
 
 /// What a poll said.
@@ -61,7 +79,7 @@ enum Work {
 impl Errand {
     /// Runs until it is stopped, and ends the sampler.
     pub(super) fn run(mut self) -> Result<(), AgentError> {
-        let ended = self.network.run(self.hello, self.token, &self.sampling, &self.stop);
+        let ended = self.network.run(&self.sampling, &self.stop);
         // Whatever ended the loop, nobody would read what the sampler writes.
         self.stop.stop();
         match (ended, self.sampling.join()) {
@@ -73,13 +91,7 @@ impl Errand {
 }
 
 impl Network {
-    pub(super) fn new(
-        broker: String,
-        state: State,
-        identity: Option<Identity>,
-        ring: Reader,
-        stop: &Stop,
-    ) -> Result<Self, AgentError> {
+    pub(super) fn new(parts: Parts, stop: &Stop) -> Result<Self, AgentError> {
         let poll = Poll::new().map_err(io_error("make a poll"))?;
         let mut socket = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
         let register = |source: &mut dyn mio::event::Source, token| {
@@ -92,30 +104,23 @@ impl Network {
         if let Some(signals) = &stop.0.signals {
             register(&mut SourceFd(&signals.as_fd().as_raw_fd()), STOP)?;
         }
-        let enrolled = identity.is_some();
-        let link = link(&socket, identity)?;
-        let (table, status) = (Arc::default(), Arc::default());
-        let blocked = false;
-        Ok(Self { broker, state, poll, socket, link, ring, table, status, enrolled, blocked })
+        let link = link(&socket, parts.identity.clone())?;
+        let uplink = uplink_config(&parts.broker, &parts.hello);
+        Ok(Self { parts, uplink, poll, socket, link, blocked: false })
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the loop that reads the clock")]
     fn run(
         &mut self,
-        hello: Hello,
-        token: Option<Token>,
         sampling: &JoinHandle<Result<(), AgentError>>,
         stop: &Stop,
     ) -> Result<(), AgentError> {
         let mut now = Instant::now();
-        let mut look = Look::new(now, Duration::from_millis(hello.interval_ms), self.state.host.0);
-        let uplink = uplink_config(&self.broker, hello);
-        let uplink = |now| Box::new(Uplink::new(uplink.clone(), now));
-        let mut work = match token {
-            Some(token) if !self.enrolled => {
-                Work::Enrol { token, asking: None, next: now, wait: RETRY_MIN }
-            }
-            _ => Work::Send(uplink(now)),
+        let interval = Duration::from_millis(self.parts.hello.interval_ms);
+        let mut look = Look::new(now, interval, self.parts.state.host.0);
+        let mut work = match self.parts.token {
+            Some(token) if self.parts.identity.is_none() => enrolment(token, now),
+            _ => self.send(now),
         };
         let mut events = Events::with_capacity(8);
         let mut drain_until = None;
@@ -142,15 +147,11 @@ impl Network {
                 received = self.socket.receive(now, &mut self.link).map_err(io_error("receive"))?;
             }
             self.link.on_timeout(now);
-            if let Some(identity) = self.act(now, &mut work)? {
-                identity.save(&self.state.dir).map_err(StateError::from)?;
-                log::info!("enrolled as host {}", self.state.host);
-                self.socket.transmit(now, &mut self.link);
-                self.link = link(&self.socket, Some(identity))?;
-                work = Work::Send(uplink(now));
+            if let Some(other) = self.act(now, &mut work)? {
+                work = other;
                 self.act(now, &mut work)?;
             }
-            look.looked(now, wall_ns, self.ring.claimed());
+            look.looked(now, wall_ns, self.parts.ring.claimed());
             more = self.transmit(now)?;
             if received == Progress::More {
                 more = Progress::More;
@@ -207,53 +208,98 @@ impl Network {
         Ok(progress)
     }
 
-    /// Events, timers, dials; the identity when there is one.
-    fn act(&mut self, now: Instant, work: &mut Work) -> Result<Option<Identity>, AgentError> {
-        match work {
-            Work::Send(uplink) => {
-                while let Some(event) = self.link.poll() {
-                    uplink.told(now, &event, &mut self.link, &mut self.ring);
-                }
-                uplink.on_timeout(now, &mut self.link, &mut self.ring);
-                if let Some(broker) = uplink.wants(now) {
-                    let remote = resolve(&broker).and_then(|remote| self.reach(remote));
-                    uplink.dial(now, &mut self.link, remote);
-                }
-                let table = &self.table;
-                uplink.pump(now, &mut self.link, &mut self.ring, table);
-                Ok(None)
-            }
-            Work::Enrol { token, asking, next, wait } => {
-                let outcome = match asking {
-                    Some(enrol) => enrolling(now, enrol, &mut self.link),
-                    None if now < *next => return Ok(None),
-                    None => resolve(&self.broker)
-                        .and_then(|remote| self.reach(remote))
-                        .map_err(EnrolError::Lost)
-                        .and_then(|remote| {
-                            let subject = Subject { role: Role::Agent, host: self.state.host };
-                            Enrol::begin(now, &mut self.link, remote, *token, subject)
-                        })
-                        .map(|enrol| {
-                            *asking = Some(Box::new(enrol));
-                            None
-                        }),
-                };
-                match outcome {
-                    Err(error @ EnrolError::Refused(_)) => Err(error.into()),
-                    Err(error) => {
-                        log::warn!("{error}; again in {wait:?}");
-                        self.link.close_all(now, "enrolling failed");
-                        (*asking, *next) = (None, now + *wait);
-                        *wait = (*wait * 2).min(RETRY_MAX);
-                        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-                        status.last_error = error.to_string();
-                        Ok(None)
-                    }
-                    Ok(identity) => Ok(identity),
-                }
+    /// Events, timers, dials; what to go on with if that is something else.
+    fn act(&mut self, now: Instant, work: &mut Work) -> Result<Option<Work>, AgentError> {
+        let Work::Send(uplink) = work else { return self.enrol(now, work) };
+        while let Some(event) = self.link.poll() {
+            uplink.told(now, &event, &mut self.link, &mut self.parts.ring);
+        }
+        if let Some(renewed) = uplink.renewed() {
+            match self.renew(renewed) {
+                Ok(()) => uplink.reconnect(now, &mut self.link, &mut self.parts.ring),
+                Err(why) => log::warn!("the certificate is not renewed: {why}"),
             }
         }
+        if uplink.is_distrusted()
+            && let Some(token) = self.parts.token
+        {
+            log::warn!("enrolling anew with the token: {}", uplink.status().last_error);
+            return Ok(Some(enrolment(token, now)));
+        }
+        uplink.on_timeout(now, &mut self.link, &mut self.parts.ring);
+        if let Some(broker) = uplink.wants(now) {
+            let remote = resolve(&broker).and_then(|remote| self.reach(remote));
+            uplink.dial(now, &mut self.link, remote);
+        }
+        uplink.pump(now, &mut self.link, &mut self.parts.ring, &self.parts.table);
+        Ok(None)
+    }
+
+    fn enrol(&mut self, now: Instant, work: &mut Work) -> Result<Option<Work>, AgentError> {
+        let Work::Enrol { token, asking, next, wait } = work else { return Ok(None) };
+        let outcome = match asking {
+            Some(enrol) => enrolling(now, enrol, &mut self.link),
+            None if now < *next => return Ok(None),
+            None => resolve(&self.parts.broker)
+                .and_then(|remote| self.reach(remote))
+                .map_err(EnrolError::Lost)
+                .and_then(|remote| {
+                    let subject = Subject { role: Role::Agent, host: self.parts.state.host };
+                    Enrol::begin(now, &mut self.link, remote, *token, subject)
+                })
+                .map(|enrol| {
+                    *asking = Some(Box::new(enrol));
+                    None
+                }),
+        };
+        match outcome {
+            Ok(None) => Ok(None),
+            Ok(Some(identity)) => {
+                identity.save(&self.parts.state.dir).map_err(StateError::from)?;
+                log::info!("enrolled as host {}", self.parts.state.host);
+                self.link.set_identity(identity.clone())?;
+                self.parts.identity = Some(identity);
+                // It is good once.
+                self.parts.token = None;
+                Ok(Some(self.send(now)))
+            }
+            Err(error @ EnrolError::Refused(_)) if self.parts.identity.is_none() => {
+                Err(error.into())
+            }
+            Err(error @ EnrolError::Refused(_)) => {
+                // The certificate may be good again one day: a broker's clock that is put right.
+                log::error!("{error}; going on with the certificate there is");
+                self.link.close_all(now, "enrolling failed");
+                self.parts.token = None;
+                Ok(Some(self.send(now)))
+            }
+            Err(error) => {
+                log::warn!("{error}; again in {wait:?}");
+                self.link.close_all(now, "enrolling failed");
+                (*asking, *next) = (None, now + *wait);
+                *wait = (*wait * 2).min(RETRY_MAX);
+                let mut status = self.parts.status.lock().unwrap_or_else(PoisonError::into_inner);
+                status.last_error = error.to_string();
+                Ok(None)
+            }
+        }
+    }
+
+    fn send(&self, now: Instant) -> Work {
+        Work::Send(Box::new(Uplink::new(self.uplink.clone(), now)))
+    }
+
+    /// The new identity, in use for the connections to come and kept.
+    fn renew(&mut self, new: Renewed) -> Result<(), LinkError> {
+        let old = self.parts.identity.as_ref().ok_or(LinkError::NoIdentity("a renewal"))?;
+        let identity = old.renewed(new.key_der, new.certificate_der, &new.ca_der)?;
+        self.link.set_identity(identity.clone())?;
+        match identity.save(&self.parts.state.dir) {
+            Ok(()) => log::info!("the certificate is renewed"),
+            Err(why) => log::warn!("the renewed certificate is used but not kept: {why}"),
+        }
+        self.parts.identity = Some(identity);
+        Ok(())
     }
 
     /// Makes the socket one of `remote`'s family.
@@ -280,9 +326,13 @@ impl Network {
         let Work::Send(uplink) = work else { return true };
         let now = uplink.status();
         let idle = !now.streaming || now.unacknowledged == 0;
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self.parts.status.lock().unwrap_or_else(PoisonError::into_inner) = now;
         idle
     }
+}
+
+fn enrolment(token: Token, now: Instant) -> Work {
+    Work::Enrol { token, asking: None, next: now, wait: RETRY_MIN }
 }
 
 fn enrolling(
@@ -299,10 +349,10 @@ fn enrolling(
     Ok(None)
 }
 
-fn uplink_config(broker: &str, hello: Hello) -> UplinkConfig {
+fn uplink_config(broker: &str, hello: &Hello) -> UplinkConfig {
     let [low, high] = [hello.boot, hello.boot >> 64]
         .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(1));
-    UplinkConfig { brokers: vec![broker.to_owned()], hello, seed: low ^ high }
+    UplinkConfig { brokers: vec![broker.to_owned()], hello: hello.clone(), seed: low ^ high }
 }
 
 fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
@@ -320,6 +370,7 @@ fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError>
         whole_datagrams: socket.keeps_datagrams_whole(),
         wall_s,
         seed: None,
+        accept: None,
     })?)
 }
 

@@ -18,6 +18,7 @@ pub(super) struct Mounts {
     pub(super) asked_ns: Option<u64>,
     pub(super) next_ns: u64,
     pub(super) hung: u64,
+    listed: u64,
 }
 
 impl Mounts {
@@ -34,6 +35,7 @@ impl Mounts {
             asked_ns: None,
             next_ns: 0,
             hung: 0,
+            listed: 0,
         }
     }
 
@@ -49,6 +51,7 @@ impl Mounts {
         };
         let Some(bytes) = bytes else { return false };
         if bytes != self.last {
+            self.listed += 1;
             self.last.clear();
             self.last.extend_from_slice(bytes);
             self.list = filesystem::parse(bytes);
@@ -66,6 +69,11 @@ impl Mounts {
         self.asked_ns = Some(now_ns);
         self.next_ns = now_ns.saturating_add(self.interval_ns);
         true
+    }
+
+    /// Lists and threads that were new.
+    pub(super) fn changes(&self) -> u64 {
+        self.listed + self.hazard.threads()
     }
 
     pub(super) fn is_ready(&self, now_ns: u64) -> bool {

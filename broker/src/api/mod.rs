@@ -52,7 +52,7 @@ pub fn handle(
     let engine = &engine.for_query();
     let call = Call { engine, limits, now_ms, deadline };
     let answer = match request.path.as_str() {
-        "/api/v1/write" => return write(request),
+        "/api/v1/write" => return write(engine, request, now_ms),
         _ => Form::of(request).map_err(ApiError::Bad).and_then(|form| call.route(request, &form)),
     };
     let finished = answer.and_then(|mut body| {
@@ -180,7 +180,7 @@ impl Call<'_> {
     }
 }
 
-fn write(request: &ApiRequest) -> Answer {
+fn write(engine: &Engine, request: &ApiRequest, now_ms: i64) -> Answer {
     if request.method != "POST" {
         return Answer::Response(plain(405, "remote-write is a POST\n".to_owned()));
     }
@@ -188,10 +188,17 @@ fn write(request: &ApiRequest) -> Answer {
         let why = format!("remote-write takes snappy, not {:?}\n", request.content_encoding);
         return Answer::Response(plain(415, why));
     }
-    match remote_write::decode(&request.body) {
-        Ok(series) => Answer::Write(series),
-        Err(error) => Answer::Response(plain(400, format!("{error}\n"))),
+    let mut series = match remote_write::decode(&request.body) {
+        Ok(series) => series,
+        Err(error) => return Answer::Response(plain(400, format!("{error}\n"))),
+    };
+    let refused = remote_write::keep_in_time(&mut series, now_ms);
+    engine.store().refused(refused);
+    if 0 < refused && series.is_empty() {
+        let why = format!("none of {refused} samples is of the last 7 days (or 10 min ahead)\n");
+        return Answer::Response(plain(400, why));
     }
+    Answer::Write(series)
 }
 
 fn format_query(form: &Form) -> Result<Body, ApiError> {

@@ -94,6 +94,7 @@ fn errors_have_prometheus_statuses() {
     check(query, "query=%zz", (400, "bad_data", "percent"));
     check(query, "query=up+%2B+on(job)+up", (422, "execution", "duplicate series"));
     check(query, "query=histogram_count(up)", (422, "execution", "not supported"));
+    check(query, "query=sum(info(up))", (422, "execution", "the function info() is not supported"));
     check(query, "query=up&lookback_delta=1m", (422, "execution", "not supported"));
     check(range, "query=up&start=2&end=1&step=1", (400, "bad_data", "before start"));
     check(range, "query=up&start=1&end=2&step=0", (400, "bad_data", "zero or negative"));
@@ -112,7 +113,7 @@ fn remote_write_is_handed_on() {
     let (engine, _writer, dir) = open("write");
     let body = remote_write::encode(&[RemoteSeries {
         labels: strobe_wire::schema::Labels(vec![("__name__".to_owned(), "x".to_owned())]),
-        samples: vec![(1, 2.0)],
+        samples: vec![(NOW_MS, 2.0), (1, 2.0)],
     }]);
     let mut request = ApiRequest {
         method: "POST".to_owned(),
@@ -122,7 +123,8 @@ fn remote_write_is_handed_on() {
         ..ApiRequest::default()
     };
     let got = handle(&engine, &Limits::usual(), &request, NOW_MS, Deadline::never());
-    assert!(matches!(got, Answer::Write(series) if series.len() == 1));
+    assert!(matches!(got, Answer::Write(series) if series[0].samples == [(NOW_MS, 2.0)]));
+    assert_eq!(engine.store().counts().samples_refused, 1);
     request.body.truncate(3);
     let Answer::Response(response) =
         handle(&engine, &Limits::usual(), &request, NOW_MS, Deadline::never())

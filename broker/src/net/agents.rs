@@ -3,7 +3,7 @@
 use super::Net;
 use super::streams::{Place, StreamRole};
 use crate::hub::Update;
-use crate::ingest::{SessionId, Verdict};
+use crate::ingest::{Proof, SessionId, Verdict};
 use crate::writer::{Item, Unstored};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -25,31 +25,30 @@ impl Net {
         &mut self,
         place: Place,
         hello: Hello,
-        now_ms: i64,
+        (now, now_ms): (Instant, i64),
     ) -> Result<(), String> {
         let subject = self.conns.get(&place.conn).and_then(|conn| conn.subject);
-        let certified = subject.ok_or("no certificate")?.host;
+        let host = subject.ok_or("no certificate")?.host;
+        let certificate = self.link.certificate(place.conn).ok_or("no certificate")?;
         let session = SessionId(self.session_next);
         let welcomed = self
             .ingest
-            .hello(session, certified, &hello, now_ms)
+            .hello(session, Proof { host, certificate }, &hello, now_ms)
             .map_err(|refusal| refusal.to_string())?;
         self.session_next += 1;
-        if let Some(replaced) = welcomed.replaced {
-            self.sessions.remove(&replaced);
+        let replaced = welcomed.replaced.and_then(|replaced| self.sessions.remove(&replaced));
+        if let Some(old) = replaced.filter(|old| old.conn != place.conn) {
+            self.refuse(old.conn, "another session of this host took its place", now);
         }
         let info = self.registry.hello(&hello, now_ms);
         self.hub.publish(&[Update::Host(info)]);
-        self.changed.insert(certified);
+        self.changed.insert(host);
         self.items.push(Item::Host(Box::new(hello)));
         self.sessions.insert(session, place);
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
         stream.role = StreamRole::Agent(session);
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let welcome = Message::Welcome { stored_seq: welcomed.stored.0, version };
-        stream.out.push_back(encode(&welcome));
-        self.flush(place);
-        Ok(())
+        self.say(place, &Message::Welcome { stored_seq: welcomed.stored.0, version })
     }
 
     pub(super) fn on_frame(

@@ -8,32 +8,32 @@
 //! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack
 //! viz stream ──ApiRequest──▶ query pool ──answer──▶ same stream, finished
 //! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
-//! enrol stream ──Enrol──▶ registry (token), authority ──▶ Enrolled
+//! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
+//! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
 //! stops them and they keep their frames. Dashboards are answered all the same.
 
 mod agents;
-mod enrol;
+mod certify;
 mod streams;
 
 pub use streams::Place;
 
-use crate::hub::Hub;
+use crate::certificates::{CertificateCounts, Certificates, seconds};
+use crate::hub::{Hub, Update};
 use crate::ingest::{Counts, Ingest, SessionId};
 use crate::registry::{BootRecord, Registry};
 use crate::writer::{Batch, Item, Order, Report, Windows};
 use agents::Turn;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streams::{Conn, End, Stream, StreamRole, push_update};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::link::{ConnId, Link};
 use strobe_wire::message::{ApiRequest, ApiResponse, Message, encode};
-use strobe_wire::pki::Authority;
 
 /// The network side of the broker.
 pub struct Net {
@@ -42,7 +42,7 @@ pub struct Net {
     ingest: Ingest,
     registry: Registry,
     hub: Hub,
-    authority: Arc<Authority>,
+    certificates: Certificates<Place>,
     conns: HashMap<ConnId, Conn>,
     sessions: BTreeMap<SessionId, Place>,
     streams: HashMap<Place, Stream>,
@@ -54,13 +54,12 @@ pub struct Net {
     turns: VecDeque<Turn>,
     turn: u64,
     failures: u64,
+    unkept: u64,
     frames_in_flight: usize,
     storing: Storing,
     changed: BTreeSet<HostId>,
     keep_at: Instant,
     session_next: u64,
-    enrolled: u64,
-    enrolments_refused: u64,
     acks: u64,
 }
 
@@ -76,7 +75,7 @@ pub struct Parts {
     /// Where subscribers listen.
     pub hub: Hub,
     /// Signs certificates.
-    pub authority: Arc<Authority>,
+    pub certificates: Certificates<Place>,
 }
 
 /// What an event asks of the driver.
@@ -101,10 +100,8 @@ pub struct NetCounts {
     pub frames_in_flight: usize,
     /// Acknowledgements sent.
     pub acks: u64,
-    /// Certificates given.
-    pub enrolled: u64,
-    /// Enrolments refused.
-    pub enrolments_refused: u64,
+    /// Certificates given, renewed, ended.
+    pub certificates: CertificateCounts,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,
     /// Connections refused.
@@ -123,13 +120,15 @@ impl Net {
     /// Nobody is connected yet.
     #[must_use]
     pub fn new(parts: Parts, now: Instant) -> Self {
-        let Parts { link, ingest, registry, hub, authority } = parts;
+        let Parts { link, ingest, registry, hub, certificates } = parts;
+        // What only the log told so far is to be kept before the log is let go of.
+        let changed = ingest.windows().map(|(host, ..)| host).collect();
         Self {
             link,
             ingest,
             registry,
             hub,
-            authority,
+            certificates,
             conns: HashMap::new(),
             sessions: BTreeMap::new(),
             streams: HashMap::new(),
@@ -141,13 +140,12 @@ impl Net {
             turns: VecDeque::new(),
             turn: 0,
             failures: 0,
+            unkept: 0,
             frames_in_flight: 0,
             storing: Storing::Yes,
-            changed: BTreeSet::new(),
+            changed,
             keep_at: now + KEEP_EVERY,
             session_next: 1,
-            enrolled: 0,
-            enrolments_refused: 0,
             acks: 0,
         }
     }
@@ -162,6 +160,7 @@ impl Net {
     /// requests.
     pub fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
         self.link.on_timeout(now);
+        self.certify(now, seconds(now_ms));
         while let Some(event) = self.link.poll() {
             self.on_event(event);
         }
@@ -198,7 +197,8 @@ impl Net {
                 hosts.entry(host).or_default().push(BootRecord::of(boot, window));
             }
         }
-        Windows { failures: self.failures, hosts: hosts.into_iter().collect() }
+        let hosts = hosts.into_iter().collect();
+        Windows { failures: self.failures, unkept: self.unkept, hosts }
     }
 
     /// The writer says what became of a turn.
@@ -207,9 +207,13 @@ impl Net {
             Report::Stored { turn } => self.on_stored(turn),
             Report::Failed { turn, failures, frames, why } => {
                 self.failures = failures;
-                self.storing = Storing::No;
                 self.on_failed(turn, &frames, &why, now);
             }
+            Report::Unkept { unkept, hosts } => {
+                self.unkept = unkept;
+                self.changed.extend(hosts);
+            }
+            Report::Stopped => self.storing = Storing::No,
             Report::Resumed => self.storing = Storing::Yes,
         }
         if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
@@ -237,8 +241,7 @@ impl Net {
             subscribers: self.subscribers.len(),
             frames_in_flight: self.frames_in_flight,
             acks: self.acks,
-            enrolled: self.enrolled,
-            enrolments_refused: self.enrolments_refused,
+            certificates: self.certificates.counts(),
             handshakes_failed: link.handshakes_failed,
             connections_refused: link.refused_full + link.refused_role,
             storing: self.storing == Storing::Yes,
@@ -259,10 +262,29 @@ impl Net {
             reached.push((host, boot, session, self.ingest.through(host, boot)));
         }
         let items = std::mem::take(&mut self.items);
+        self.publish(&items);
         let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
         self.frames_in_flight += frames;
         self.turns.push_back(Turn { number: self.turn, frames, reached });
         Some(Batch { turn: self.turn, failures: self.failures, items })
+    }
+
+    /// Listeners see what was taken in before it is on disk: a live view is no promise, and a
+    /// commit's 20 ms is most of what it would wait. What is not stored is sent, and seen, again.
+    fn publish(&self, items: &[Item]) {
+        let heard = self.hub.is_heard();
+        let mut updates = Vec::new();
+        for item in items {
+            match item {
+                // Kept by the hub for those who come later, and told before its first row.
+                Item::Schema(schema) => _ = self.hub.schema(schema),
+                Item::Frame(bytes) if heard => updates.push(Update::Frame(bytes.clone())),
+                Item::Host(_) | Item::Frame(_) => {}
+            }
+        }
+        if !updates.is_empty() {
+            self.hub.publish(&updates);
+        }
     }
 
     /// Moves subscribers' updates into their streams, as far as these take them.

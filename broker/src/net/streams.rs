@@ -1,16 +1,17 @@
 //! Connections and their streams: what comes off them, and what waits to go onto them.
 
-use super::enrol::Enrolment;
 use super::{Ask, FRAMES_IN_FLIGHT_MAX, Net, Storing};
+use crate::certificates::{Enrolment, seconds};
 use crate::hub::{Subscription, Update};
 use crate::ingest::SessionId;
+use crate::own;
 use crate::writer::Item;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 use strobe_wire::ids::HostId;
-use strobe_wire::link::{Alpn, ConnId, Event, Received, StreamId};
+use strobe_wire::link::{Alpn, ConnId, Distrust, Event, Received, StreamId};
 use strobe_wire::message::{Incoming, Message, Reader, encode, frame_prefix};
 use strobe_wire::pki::Subject;
 
@@ -25,6 +26,8 @@ pub struct Place {
 pub(super) struct Conn {
     pub(super) alpn: Alpn,
     pub(super) subject: Option<Subject>,
+    /// The last second of its certificate.
+    pub(super) expires_s: u64,
     streams: Vec<StreamId>,
 }
 
@@ -64,8 +67,9 @@ impl Net {
     #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
-            Event::Connected { conn, alpn, subject, .. } => {
-                self.conns.insert(conn, Conn { alpn, subject, streams: Vec::new() });
+            Event::Connected { conn, alpn, subject, expires_s, .. } => {
+                let expires_s = expires_s.unwrap_or(u64::MAX);
+                self.conns.insert(conn, Conn { alpn, subject, expires_s, streams: Vec::new() });
             }
             Event::Opened { conn, stream } => {
                 if let Some(known) = self.conns.get_mut(&conn) {
@@ -100,7 +104,7 @@ impl Net {
             let Some(stream) = self.streams.get_mut(&place) else { return };
             match stream.reader.pull() {
                 Ok(Some(incoming)) => {
-                    if let Err(why) = self.on_message(place, incoming, now_ms, ask) {
+                    if let Err(why) = self.on_message(place, incoming, (now, now_ms), ask) {
                         break Err(why);
                     }
                 }
@@ -125,23 +129,41 @@ impl Net {
         &mut self,
         place: Place,
         incoming: Incoming,
-        now_ms: i64,
+        (now, now_ms): (Instant, i64),
         ask: &mut dyn FnMut(Ask),
     ) -> Result<(), String> {
-        let alpn = self.conns.get(&place.conn).map(|conn| conn.alpn);
         let message = match incoming {
             Incoming::Frame(bytes) => return self.on_frame(place, bytes, now_ms),
             Incoming::Control(message) => *message,
         };
+        let now_s = seconds(now_ms);
+        let conn = self.conns.get(&place.conn).ok_or("the connection is gone")?;
+        let (alpn, is_past) = (conn.alpn, conn.expires_s < now_s);
         match (alpn, message) {
-            (Some(Alpn::Agent), Message::Hello(hello)) => self.on_hello(place, hello, now_ms),
-            (Some(Alpn::Agent), Message::Schema(schema)) => {
+            (Alpn::Agent | Alpn::Viz, Message::Renew { csr }) => {
+                let signed = self.certificates.renew(place, &csr, now_s)?;
+                self.say(place, &signed)
+            }
+            // Past its end it may renew, for which it is asked, and nothing else.
+            (Alpn::Agent, Message::Hello(_)) | (Alpn::Viz, Message::Subscribe) if is_past => {
+                self.watch(place, now_s)
+            }
+            (Alpn::Viz, Message::ApiRequest(_)) if is_past => {
+                self.answer(place, own::error(503, "unavailable", &Distrust::Expired.to_string()));
+                Ok(())
+            }
+            (Alpn::Agent | Alpn::Viz, _) if is_past => Err(Distrust::Expired.to_string()),
+            (Alpn::Agent, Message::Hello(hello)) => {
+                self.watch(place, now_s)?;
+                self.on_hello(place, hello, (now, now_ms))
+            }
+            (Alpn::Agent, Message::Schema(schema)) => {
                 let session = self.session(place)?;
                 self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
                 self.items.push(Item::Schema(Arc::new(schema)));
                 Ok(())
             }
-            (Some(Alpn::Viz), Message::ApiRequest(request)) => {
+            (Alpn::Viz, Message::ApiRequest(request)) => {
                 let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
                 if !matches!(stream.role, StreamRole::New) {
                     return Err("a second request on one stream".to_owned());
@@ -150,14 +172,15 @@ impl Net {
                 ask(Ask::Api(place, request));
                 Ok(())
             }
-            (Some(Alpn::Viz), Message::Subscribe) => {
+            (Alpn::Viz, Message::Subscribe) => {
+                self.watch(place, now_s)?;
                 let subscription = self.hub.subscribe(self.registry.hosts(), None);
                 let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
                 stream.role = StreamRole::Subscriber(subscription);
                 self.subscribers.insert(place);
                 Ok(())
             }
-            (Some(Alpn::Enrol), Message::Enrol { secret, host, role, csr }) => {
+            (Alpn::Enrol, Message::Enrol { secret, host, role, csr }) => {
                 let ask = Enrolment { secret, host: HostId(host), role, csr };
                 self.on_enrol(place, &ask, now_ms)
             }
@@ -177,6 +200,13 @@ impl Net {
                 self.forget_stream(place);
             }
         }
+    }
+
+    pub(super) fn say(&mut self, place: Place, message: &Message) -> Result<(), String> {
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        stream.out.push_back(encode(message));
+        self.flush(place);
+        Ok(())
     }
 
     pub(super) fn flush(&mut self, place: Place) {
@@ -208,6 +238,7 @@ impl Net {
             conn.streams.retain(|stream| *stream != place.stream);
         }
         self.subscribers.remove(&place);
+        self.certificates.forget(place);
         let Some(stream) = self.streams.remove(&place) else { return };
         let StreamRole::Agent(session) = stream.role else { return };
         let whose = self.ingest.whose(session);

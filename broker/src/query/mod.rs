@@ -21,6 +21,7 @@ mod engine;
 mod evaluation;
 mod fleet;
 mod functions;
+mod locate;
 mod parse;
 mod rolled;
 mod selectors;

@@ -1,6 +1,7 @@
 //! Text to syntax tree, with bounds that keep every later recursion shallow.
 
 use crate::query::engine::QueryError;
+use crate::query::locate::locate;
 use crate::store::{MatchOp, Matcher};
 use promql_parser::label::MatchOp as ParsedOp;
 use promql_parser::parser::value::ValueType;
@@ -34,8 +35,10 @@ pub fn parse(text: &str) -> Result<Expr, QueryError> {
         // Refused only if the parser learns the name itself, and then it is known.
         let _ = register_extra_functions(vec![function]);
     });
-    let expr = promql_parser::parser::parse(text)
-        .map_err(|why| QueryError::Parse(format!("parse error: {why}")))?;
+    let expr = promql_parser::parser::parse(text).map_err(|why| {
+        let fault = locate(text, &why);
+        at_place(text, fault.at, &fault.what)
+    })?;
     if DEPTH_MAX < depth(&expr) {
         return Err(QueryError::Parse(format!("the query nests deeper than {DEPTH_MAX} levels")));
     }
@@ -236,16 +239,81 @@ mod tests {
         check("sum(up", "1:4: parse error: '(' is never closed");
         check("up)\n", "1:3: parse error: unexpected ')'");
         check("1 +\n up{a=\"b}", "2:7: parse error: the string is never closed");
-        check("sum(nope(up))", "unknown function");
-        check("", "no expression");
+        check("", "1:1: parse error: no expression found in input");
         check(&"(".repeat(70_000), "bytes");
         check(&format!("{}1{}", "(".repeat(2000), ")".repeat(2000)), "brackets and operators");
-        check("1 == 1", "BOOL");
         check("up{", "never closed");
         check("up[1e999]", "1:4: parse error: \"1e999\" is no duration");
         check("up offset -NaN", "1:12: parse error: \"NaN\" is no duration");
         check("up[1d5000000000s]", "is no duration");
         check("max_over_time(up[5m:0x10])", "is no duration");
+    }
+
+    /// `(query, place, what)`: the place is line and column from 1, as Prometheus has them.
+    const MALFORMED: &[(&str, &str, &str)] = &[
+        ("   ", "1:1", "no expression"),
+        ("# nothing", "1:1", "no expression"),
+        ("up up", "1:4", "unexpected \"up\", expected an operator or the end"),
+        ("up 5", "1:4", "unexpected \"5\""),
+        ("1 + ", "1:5", "unexpected end of input, expected an expression"),
+        ("1 + * 2", "1:5", "unexpected \"*\", expected an expression"),
+        ("up +\n  / up", "2:3", "unexpected \"/\""),
+        ("and up", "1:1", "unexpected \"and\""),
+        ("up and and up", "1:8", "unexpected \"and\""),
+        ("up = up", "1:4", "unexpected \"=\""),
+        ("up =~ \"x\"", "1:4", "unexpected \"=~\""),
+        ("up ! up", "1:4", "unexpected \"!\""),
+        ("up & up", "1:4", "unexpected \"&\""),
+        ("é + up", "1:1", "unexpected \"é\""),
+        ("\"é\" + $x", "1:7", "unexpected \"$\""),
+        ("up{a}", "1:5", "unexpected \"}\", expected '='"),
+        ("up{a=}", "1:6", "unexpected \"}\", expected a string"),
+        ("up{a=b}", "1:6", "unexpected \"b\", expected a string"),
+        ("up{a==\"b\"}", "1:5", "unexpected \"==\""),
+        ("up{a!\"b\"}", "1:5", "unexpected \"!\""),
+        ("up{a=\"b\" c=\"d\"}", "1:10", "unexpected \"c\", expected ',' or '}'"),
+        ("up{,}", "1:4", "unexpected \",\", expected a label name"),
+        ("up{5=\"x\"}", "1:4", "unexpected \"5\", expected a label name"),
+        ("up{a=~\"(\"}", "1:1", "regex"),
+        ("{}", "1:1", "non-empty matcher"),
+        ("1 + {a=\"\"}", "1:5", "non-empty matcher"),
+        ("sum by up", "1:8", "unexpected \"up\", expected '('"),
+        ("sum by (a b) (up)", "1:11", "unexpected \"b\", expected ',' or ')'"),
+        ("sum by (1) (up)", "1:9", "unexpected \"1\", expected a label name"),
+        ("sum(up) by", "1:11", "unexpected end of input"),
+        ("sum()", "1:1", "argument"),
+        ("sum(nope(up))", "1:5", "unknown function with name 'nope'"),
+        ("1 + rate(up)", "1:5", "type matrix"),
+        ("sum(rate(up[5m]) + abs(\"x\"))", "1:20", "type vector"),
+        ("abs(up, up)", "1:1", "argument"),
+        ("rate(up[5m],)", "1:13", "unexpected \")\", expected an expression"),
+        ("max(up,, up)", "1:8", "unexpected \",\""),
+        ("topk(up)", "1:1", "argument"),
+        ("up + 1 == 1 + (2 > 1)", "1:16", "BOOL"),
+        ("1 == 1", "1:1", "BOOL"),
+        ("up and 1", "1:1", "set operator"),
+        ("up + bool up", "1:1", "bool modifier"),
+        ("up + on up", "1:9", "unexpected \"up\", expected '('"),
+        ("up[5m][5m]", "1:1", "ranges only allowed"),
+        ("rate(up[5m] offset)", "1:19", "unexpected \")\", expected a duration"),
+        ("up offset 5m offset 5m", "1:1", "offset"),
+        ("up @ up", "1:6", "unexpected \"up\", expected a time"),
+        ("up @ start", "1:11", "expected '('"),
+        ("sum(up) + -\"x\"", "1:11", "unary expression"),
+        ("up[]", "1:4", "unexpected \"]\", expected a duration"),
+        ("up[5m:1m:1m]", "1:9", "unexpected"),
+    ];
+
+    #[test]
+    fn every_malformed_query_has_a_place() {
+        let mut wrong = String::new();
+        for (text, place, what) in MALFORMED {
+            let got = parse(text).expect_err(text).to_string();
+            if !got.starts_with(&format!("{place}: parse error: ")) || !got.contains(what) {
+                wrong += &format!("{text:?}: {got}, not {place} {what}\n");
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong}");
     }
 
     #[test]
@@ -326,9 +394,12 @@ mod tests {
             words in proptest::collection::vec(proptest::sample::select(SOUP), 0..12),
             text in "\\PC{0,40}",
         ) {
-            let _ = parse(&words.concat());
-            let _ = parse(&words.join(" "));
-            let _ = parse(&text);
+            for text in [&words.concat(), &words.join(" "), &text] {
+                if let Err(QueryError::Parse(why)) = parse(text) {
+                    let placed = why.contains(": parse error: ") || why.starts_with("the query ");
+                    proptest::prop_assert!(placed, "{text:?}: {why}");
+                }
+            }
         }
     }
 }

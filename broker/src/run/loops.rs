@@ -118,7 +118,12 @@ pub(super) fn write_loop(
     while !scribe.is_done() {
         let wait = scribe.timeout().saturating_duration_since(monotonic());
         match orders.recv_timeout(wait) {
-            Ok(order) => scribe.take(order),
+            Ok(order) => {
+                scribe.take(order);
+                // What comes until something is due waits in the queue, not each with a wake-up.
+                rest_until(scribe.timeout());
+                orders.try_iter().take(ORDERS_GATHERED).for_each(|order| scribe.take(order));
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => scribe.take(Order::Stop),
         }
@@ -179,6 +184,8 @@ pub(super) fn wake(waker: &Waker) {
 /// At most 500 turns a second. The kernel's buffer holds what comes meanwhile: 2 ms of 10,000
 /// agents are 25 KB.
 const TURN_EVERY: Duration = Duration::from_millis(2);
+/// Orders taken before it is looked whether something is due.
+const ORDERS_GATHERED: usize = 1024;
 const COUNT_EVERY: Duration = Duration::from_millis(500);
 /// How soon the mirror's thread sees that it shall end.
 const STOP_SEEN: Duration = Duration::from_millis(200);

@@ -16,6 +16,7 @@ mod loops;
 pub use error::BrokerError;
 
 use crate::api::{self, Answer};
+use crate::certificates::Certificates;
 use crate::config::{Config, StoreChoice};
 use crate::control;
 use crate::dir::{self, StateDir};
@@ -37,10 +38,10 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use strobe_wire::ids::{HostId, Seq};
-use strobe_wire::link::{Link, LinkConfig, Offload, Side, Socket, SocketConfig};
+use strobe_wire::ids::Seq;
+use strobe_wire::link::{Accept, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
 use strobe_wire::message::{ApiRequest, ApiResponse};
-use strobe_wire::pki::{Role, Subject, Token};
+use strobe_wire::pki::Token;
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]
@@ -99,14 +100,17 @@ impl Broker {
             }
         }
         let (mut socket, quic_addr) = listen(config.listen)?;
-        let subject = Subject { role: Role::Broker, host: HostId(0) };
+        let mut certificates = Certificates::new(Arc::clone(&authority), config.certificate_life_s);
+        let identity = certificates.own(now_s).transpose()?;
+        let grace_s = config.certificate_life_s;
         let link = Link::new(&LinkConfig {
-            identity: Some(authority.issue(&subject, now_s, IDENTITY_S)?),
+            identity,
             side: Side::Broker,
             connections_max: CONNECTIONS_MAX,
             whole_datagrams: socket.keeps_datagrams_whole(),
             wall_s: now_s,
             seed: None,
+            accept: Some(Accept { secret: authority.derive("strobe link"), grace_s }),
         })?;
         let io = |doing| move |source| BrokerError::Io { doing, source };
         let poll = Poll::new().map_err(io("make a poll"))?;
@@ -123,8 +127,9 @@ impl Broker {
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
-        let scribe = Scribe::new(writer, registry.clone(), hub.clone(), every, monotonic());
-        let parts = Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), authority };
+        let scribe = Scribe::new(writer, registry.clone(), every, monotonic());
+        let parts =
+            Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let shared = Arc::new(Shared {
             config,
             engine: Engine::new(store.clone()),
@@ -208,7 +213,7 @@ impl Broker {
         }
     }
 
-    /// Every stored frame from now on; first what is known of hosts and schemas.
+    /// Every new frame from now on; first what is known of hosts and schemas.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.shared.hub.subscribe(self.shared.registry.hosts(), None)
@@ -421,5 +426,3 @@ const QUERY_THREADS: usize = 2;
 const WRITES_MAX: usize = 64;
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 const CONTROLS_MAX: usize = 8;
-/// The broker's own certificate is made anew at every start.
-const IDENTITY_S: u64 = 10 * 365 * 24 * 3600;

@@ -4,6 +4,7 @@
 //! A host's section keeps the newest rows plain (row after row: an append is one copy). A
 //! remote-write source keeps a time column for each series.
 
+use super::spill::Body;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use strobe_wire::frame::RowView;
@@ -42,11 +43,11 @@ pub(super) struct Section {
     /// From the first to the last sample, wherever they are.
     pub(super) span: (i64, i64),
     pub(super) rows: Rows,
-    /// Encoded blocks in memory, in the order they were made.
+    /// Encoded blocks, in the order they were made.
     pub(super) young: Vec<Young>,
 }
 
-/// An encoded block in memory.
+/// An encoded block that is not in a segment yet.
 #[derive(Clone, Debug)]
 pub(super) struct Young {
     pub(super) first_ms: i64,
@@ -54,7 +55,7 @@ pub(super) struct Young {
     pub(super) rows: usize,
     /// It is being written to a segment as it is.
     pub(super) sealed: bool,
-    pub(super) bytes: Arc<Vec<u8>>,
+    pub(super) body: Body,
 }
 
 /// Rows one after the other.

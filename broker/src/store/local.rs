@@ -12,6 +12,7 @@ use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
 use super::segment::{Loaded, Segment, io};
 use super::shared::Shared;
+use super::spill::Spill;
 use super::upkeep::Upkeep;
 use super::wal;
 use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
@@ -84,6 +85,7 @@ impl Store {
         fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
         let horizon = Horizon::read(&dir);
         let shared = Arc::new(Shared {
+            spill: Spill::new(config.dir.join(SPILL)),
             config,
             sources: RwLock::default(),
             segments: RwLock::default(),
@@ -92,14 +94,17 @@ impl Store {
             rolled_ms: [const { AtomicI64::new(i64::MIN) }; 2],
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(horizon.raw_ms.max(horizon.minutes_ms)),
+            synced: Mutex::default(),
             last_number: AtomicU64::new(0),
         });
+        shared.spill.allow(free_bytes(&shared.config.dir)?, shared.config.free_bytes_min);
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
         let journal = Journal::open(&shared.config.dir.join(WAL), &mut |number, record| {
             replay.record(number, record);
         });
         let (journal, damage) = journal?;
+        shared.note_synced(journal.synced());
         let (recovery, schemas, labels, wal_last_ms) = replay.finish(&damage);
         let upkeep = Upkeep::new(&shared, now_ms);
         let writer = Writer {
@@ -120,6 +125,11 @@ impl Store {
     #[must_use]
     pub fn counts(&self) -> StoreCounts {
         self.shared.count(|_| ())
+    }
+
+    /// Counts samples that were not taken.
+    pub(crate) fn refused(&self, samples: u64) {
+        self.shared.count(|counts| counts.samples_refused += samples);
     }
 
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
@@ -371,6 +381,7 @@ impl Writer {
     /// As [`Writer::commit`], whatever space is left.
     pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
         self.journal.commit()?;
+        self.shared.note_synced(self.journal.synced());
         let mut samples = 0;
         for pending in self.pending.drain(..) {
             samples += self.shared.apply(pending, i64::MIN);
@@ -403,6 +414,7 @@ impl Writer {
     fn floor(&self) -> Result<(), StoreError> {
         let config = &self.shared.config;
         let free = free_bytes(&config.dir)?;
+        self.shared.spill.allow(free, config.free_bytes_min);
         if free < config.free_bytes_min {
             let (path, floor) = (config.dir.clone(), config.free_bytes_min);
             return Err(StoreError::Full { path, free, floor });
@@ -483,6 +495,7 @@ fn remote_id(labels: &Labels) -> u128 {
 
 pub(super) const SEGMENTS: &str = "segments";
 pub(super) const WAL: &str = "wal";
+const SPILL: &str = "young";
 /// Appended and not committed; more is refused.
 const PENDING_BYTES_MAX: usize = 64 << 20;
 /// Samples of one WAL record.

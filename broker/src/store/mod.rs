@@ -1,8 +1,8 @@
 //! The store of samples: what is written by one [`Writer`] and read by many [`Store`] handles.
 //!
 //! ```text
-//! frame, samples ──► WAL (journal) ──commit: fdatasync──► head rows ──60 rows──► young blocks
-//!                                                              600 s │ seal
+//! frame, samples ──► WAL (journal) ──commit: fdatasync──► head rows ──30 rows──► young blocks
+//!                                        (in a nameless file)  600 s │ seal
 //!                                     segment files of HB1 blocks ◄──┴──► 1 min, 1 h rollups
 //! ```
 //!
@@ -15,6 +15,8 @@
 mod block;
 mod check;
 mod codec;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod head;
 mod horizon;
 mod local;
@@ -28,6 +30,7 @@ mod seal;
 mod segment;
 mod select;
 mod shared;
+mod spill;
 mod upkeep;
 mod wal;
 
@@ -161,6 +164,8 @@ pub struct StoreCounts {
     pub wal_bytes: u64,
     /// Bytes of unsealed rows in memory.
     pub head_bytes: u64,
+    /// Samples of remote-write that were too old or too far ahead.
+    pub samples_refused: u64,
 }
 
 /// Why the store could not do something.

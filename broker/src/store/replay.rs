@@ -152,7 +152,8 @@ impl Replay {
         }
         let path = self.shared.segment_path("raw")?;
         let mut job = SealJob::new(path, i64::MAX, through, self.shared.sources())?;
-        job.step(usize::MAX)?;
+        job.step(usize::MAX, &self.shared.spill)?;
+        self.shared.spill.turn();
         let (segment, done) = job.finish()?;
         if let Some(segment) = segment {
             self.shared.add_segment(segment);

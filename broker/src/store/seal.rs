@@ -10,6 +10,7 @@ use super::block::{
 };
 use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState, Young};
 use super::segment::{Segment, SegmentWriter};
+use super::spill::{Body, Spill};
 use std::path::PathBuf;
 use std::sync::Arc;
 use strobe_wire::limits::SECTION_COLUMNS_MAX;
@@ -22,8 +23,8 @@ pub(super) struct SealJob {
     wal_through: u64,
     rest: Vec<Arc<Source>>,
     out: SegmentWriter,
-    /// (source, schema, block) in the segment.
-    done: Vec<(Arc<Source>, u64, Arc<Vec<u8>>)>,
+    /// (source, schema) of each block in the segment.
+    done: Vec<(Arc<Source>, u64)>,
 }
 
 impl SealJob {
@@ -40,7 +41,7 @@ impl SealJob {
     }
 
     /// Seals the next sources; true when none is left.
-    pub(super) fn step(&mut self, sources: usize) -> Result<bool, StoreError> {
+    pub(super) fn step(&mut self, sources: usize, spill: &Spill) -> Result<bool, StoreError> {
         for _ in 0..sources {
             let Some(source) = self.rest.pop() else { return Ok(true) };
             let mut blocks = Vec::new();
@@ -49,17 +50,20 @@ impl SealJob {
                 seal_remote(source.id, &mut state, self.cut_ms);
                 for (&id, section) in &mut state.sections {
                     seal_rows(source.id, id, section, self.cut_ms)?;
-                    let own =
-                        section.young.iter().filter(|young| young.sealed).map(|young| {
-                            (id, Arc::clone(&section.schema), Arc::clone(&young.bytes))
-                        });
+                    let own = section.young.iter_mut().filter(|young| young.sealed).map(|young| {
+                        let body = young.body.clone();
+                        if let Body::Memory(bytes) = &young.body {
+                            young.body = spill.put(Arc::clone(bytes));
+                        }
+                        (id, Arc::clone(&section.schema), body)
+                    });
                     blocks.extend(own);
                 }
                 Arc::clone(&state.labels)
             };
-            for (id, schema, block) in blocks {
-                self.out.block(&labels, &schema, &block)?;
-                self.done.push((Arc::clone(&source), id, block));
+            for (id, schema, body) in blocks {
+                self.out.block(&labels, &schema, &body.bytes().map_err(corrupt)?)?;
+                self.done.push((Arc::clone(&source), id));
             }
         }
         Ok(self.rest.is_empty())
@@ -85,7 +89,7 @@ impl SealJob {
 /// The blocks that now lie in a segment.
 #[derive(Debug)]
 pub(super) struct Done {
-    blocks: Vec<(Arc<Source>, u64, Arc<Vec<u8>>)>,
+    blocks: Vec<(Arc<Source>, u64)>,
 }
 
 impl Done {
@@ -93,27 +97,24 @@ impl Done {
         self.blocks.len()
     }
 
-    /// Lets go of them; returns the bytes.
-    pub(super) fn release(self) -> usize {
-        let mut bytes = 0;
-        for (source, schema, block) in self.blocks {
+    /// Lets go of them.
+    pub(super) fn release(self) {
+        for (source, schema) in self.blocks {
             if let Some(section) = source.write().sections.get_mut(&schema) {
-                section.young.retain(|young| !Arc::ptr_eq(&young.bytes, &block));
-                bytes += block.len();
+                section.young.retain(|young| !young.sealed);
             }
         }
-        bytes
     }
 }
 
 /// Encodes a section's plain rows into a young block if there are many, and many small young
 /// blocks into one: it is smaller, and a reader opens one instead of eight.
-pub(super) fn make_young(source: u128, id: u64, section: &mut Section) {
-    if section.rows.len() < YOUNG_ROWS {
+pub(super) fn make_young(source: u128, id: u64, section: &mut Section, spill: &Spill) {
+    if section.rows.len() < rows_wanted(source, section) {
         return;
     }
     let rows = std::mem::replace(&mut section.rows, Rows::new(section.schema.columns.len()));
-    push_young(source, id, section, rows);
+    push_young(source, id, section, rows, spill);
     let small = |young: &&Young| !young.sealed && young.rows < YOUNG_ROWS * MERGED;
     if section.young.iter().rev().take_while(small).count() < MERGED {
         return;
@@ -122,15 +123,28 @@ pub(super) fn make_young(source: u128, id: u64, section: &mut Section) {
     let mut rows = Rows::new(section.schema.columns.len());
     for young in section.young.iter().skip(first) {
         // What was encoded in memory decodes; if not, it is left as it is and the seal says so.
-        let Ok(more) = decode_rows(&young.bytes) else { return };
+        let Ok(more) = decode_body(&young.body) else { return };
         rows.append(more);
     }
     section.young.truncate(first);
-    push_young(source, id, section, rows);
+    push_young(source, id, section, rows, spill);
 }
 
-fn push_young(source: u128, id: u64, section: &mut Section, rows: Rows) {
-    let young = encode_rows(source, id, section, rows, LEVEL_YOUNG);
+/// A source's first young block is shorter, each by another length: else those that came together
+/// would all hold most, and be encoded, in the same second for ever.
+fn rows_wanted(source: u128, section: &Section) -> usize {
+    if !section.young.is_empty() {
+        return YOUNG_ROWS;
+    }
+    let [byte, ..] = source.to_le_bytes();
+    YOUNG_ROWS / 3 + usize::from(byte) % (YOUNG_ROWS * 2 / 3)
+}
+
+fn push_young(source: u128, id: u64, section: &mut Section, rows: Rows, spill: &Spill) {
+    let mut young = encode_rows(source, id, section, rows, LEVEL_YOUNG);
+    if let Body::Memory(bytes) = young.body {
+        young.body = spill.put(bytes);
+    }
     section.young.push(young);
 }
 
@@ -142,11 +156,7 @@ fn seal_rows(source: u128, id: u64, section: &mut Section, cut_ms: i64) -> Resul
     let mut before = Rows::new(section.schema.columns.len());
     let mut after = before.clone();
     for young in &section.young {
-        let rows = decode_rows(&young.bytes).map_err(|why| StoreError::Corrupt {
-            path: PathBuf::from("memory"),
-            offset: 0,
-            why,
-        })?;
+        let rows = decode_body(&young.body).map_err(corrupt)?;
         rows.split(cut_ms, &mut before, &mut after);
     }
     section.rows.split(cut_ms, &mut before, &mut after);
@@ -193,7 +203,7 @@ fn seal_remote(source: u128, state: &mut SourceState, cut_ms: i64) {
             last_ms: last,
             rows: 0,
             sealed: true,
-            bytes: Arc::new(bytes),
+            body: Body::Memory(Arc::new(bytes)),
         });
     }
 }
@@ -207,11 +217,19 @@ fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: 
         last_ms: rows.times.last().copied().unwrap_or(i64::MIN),
         rows: rows.len(),
         sealed: false,
-        bytes: Arc::new(encode(&meta, Content::Rows(&rows), &kinds, level)),
+        body: Body::Memory(Arc::new(encode(&meta, Content::Rows(&rows), &kinds, level))),
     }
 }
 
-pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
+fn decode_body(body: &Body) -> Result<Rows, String> {
+    decode_rows(&body.bytes()?)
+}
+
+fn corrupt(why: String) -> StoreError {
+    StoreError::Corrupt { path: PathBuf::from("young"), offset: 0, why }
+}
+
+fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
     let block = Block::open(Data::Memory(bytes))?;
     let (times, valid) = (block.times()?, block.validity()?);
     let mut rows = Rows::blank(block.columns, times.clone());
@@ -231,7 +249,7 @@ pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
     Ok(rows)
 }
 
-/// Rows kept plain: 200 columns of 1,000 hosts are 48 MB at most.
+/// Rows kept plain: 200 columns of 1,000 hosts are 48 MB at most, 24 MB on average.
 const YOUNG_ROWS: usize = 30;
 /// Young blocks that become one.
 const MERGED: usize = 8;

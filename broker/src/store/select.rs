@@ -265,12 +265,7 @@ impl Store {
         scratch: &mut Scratch,
     ) -> Result<(), StoreError> {
         let bounds = (range.start_ms, range.end_ms);
-        let mut by_schema: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
-        for (series, place) in places.iter().enumerate() {
-            for &(schema, column) in &place.sections {
-                by_schema.entry(schema).or_default().push((column, series));
-            }
-        }
+        let by_schema = by_schema(places);
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
         let kinds = gather_memory(source, places, &by_schema, bounds, scratch)?;
         let far = self.far(source.id, bounds);
@@ -311,7 +306,18 @@ impl Store {
     }
 }
 
-/// The part of it that is in memory; says what kinds of columns the schemas have.
+/// Which columns of a section fill which series.
+fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
+    let mut by_schema: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
+    for (series, place) in places.iter().enumerate() {
+        for &(schema, column) in &place.sections {
+            by_schema.entry(schema).or_default().push((column, series));
+        }
+    }
+    by_schema
+}
+
+/// Appends the samples that are in memory; returns the schemas.
 fn gather_memory(
     source: &Source,
     places: &[Places],
@@ -326,7 +332,7 @@ fn gather_memory(
         let Some(section) = state.sections.get(&schema) else { continue };
         let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
         let within = section.young.iter().filter(within);
-        young.extend(within.map(|young| (schema, Arc::clone(&young.bytes))));
+        young.extend(within.map(|young| (schema, young.body.clone())));
         kinds.insert(schema, Arc::clone(&section.schema));
         for &(column, series) in wanted {
             let kind = kind_of(&section.schema, column);
@@ -342,13 +348,13 @@ fn gather_memory(
         }
     }
     drop(state);
-    let memory = std::path::Path::new("memory");
-    for (schema, block) in young {
+    for (schema, body) in young {
         let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-        let read = Block::open(Data::Memory(&block)).and_then(|block| {
-            push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
-        });
-        read.map_err(|why| StoreError::Corrupt { path: memory.into(), offset: 0, why })?;
+        Block::open(body.data())
+            .and_then(|block| {
+                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+            })
+            .map_err(|why| StoreError::Corrupt { path: "young".into(), offset: 0, why })?;
     }
     Ok(kinds)
 }

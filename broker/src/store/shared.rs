@@ -6,11 +6,13 @@ use super::local::{Pending, SEGMENTS, segment_files};
 use super::redis::Archive;
 use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
+use super::spill::Spill;
 use super::{StoreConfig, StoreCounts, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use strobe_journal::Position;
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::schema::{Labels, Schema};
 
@@ -26,15 +28,27 @@ pub(super) struct Shared {
     /// Everything up to these is in minutes, in hours. Relaxed: a number by itself; what it says is
     /// in the segments, which are under a lock.
     pub(super) rolled_ms: [AtomicI64; 2],
+    pub(super) spill: Spill,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
     pub(super) removed_ms: AtomicI64,
+    /// Behind the last committed record of the WAL.
+    pub(super) synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     pub(super) last_number: AtomicU64,
 }
 
 impl Shared {
+    /// Behind the last committed record of the WAL.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_synced(&self, at: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         sources.values().cloned().collect()
@@ -148,7 +162,7 @@ impl Shared {
                 let section = state.section(id, &schema);
                 section.rows.push(time_ms, row);
                 section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section);
+                super::seal::make_young(source.id, id, section, &self.spill);
                 u64::try_from(row.len()).unwrap_or(0)
             }
             Pending::Samples(record) => {

@@ -464,7 +464,7 @@ fn a_second_store_on_the_directory_is_refused() {
 #[test]
 fn memory_beyond_its_bound_is_sealed_early() {
     let place = Place::new("bound");
-    let config = StoreConfig { head_bytes_max: 500, ..place.config() };
+    let config = StoreConfig { head_bytes_max: 50, ..place.config() };
     let (store, mut writer, _) = Store::open(config, T0).unwrap();
     writer.settle(T0).unwrap();
     write(&mut writer, HOST, 0..50);

@@ -111,6 +111,7 @@ fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
     let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
+    writer.shared.spill.turn();
     writer.upkeep.seal = Some(job);
     step_seal(writer)
 }
@@ -125,7 +126,7 @@ fn wal_unsealed(writer: &Writer) -> u64 {
 fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     let Some(mut job) = writer.upkeep.seal.take() else { return Ok(()) };
     // A job that fails is dropped: its rows are in memory still and go into the next one.
-    if !job.step(SOURCES_A_TICK)? {
+    if !job.step(SOURCES_A_TICK, &writer.shared.spill)? {
         writer.upkeep.seal = Some(job);
         return Ok(());
     }
@@ -299,7 +300,7 @@ pub(super) fn measure(shared: &Shared) {
         let state = source.read();
         for section in state.sections.values() {
             bytes += section.rows.bytes();
-            bytes += section.young.iter().map(|young| young.bytes.len()).sum::<usize>();
+            bytes += section.young.iter().map(|young| young.body.held()).sum::<usize>();
         }
         bytes += state.remote.values().map(|column| column.bytes()).sum::<usize>();
     }

@@ -2,18 +2,15 @@
 
 use crate::support::{
     Server, ask, base_ms, commands, dir, fill, free_port, mirror, now, open, query, start, until,
+    write_rows,
 };
-use bytes::Bytes;
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
 use strobe_broker::registry::Registry;
 use strobe_broker::store::{Store, StoreConfig};
-use strobe_wire::frame::{FrameKind, Header, Row, seal_row};
-use strobe_wire::ids::{BootId, HostId, Seq};
-use strobe_wire::limits::FRAME_BYTES_MAX;
+use strobe_wire::ids::HostId;
 use strobe_wire::message::Hello;
-use strobe_wire::schema::{Column, Kind, Labels, Schema};
 
 /// A state directory is lost: what Redis has of it is found again by a store that begins empty.
 #[test]
@@ -144,27 +141,7 @@ fn hello() -> Hello {
 /// Ten minutes of one agent's host, sealed.
 fn fill_host(dir: &Path, base: i64) {
     let (_store, mut writer) = open(&dir.join("store"), base);
-    let labels = Labels::default();
-    let column = Column { name: "node_load1".into(), labels, kind: Kind::Gauge { scale: 2 } };
-    let schema = Schema { section: "load".into(), columns: vec![column] };
-    writer.schema(&schema).unwrap();
-    writer.host(HostId(7), "node", "a", &Labels::of(&[("rack", "r1")])).unwrap();
-    for seq in 0..60 {
-        let header = Header {
-            kind: FrameKind::Row,
-            host: HostId(7),
-            boot: BootId(1),
-            seq: Seq(u64::try_from(seq).unwrap()),
-            wall_ns: (base - 500_000 + seq * 1000) * 1_000_000,
-            boottime_ns: 0,
-            schema: schema.id(),
-        };
-        let mut slot = [0; FRAME_BYTES_MAX];
-        let row = Row { values: &[150], valid: &[1], scores: &[] };
-        let length = seal_row(&mut slot, &header, &row).unwrap();
-        writer.frame(&Bytes::copy_from_slice(&slot[..length])).unwrap();
-    }
-    writer.commit(base).unwrap();
+    write_rows(&mut writer, 0..60, base - 500_000);
     writer.settle(base + 31_000).unwrap();
     let (registry, _) = Registry::open(dir).unwrap();
     registry.hello(&hello(), base);

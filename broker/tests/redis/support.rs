@@ -1,5 +1,6 @@
 //! A redis-server of a test, a store, and what is asked of both.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,11 @@ use strobe_broker::query::{Deadline, Engine, Limits, Output};
 use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
 use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
 use strobe_broker::{Broker, Config};
+use strobe_wire::frame::{FrameKind, Header, Row, seal_row};
+use strobe_wire::ids::{BootId, HostId, Seq};
+use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::message::ApiRequest;
-use strobe_wire::schema::Labels;
+use strobe_wire::schema::{Column, Kind, Labels, Schema};
 use strobe_wire::settings::Settings;
 
 #[expect(clippy::disallowed_methods, reason = "a test on real sockets reads the clock here")]
@@ -206,4 +210,34 @@ pub(crate) fn commands(server: &Server, name: &str) -> u64 {
     let text: String = redis::cmd("INFO").arg("commandstats").query(&mut redis).unwrap();
     let line = text.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{name}:calls=")));
     line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// One column of host 7.
+pub(crate) fn load() -> Schema {
+    let labels = Labels::default();
+    let column = Column { name: "node_load1".into(), labels, kind: Kind::Gauge { scale: 2 } };
+    Schema { section: "load".into(), columns: vec![column] }
+}
+
+/// Rows of host 7 with these numbers, a second apart, committed.
+pub(crate) fn write_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64) {
+    let schema = load();
+    writer.schema(&schema).unwrap();
+    writer.host(HostId(7), "node", "a", &Labels::of(&[("rack", "r1")])).unwrap();
+    for seq in seqs {
+        let header = Header {
+            kind: FrameKind::Row,
+            host: HostId(7),
+            boot: BootId(1),
+            seq: Seq(seq),
+            wall_ns: (from_ms + i64::try_from(seq).unwrap() * 1000) * 1_000_000,
+            boottime_ns: 0,
+            schema: schema.id(),
+        };
+        let mut slot = [0; FRAME_BYTES_MAX];
+        let row = Row { values: &[150], valid: &[1], scores: &[] };
+        let length = seal_row(&mut slot, &header, &row).unwrap();
+        writer.frame(&Bytes::copy_from_slice(&slot[..length])).unwrap();
+    }
+    writer.commit(from_ms).unwrap();
 }

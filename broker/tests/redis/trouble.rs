@@ -1,13 +1,14 @@
 //! Redis is full, wants a password, hangs.
 
 use crate::support::{
-    Server, ask, base_ms, counts, dir, fill, free_port, mirror, now, open, send, series, start,
-    until, wall_ms,
+    Server, ask, base_ms, counts, dir, fill, free_port, mirror, now, open, query, send, series,
+    start, until, wall_ms,
 };
 use nix::sys::signal::Signal;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 use strobe_broker::remote_write;
+use strobe_broker::store::redis::{Mirror, Parts, RedisConfig};
 use strobe_wire::message::ApiRequest;
 
 #[test]
@@ -35,7 +36,7 @@ impl log::Log for Log {
         true
     }
     fn log(&self, record: &log::Record<'_>) {
-        if record.level() == log::Level::Error {
+        if record.level() <= log::Level::Warn {
             self.0.lock().unwrap().push(record.args().to_string());
         }
     }
@@ -43,11 +44,79 @@ impl log::Log for Log {
 }
 
 static LOG: Log = Log(Mutex::new(Vec::new()));
+static LISTEN: Once = Once::new();
+
+fn listen() {
+    LISTEN.call_once(|| log::set_logger(&LOG).unwrap());
+    log::set_max_level(log::LevelFilter::Warn);
+}
+
+/// Warnings and errors about a server.
+fn said(server: &Server) -> Vec<String> {
+    let all = LOG.0.lock().unwrap().clone();
+    all.into_iter().filter(|line| line.contains(&format!(":{}", server.port))).collect()
+}
+
+/// Users and databases are given by the URL.
+#[test]
+fn a_user_is_let_in_by_the_url_and_one_without_rights_is_named() {
+    let (dir, base) = (dir("users"), base_ms());
+    let (store, mut writer) = open(&dir, base);
+    fill(&mut writer, base);
+    let users = ["--user", "alice", "on", ">secret", "~p:*", "&*", "+@all", "-@dangerous"];
+    let more = ["--user", "bob", "on", ">secret", "~*", "&*", "+ping", "+select"];
+    let server = Server::start(free_port(), &[&users[..], &more[..]].concat());
+    let url = |who: &str| format!("redis://{who}@127.0.0.1:{}/3", server.port);
+    let pass = |who: &str| {
+        let config = RedisConfig { prefix: "p:".into(), ..RedisConfig::at(url(who)) };
+        let parts = Parts {
+            store: &store,
+            registry: None,
+            stopping: Arc::default(),
+            now_ms: base,
+            clock: now,
+        };
+        let mut mirror = Mirror::new(config, parts).unwrap();
+        mirror.pass(base);
+        counts(&mirror)
+    };
+    assert_eq!(pass("bob:secret").failures, [0, 1, 0, 0]);
+    // A query that needs what may be there says why it cannot have it.
+    let warnings = query(&store, "x[3h]", base).1.join("; ");
+    assert!(warnings.contains("does not let us in (NOPERM"), "{warnings}");
+    assert!(!warnings.contains("secret"), "{warnings}");
+    assert_eq!(pass("alice:wrong").failures, [0, 1, 0, 0]);
+    let good = pass("alice:secret");
+    assert_eq!((good.failures, good.blocks), ([0; 4], 20));
+    let keys: Vec<String> = {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/3", server.port)).unwrap();
+        redis::cmd("KEYS").arg("*").query(&mut client.get_connection().unwrap()).unwrap()
+    };
+    assert!(!keys.is_empty() && keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
+    drop((writer, store));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_redis_that_evicts_is_warned_about() {
+    listen();
+    let (dir, base) = (dir("evicts"), base_ms());
+    let (store, _writer) = open(&dir, base);
+    let lru = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let good = ["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"];
+    for (more, wanted) in [(lru, 1), (good, 0)] {
+        let server = Server::start(free_port(), &more);
+        mirror(&store, &server.url(), base).pass(base);
+        let said = said(&server);
+        assert_eq!(said.len(), wanted, "{said:?}");
+        assert!(said.iter().all(|line| line.contains("maxmemory-policy noeviction")), "{said:?}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
 
 #[test]
 fn a_wanted_password_is_counted_and_ingest_goes_on() {
-    log::set_logger(&LOG).unwrap();
-    log::set_max_level(log::LevelFilter::Error);
+    listen();
     let dir = dir("password");
     let server = Server::start(free_port(), &["--requirepass", "secret"]);
     let broker = start(&dir, &server.url());
@@ -68,8 +137,7 @@ fn a_wanted_password_is_counted_and_ingest_goes_on() {
     );
     assert_eq!(status, 204, "{why}");
     assert_eq!(broker.store().counts().samples, 60);
-    let said: Vec<String> = LOG.0.lock().unwrap().clone();
-    let said: Vec<_> = said.iter().filter(|line| line.contains(&server.port.to_string())).collect();
+    let said = said(&server);
     assert_eq!(said.len(), 1, "one sentence, once: {said:?}");
     let wanted = ["does not let us in (NOAUTH ", "put user and password into broker.store"];
     assert!(wanted.iter().all(|part| said[0].contains(part)) && said[0].len() < 400, "{said:?}");

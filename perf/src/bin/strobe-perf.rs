@@ -4,14 +4,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use strobe_perf::agents::{Comparison, Fleet, compare};
+use strobe_perf::agents::{Comparison, compare};
 use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
 use strobe_perf::suite::load::{self, Seal};
 use strobe_perf::suite::queries;
 use strobe_perf::suite::{Bench, Found};
-use strobe_perf::suite::{bytes, live};
+use strobe_perf::suite::{bytes, live, summary};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -60,6 +60,8 @@ enum What {
     Agents(AgentsArguments),
     /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
     Queries(QueriesArguments),
+    /// Makes README.md of the results that are there.
+    Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
     #[command(hide = true)]
     Floor {
@@ -119,9 +121,9 @@ struct LiveArguments {
 
 #[derive(Args, Debug)]
 struct BytesArguments {
-    /// How long this host is watched.
-    #[arg(long, default_value_t = 21)]
-    minutes: u64,
+    /// How long this host is watched: in 20 minutes there is a whole window.
+    #[arg(long, default_value_t = 1260)]
+    seconds: u64,
     /// A recording made with --keep: it is sealed again, and nothing is recorded.
     #[arg(long)]
     recorded: Option<PathBuf>,
@@ -178,6 +180,9 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Agents(arguments) => agents(bench, arguments)?,
         What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
+        What::Summary => {
+            return summary::write(&bench.results).map_err(|why| why.to_string());
+        }
         What::Floor { files } => {
             return floor::read_for_ever(files).map_err(|why| why.to_string());
         }
@@ -227,7 +232,7 @@ fn queries_wanted(arguments: &QueriesArguments) -> Result<queries::Wanted, Strin
 
 fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {
     bytes::Wanted {
-        lasting: Duration::from_secs(60 * arguments.minutes),
+        lasting: Duration::from_secs(arguments.seconds),
         recorded: arguments.recorded.clone(),
         keep: arguments.keep.clone(),
         peers: if arguments.alone { Vec::new() } else { Kind::ALL.to_vec() },
@@ -239,9 +244,7 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     let comparison = Comparison {
         strobe: there(&bench.programs.join("strobe-agent")),
         strobe_arguments: arguments.strobe_argument.clone(),
-        fleet: there(&bench.programs.join("strobe-broker"))
-            .zip(there(&bench.programs.join("strobe")))
-            .map(|(broker, strobe)| Fleet { broker, strobe }),
+        broker: there(&bench.programs.join("strobe-broker")),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
         ticks: arguments.ticks.max(1),

@@ -14,6 +14,7 @@ use crate::run::{self, Load, hosts, load};
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -64,7 +65,7 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
         agents: wanted.agents,
         shape: Shape::Host,
         series: wanted.series,
-        lasting: wanted.lasting + SETTLE * 2,
+        lasting: wanted.lasting + SETTLE * 4,
         interval: Duration::from_secs(1),
         drain: SETTLE,
         broker_pid: Some(broker.pid()),
@@ -125,9 +126,22 @@ fn look_at(
 ) -> Result<(), String> {
     let mut socket = open(address)?;
     socket.send(Message::text(watch)).map_err(|why| why.to_string())?;
+    let mut silent = 0;
     while !stop.load(Ordering::Relaxed) {
-        let message = socket.read().map_err(|why| why.to_string())?;
+        let message = match socket.read() {
+            Ok(message) => message,
+            // Half a second without a message.
+            Err(tungstenite::Error::Io(why)) if why.kind() == ErrorKind::WouldBlock => {
+                silent += 1;
+                if silent < SILENCES_MAX {
+                    continue;
+                }
+                return Err("nothing came for ten seconds".into());
+            }
+            Err(why) => return Err(why.to_string()),
+        };
         let now_us = run::wall_us();
+        silent = 0;
         let Message::Text(text) = message else { continue };
         if !begun.load(Ordering::Relaxed) {
             continue;
@@ -258,6 +272,8 @@ fn small(count: usize) -> u32 {
 
 /// Time for everyone to connect, and for the first messages, which are large.
 const SETTLE: Duration = Duration::from_secs(3);
-/// A browser that hears nothing for so long is broken.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How often a browser that hears nothing looks whether it shall stop, and after how many such
+/// times it is broken.
+const SILENCE: Duration = Duration::from_millis(500);
+const SILENCES_MAX: u32 = 20;
 const MICROS_MAX: u64 = 60_000_000;

@@ -5,6 +5,7 @@ pub mod live;
 pub mod load;
 pub mod peers;
 pub mod queries;
+pub mod summary;
 
 use crate::report::Table;
 use crate::run;
@@ -75,6 +76,7 @@ impl Bench {
         value["at_ms"] = json!(u64::try_from(run::wall_ms()).unwrap_or(0));
         value["command"] = json!(command);
         value["machine"] = machine();
+        value["versions"] = versions();
         value["failed"] = json!(found.failed);
         crate::report::write(&self.results, &found.name, &value, &found.table)
     }
@@ -101,12 +103,23 @@ pub fn machine() -> Value {
     })
 }
 
+/// Of what is compared, where it is installed.
+fn versions() -> Value {
+    let mut versions = json!({ "strobe": env!("CARGO_PKG_VERSION") });
+    for name in ["victoria-metrics", "prometheus", "prometheus-node-exporter"] {
+        let said = version_of(&Path::new("/usr/bin").join(name));
+        versions[name] = json!(said);
+    }
+    versions
+}
+
 /// What a program says to `--version`, on one line.
 #[must_use]
 pub fn version_of(program: &Path) -> Option<String> {
     let output = std::process::Command::new(program).arg("--version").output().ok()?;
-    let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    String::from_utf8_lossy(&said).lines().next().map(str::to_owned)
+    let said = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&said).into_owned();
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// A row of two cells.

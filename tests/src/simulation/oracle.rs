@@ -1,94 +1,190 @@
-//! What was said, and whether what is on disk is that.
+//! What was said, and whether what is on disk and what readers see is that.
 
+use super::agent::instance;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use strobe_broker::store::{Limits, MatchOp, Matcher, Scratch, Store, TimeRange};
-use strobe_journal::Journal;
-use strobe_wire::frame::{self, Payload};
+use strobe_wire::frame::{self, ArchivedLoss, Payload};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::schema::{Kind, Schema};
 
-/// Metric, time in ms and value of a row.
+/// Names a frame of the fleet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Said {
-    pub(crate) metric: &'static str,
-    pub(crate) time_ms: i64,
-    pub(crate) value: u32,
+pub(crate) struct Id {
+    pub(crate) host: HostId,
+    pub(crate) boot: BootId,
+    pub(crate) seq: u64,
 }
 
-/// Everything the agent did.
-#[derive(Default, Debug)]
-pub(crate) struct Oracle {
-    /// Rows put into the ring, by boot and number.
-    pub(crate) rows: BTreeMap<(u128, u64), Said>,
-    /// Numbers that found the ring full.
-    pub(crate) lost: BTreeSet<(u128, u64)>,
-    /// The last number acknowledged, by boot.
-    pub(crate) acknowledged: BTreeMap<u128, u64>,
+/// What a number was given to.
+#[derive(Clone, Debug)]
+pub(crate) enum Sent {
+    /// A row; `stray` if its time is out of bounds, so that a loss is to stand in its place.
+    Row { bytes: Bytes, schema: Arc<Schema>, stray: bool },
+    /// An event, or an entry of the loss ledger.
+    Words,
+    /// It found the ring full.
+    Lost,
 }
+
+/// Everything the agents did.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    pub(crate) sent: BTreeMap<Id, Sent>,
+    /// The last number acknowledged of each boot.
+    pub(crate) acknowledged: BTreeMap<(HostId, BootId), u64>,
+    value: u64,
+}
+
+/// Instance, metric, ms, and the bits of a value.
+type Sample = (String, String, i64, u64);
 
 impl Oracle {
-    /// Compares with the readers' view and, frame by frame, with the WAL.
-    pub(crate) fn judge(&self, store: Store, dir: &Path) {
-        let visible = visible(&store);
-        drop(store);
-        let (mut stored, mut covered) = (BTreeSet::new(), BTreeSet::new());
-        let mut rows = BTreeSet::new();
-        let opened = Journal::open(&dir.join("wal"), &mut |_, record: &[u8]| {
-            let Some((&FRAME, bytes)) = record.split_first() else { return };
-            let frame = frame::open(bytes).expect("a stored frame opens");
-            let id = (frame.header.boot.0, frame.header.seq.0);
-            assert!(stored.insert(id), "{id:?} is stored twice");
-            match frame.payload {
-                Payload::Row(row) => {
-                    let said = self.rows.get(&id);
-                    let said = said.unwrap_or_else(|| panic!("{id:?} was never sent"));
-                    assert_eq!(row.value(0), Some(u64::from(said.value)), "{id:?}");
-                    rows.insert(*said);
-                }
-                Payload::Loss(loss) => {
-                    let range = loss.first.to_native()..=loss.last.to_native();
-                    covered.extend(range.map(|seq| (id.0, seq)));
-                }
-                Payload::Event(_) => panic!("{id:?}: no event was sent"),
+    /// Values of the next row; no two rows have the same.
+    pub(crate) fn values(&mut self, schema: &Schema, salt: usize) -> Vec<u64> {
+        let columns = schema.columns.iter().map(|column| {
+            self.value += 1;
+            match column.kind {
+                Kind::Counter { .. } => self.value,
+                Kind::Gauge { .. } => (-i64::try_from(self.value).expect("small")).cast_unsigned(),
+                // Now and then a NaN with a payload of its own.
+                Kind::Float if self.value.is_multiple_of(7) => 0x7ff8_0000_0000_0000 | self.value,
+                Kind::Float => (self.value as f64 / 3.0 + salt as f64).to_bits(),
             }
         });
-        opened.expect("the WAL opens once the store is closed");
-        assert_eq!(visible, rows, "readers see what is stored, and nothing else");
-        for (boot, last) in &self.acknowledged {
-            for id in (1..=*last).map(|seq| (*boot, seq)) {
-                let (stored, covered) = (stored.contains(&id), covered.contains(&id));
-                assert!(stored || covered, "{id:?} was acknowledged and is nowhere");
-                assert_eq!(covered, self.lost.contains(&id), "{id:?}: a loss that was none");
-                assert_ne!(stored, covered, "{id:?} is stored and told as lost");
+        columns.collect()
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.sent.values().filter(|sent| matches!(sent, Sent::Lost)).count() as u64
+    }
+
+    /// Compares with the readers' view and, frame by frame, with every WAL file there ever was.
+    pub(crate) fn judge(&self, store: &Store, dir: &Path, removed: &[Vec<u8>]) {
+        let (mut stored, mut told) = (BTreeSet::new(), BTreeSet::new());
+        let mut samples = BTreeSet::new();
+        let logs = std::fs::read_dir(dir.join("wal")).expect("the WAL").flatten();
+        let logs = logs.map(|entry| entry.path()).filter(|path| path.extension().is_some());
+        let logs: Vec<_> = logs.map(|path| std::fs::read(path).expect("a WAL file")).collect();
+        for frame in removed.iter().chain(&logs).flat_map(|log| frames(log)) {
+            let opened = frame::open(&frame).expect("a stored frame opens");
+            let header = opened.header;
+            let id = Id { host: header.host, boot: header.boot, seq: header.seq.0 };
+            assert!(stored.insert(id), "{id:?} is stored twice");
+            match (opened.payload, self.sent.get(&id)) {
+                (Payload::Row(_), Some(Sent::Row { bytes, schema, stray: false })) => {
+                    assert_eq!(*bytes, frame, "{id:?} is not stored byte for byte");
+                    samples.extend(said(bytes, schema));
+                }
+                (Payload::Event(_), Some(Sent::Words)) => {}
+                (Payload::Loss(loss), sent) => self.tell(id, loss, sent, &mut told),
+                (_, sent) => panic!("{id:?} was {sent:?}, and is stored otherwise"),
+            }
+        }
+        self.account(&stored, &told);
+        let seen = visible(store);
+        if let Some(missing) = samples.difference(&seen).next() {
+            panic!("{missing:?} is stored, and no reader sees it");
+        }
+        if let Some(extra) = seen.difference(&samples).next() {
+            panic!("{extra:?} is seen, and nobody said it");
+        }
+    }
+
+    /// An entry of the loss ledger says what happened, once.
+    fn tell(&self, id: Id, loss: &ArchivedLoss, sent: Option<&Sent>, told: &mut BTreeSet<Id>) {
+        let (first, last) = (loss.first.to_native(), loss.last.to_native());
+        if loss.reason.as_str() == "time" {
+            assert!(matches!(sent, Some(Sent::Row { stray: true, .. })), "{id:?}: {sent:?}");
+            assert_eq!((first, last), (id.seq, id.seq), "{id:?} stands for itself");
+            return;
+        }
+        assert!(matches!(sent, Some(Sent::Words)), "{id:?}: {sent:?} became a {}", loss.reason);
+        for seq in first..=last {
+            let lost = Id { seq, ..id };
+            let sent = self.sent.get(&lost);
+            assert!(matches!(sent, Some(Sent::Lost)), "{lost:?}: {sent:?} is told as lost");
+            assert!(told.insert(lost), "{lost:?} is told twice");
+        }
+    }
+
+    /// What was acknowledged is stored, or told as lost.
+    fn account(&self, stored: &BTreeSet<Id>, told: &BTreeSet<Id>) {
+        for (&(host, boot), &last) in &self.acknowledged {
+            for seq in 1..=last {
+                let id = Id { host, boot, seq };
+                let accounted = match self.sent.get(&id) {
+                    Some(Sent::Lost) => told.contains(&id),
+                    _ => stored.contains(&id),
+                };
+                assert!(accounted, "{id:?} was acknowledged and is nowhere");
             }
         }
     }
 }
 
+/// The frames of a WAL file, up to what a crash tore. Written anew here, so that the journal's
+/// reader is not its own witness.
+fn frames(log: &[u8]) -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    let mut at = 4;
+    while let Some(&[a, b, c, d, e, f, g, h]) = log.get(at..).and_then(|rest| rest.first_chunk()) {
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        let record = log.get(at + 8..at + 8 + length).filter(|record| !record.is_empty());
+        let sum = |record| crc32c::crc32c_append(crc32c::crc32c(&[a, b, c, d]), record);
+        let Some(record) = record.filter(|r| sum(r) == u32::from_le_bytes([e, f, g, h])) else {
+            // Behind a torn record another may be whole.
+            at += 1;
+            continue;
+        };
+        if let [FRAME, bytes @ ..] = record {
+            frames.push(Bytes::copy_from_slice(bytes));
+        }
+        at += 8 + length;
+    }
+    frames
+}
+
+/// The samples of a row.
+fn said(bytes: &[u8], schema: &Schema) -> Vec<Sample> {
+    let frame = frame::open(bytes).expect("it was sealed here");
+    let Payload::Row(row) = frame.payload else { unreachable!("a row was sealed") };
+    let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
+    let columns = row.values().zip(&schema.columns).filter_map(|(raw, column)| {
+        let value = match column.kind {
+            Kind::Counter { .. } => raw? as f64,
+            Kind::Gauge { .. } => raw?.cast_signed() as f64 / 100.0,
+            Kind::Float => f64::from_bits(raw?),
+        };
+        Some((instance(frame.header.host), column.name.clone(), time_ms, value.to_bits()))
+    });
+    columns.collect()
+}
+
 /// Every sample that a query gives; none may stand twice.
-fn visible(store: &Store) -> BTreeSet<Said> {
+fn visible(store: &Store) -> BTreeSet<Sample> {
     let mut seen = BTreeSet::new();
     let range = TimeRange { start_ms: 0, end_ms: i64::MAX / 2 };
     let limits = Limits { series_max: 100, samples_max: 1_000_000 };
-    for metric in METRICS {
-        let (name, value) = ("__name__".to_owned(), metric.to_owned());
-        let matcher = Matcher { name, op: MatchOp::Equal, value };
-        let mut scratch = Scratch::new(&limits);
-        for part in store.select(&[matcher], range, &limits).expect("a selection") {
-            let scanned = store.scan(&part, range, &mut scratch, &mut |_, times, values| {
-                for (&time_ms, &value) in times.iter().zip(values) {
-                    let value = format!("{value}").parse().expect("a value that was sent");
-                    let new = seen.insert(Said { metric, time_ms, value });
-                    assert!(new, "{metric} at {time_ms} is answered twice");
-                }
-                Ok(())
-            });
-            scanned.expect("a scan");
-        }
+    let every = Matcher { name: "job".to_owned(), op: MatchOp::Equal, value: "node".to_owned() };
+    let mut scratch = Scratch::new(&limits);
+    for part in store.select(&[every], range, &limits).expect("a selection") {
+        let scanned = store.scan(&part, range, &mut scratch, &mut |labels, times, values| {
+            let label = |name| labels.value(name).expect("every series has it").to_owned();
+            let (instance, metric) = (label("instance"), label("__name__"));
+            for (&time_ms, &value) in times.iter().zip(values) {
+                let sample = (instance.clone(), metric.clone(), time_ms, value.to_bits());
+                assert!(!seen.contains(&sample), "{sample:?} is answered twice");
+                seen.insert(sample);
+            }
+            Ok(())
+        });
+        scanned.expect("a scan");
     }
     seen
 }
 
-/// The columns; each is a section of its own.
-pub(crate) const METRICS: [&str; 2] = ["sim_a", "sim_b"];
 /// A WAL record that holds a frame.
 const FRAME: u8 = 3;

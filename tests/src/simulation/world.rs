@@ -1,222 +1,172 @@
-//! The clock, the network, the agent's lives and the broker's.
+//! The clock, the agents' lives and the broker's, and what goes wrong.
 
-use super::oracle::{METRICS, Oracle, Said};
-use super::shell::{Fate, Shell};
+use super::agent::Agent;
+use super::broker::{Broker, Plant};
+use super::dice::Die;
+use super::disk::Disk;
+use super::keys::Keys;
+use super::network::{Flying, Network};
+use super::oracle::Oracle;
 use bytes::BytesMut;
-use hugepage_config::{Region, Want};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strobe_agent::ring::{Reader as Ring, Ring as Ends};
-use strobe_agent::sampler::{SectionRow, Tick};
-use strobe_agent::schemas::Table;
-use strobe_agent::sealer::Sealer;
-use strobe_agent::uplink::{Uplink, UplinkConfig};
+use strobe_agent::sampler::Tick;
+use strobe_broker::store::{Store, StoreConfig};
 use strobe_wire::ids::{BootId, HostId};
-use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::link::{Datagram, Link, LinkConfig, Side};
-use strobe_wire::message::Hello;
-use strobe_wire::pki::{Authority, Identity, Role, Subject};
-use strobe_wire::schema::{Column, Kind, Labels, Schema};
-
-/// Who agent and broker are; the same for all seeds.
-#[derive(Clone)]
-pub(crate) struct Identities {
-    agent: Identity,
-    broker: Identity,
-}
+use strobe_wire::pki::Identity;
 
 /// How often what happened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) rows: u64,
+    pub(crate) frames: u64,
     pub(crate) acknowledged: u64,
-    pub(crate) losses: u64,
+    pub(crate) lost: u64,
+    pub(crate) strays: u64,
     pub(crate) duplicates: u64,
     pub(crate) restarts: u64,
-    pub(crate) before_commit: u64,
-    pub(crate) torn: u64,
-    pub(crate) after_commit: u64,
-    pub(crate) other_crashes: u64,
+    pub(crate) kills: u64,
+    pub(crate) deaths_at_the_disk: u64,
+    pub(crate) full_disks: u64,
+    pub(crate) failed_syncs: u64,
     pub(crate) partitions: u64,
+    pub(crate) blocks_sealed: u64,
+    pub(crate) rollups: u64,
+    pub(crate) logs_released: u64,
     pub(crate) datagrams: u64,
+    pub(crate) digest: u64,
     pub(crate) virtual_ms: u64,
 }
 
 /// One run.
 pub(crate) struct World {
-    identities: Identities,
-    /// One stream for each source of decisions, so that one does not shift the others.
-    dice: [u64; 4],
+    keys: Keys,
+    plant: Option<Plant>,
+    luck: Die,
+    work: Die,
     start: Instant,
+    start_ms: i64,
     now: Instant,
-    agent: Life,
-    lives: u16,
-    broker: Option<Shell>,
+    agents: Vec<Agent>,
+    broker: Option<Broker>,
     broker_back: Instant,
     broker_lives: u16,
-    flying: Vec<Flying>,
-    loss_percent: u64,
-    parted_until: Instant,
+    head_bytes_max: usize,
+    network: Network,
+    disk: Disk,
+    full_until: Option<Instant>,
     tick_next: Instant,
-    commit_next: Instant,
     faults: bool,
-    dir: PathBuf,
+    root: PathBuf,
     oracle: Oracle,
     tally: Tally,
 }
 
-struct Flying {
-    at: Instant,
-    from: SocketAddr,
-    to: SocketAddr,
-    ecn: u8,
-    bytes: Vec<u8>,
-}
-
-/// One life of the agent.
-struct Life {
-    boot: u128,
-    address: SocketAddr,
-    link: Link,
-    uplink: Uplink,
-    sealer: Sealer,
-    ring: Ring,
-    table: Table,
-    schemas: Vec<Arc<Schema>>,
-}
-
-impl Identities {
-    pub(crate) fn new() -> Self {
-        let authority = Authority::create(NOW_S).expect("an authority");
-        let issue = |role| {
-            authority.issue(&Subject { role, host: HOST }, NOW_S, 86_400).expect("a certificate")
-        };
-        Self { agent: issue(Role::Agent), broker: issue(Role::Broker) }
-    }
-}
-
 impl Tally {
     pub(crate) fn add(&mut self, other: &Self) {
-        self.rows += other.rows;
+        self.frames += other.frames;
         self.acknowledged += other.acknowledged;
-        self.losses += other.losses;
+        self.lost += other.lost;
+        self.strays += other.strays;
         self.duplicates += other.duplicates;
         self.restarts += other.restarts;
-        self.before_commit += other.before_commit;
-        self.torn += other.torn;
-        self.after_commit += other.after_commit;
-        self.other_crashes += other.other_crashes;
+        self.kills += other.kills;
+        self.deaths_at_the_disk += other.deaths_at_the_disk;
+        self.full_disks += other.full_disks;
+        self.failed_syncs += other.failed_syncs;
         self.partitions += other.partitions;
+        self.blocks_sealed += other.blocks_sealed;
+        self.rollups += other.rollups;
+        self.logs_released += other.logs_released;
         self.datagrams += other.datagrams;
+        self.digest ^= other.digest;
         self.virtual_ms += other.virtual_ms;
     }
 }
 
-impl Life {
-    fn new(identity: &Identity, number: u16, now: Instant) -> Self {
-        let boot = u128::from(number);
-        let region = Region::map(SLOTS * FRAME_BYTES_MAX, Want::Plain).expect("memory");
-        let Ends { writer, reader } = Ends::new(SLOTS, region).expect("a ring");
-        let hello = Hello {
-            host: HOST.0,
-            boot,
-            instance: "simulated".to_owned(),
-            job: "node".to_owned(),
-            interval_ms: 200,
-            ..Hello::default()
-        };
-        let config =
-            UplinkConfig { brokers: vec!["broker:1".to_owned()], hello, seed: u64::from(number) };
-        let table = Table::new();
-        let schemas = METRICS.map(|metric| {
-            let (name, labels) = (metric.to_owned(), Labels::default());
-            let columns = vec![Column { name, labels, kind: Kind::Counter { scale: 0 } }];
-            let schema = Arc::new(Schema { section: metric.to_owned(), columns });
-            table.publish(&schema);
-            schema
-        });
-        Self {
-            boot,
-            address: SocketAddr::from(([127, 0, 0, 1], 40_000 + number)),
-            link: link(identity, Side::Agent, number),
-            uplink: Uplink::new(config, now),
-            sealer: Sealer::new(HOST, BootId(boot), writer),
-            ring: reader,
-            table,
-            schemas: schemas.to_vec(),
-        }
-    }
-
-    fn drive(&mut self, now: Instant) {
-        self.link.on_timeout(now);
-        self.uplink.on_timeout(now, &mut self.link, &mut self.ring);
-        if self.uplink.wants(now).is_some() {
-            self.uplink.dial(now, &mut self.link, Ok(broker_address()));
-        }
-        while let Some(event) = self.link.poll() {
-            self.uplink.told(now, &event, &mut self.link, &mut self.ring);
-        }
-        self.uplink.pump(now, &mut self.link, &mut self.ring, &self.table);
-    }
-}
-
 impl World {
-    pub(crate) fn new(identities: &Identities, seed: u64) -> Self {
+    pub(crate) fn new(keys: &Keys, seed: u64, plant: Option<Plant>) -> Self {
         #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
         let start = Instant::now();
-        let shared = PathBuf::from("/dev/shm");
-        let root = if shared.is_dir() { shared } else { std::env::temp_dir() };
-        let (pid, thread) = (std::process::id(), std::thread::current().id());
-        let dir = root.join(format!("strobe-simulation-{pid}-{thread:?}-{seed}"));
-        let _ = std::fs::remove_dir_all(&dir);
-        let mut world = Self {
-            identities: identities.clone(),
-            dice: [1, 2, 3, 4].map(|n| (4 * seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        let root = folder(seed);
+        let die = |kind| Die::new(seed, kind);
+        let mut luck = die(0);
+        let mut network = Network::new(start, die(1), die(2));
+        network.loss_percent = [0, 2, 10, 25][luck.index(4)];
+        // A day ends within the run: blocks, minutes and hours are due then.
+        let start_ms = DAY_END_MS - 1_000 * i64::try_from(luck.below(60)).expect("small");
+        let hosts = 1 + luck.index(HOSTS.len());
+        let boot = BootId(1);
+        let agents = HOSTS.iter().zip(&keys.agents).take(hosts).map(|(&host, identity)| {
+            Agent::new(host, boot, link(identity, Side::Agent, host, boot.0), start)
+        });
+        Self {
+            keys: keys.clone(),
+            plant,
+            work: die(3),
             start,
+            start_ms,
             now: start,
-            agent: Life::new(&identities.agent, 1, start),
-            lives: 1,
+            agents: agents.collect(),
             broker: None,
             broker_back: start,
             broker_lives: 0,
-            flying: Vec::new(),
-            loss_percent: 0,
-            parted_until: start,
+            // Some seal early all the time, some only when it is time.
+            head_bytes_max: [2 << 10, 16 << 10, 1 << 20][luck.index(3)],
+            network,
+            disk: Disk::new(root.join("limbo"), die(4), plant == Some(Plant::NoSync)),
+            full_until: None,
             tick_next: start,
-            commit_next: start,
             faults: true,
-            dir,
+            root,
             oracle: Oracle::default(),
             tally: Tally::default(),
-        };
-        world.loss_percent = [0, 2, 10, 25][world.index(LUCK, 4)];
-        world
+            luck,
+        }
     }
 
-    /// Faults for a while, then peace until all is acknowledged, then the judgement.
+    /// Faults for a while, then peace until all is acknowledged and tidy, then the judgement.
     pub(crate) fn run(mut self) -> Tally {
         while self.now < self.start + FAULTS {
             self.step();
         }
-        (self.faults, self.loss_percent, self.parted_until) = (false, 0, self.now);
-        let end = self.now + PEACE;
-        while self.agent.uplink.status().acknowledged_seq < self.agent.sealer.seq().0 {
+        self.faults = false;
+        (self.network.loss_percent, self.network.parted_until) = (0, self.now);
+        self.disk.heal();
+        let (end, tidy) = (self.now + PEACE, self.start + TIDY);
+        while self.now < tidy || self.agents.iter().any(|a| a.acknowledged() < a.seq()) {
             self.step();
             assert!(self.now < end, "not all acknowledged in {PEACE:?} without faults");
         }
-        assert_eq!(self.agent.uplink.status().unsendable, 0, "all frames can be sent");
-        let Some(shell) = self.broker.take() else { unreachable!("it acknowledged") };
-        self.tally.duplicates += shell.duplicates();
-        let store = shell.store.clone();
-        drop(shell);
-        self.oracle.judge(store, &self.dir);
-        self.tally.losses = self.oracle.lost.len() as u64;
+        let Some(broker) = self.broker.take() else { unreachable!("it acknowledged") };
+        self.count(&broker);
+        let removed = self.disk.removed();
+        self.oracle.judge(&broker.store, &self.root.join("state"), &removed);
+        drop(broker);
+        // Nor does a last restart change what readers see.
+        let config = StoreConfig::at(self.root.join("state"));
+        let now_ms = self.now_ms();
+        let (store, writer, recovery) = Store::open(config, now_ms).expect("the store opens");
+        assert!(recovery.damage.iter().all(|place| place.contains("wal")), "{recovery:?}");
+        self.oracle.judge(&store, &self.root.join("state"), &removed);
+        drop((store, writer));
+        self.finish(removed.len() as u64)
+    }
+
+    fn finish(mut self, logs_released: u64) -> Tally {
+        let segments = std::fs::read_dir(self.root.join("state/segments")).expect("segments");
+        let names = segments.flatten().map(|entry| entry.file_name());
+        let rolled = |name: &str| name.starts_with("min-") || name.starts_with("hour-");
+        self.tally.rollups = names.filter(|name| name.to_str().is_some_and(rolled)).count() as u64;
+        self.tally.logs_released = logs_released;
+        self.tally.frames = self.oracle.sent.len() as u64;
+        self.tally.lost = self.oracle.lost();
         self.tally.acknowledged = self.oracle.acknowledged.values().sum();
-        self.tally.rows = self.oracle.rows.len() as u64;
+        self.tally.datagrams = self.network.datagrams;
+        self.tally.digest = self.network.digest;
         self.tally.virtual_ms = self.elapsed_ms();
-        self.tally.clone()
+        std::mem::take(&mut self.tally)
     }
 
     fn step(&mut self) {
@@ -226,156 +176,152 @@ impl World {
             self.misfortune();
             self.sample();
         }
-        self.agent.drive(now);
-        let status = self.agent.uplink.status();
-        let acknowledged = self.oracle.acknowledged.entry(self.agent.boot).or_default();
-        *acknowledged = status.acknowledged_seq.max(*acknowledged);
+        for agent in &mut self.agents {
+            agent.drive(now, broker_address());
+            let acknowledged =
+                self.oracle.acknowledged.entry((agent.host, agent.boot)).or_default();
+            *acknowledged = agent.acknowledged().max(*acknowledged);
+        }
         self.drive_broker();
         self.transmit();
-        let wakes = [
-            self.flying.iter().map(|flying| flying.at).min(),
-            self.agent.link.timeout(),
-            self.agent.uplink.timeout(),
-            self.broker.as_ref().and_then(|shell| shell.link.timeout()),
-            Some(self.tick_next),
-            Some(self.commit_next).filter(|_| self.broker.as_ref().is_some_and(Shell::is_dirty)),
-            Some(self.broker_back).filter(|_| self.broker.is_none()),
-        ];
-        let next = wakes.into_iter().flatten().min().unwrap_or(self.tick_next);
+        let mut next = self.tick_next;
+        let wakes = self.agents.iter().filter_map(Agent::timeout).chain(self.network.timeout());
+        next = wakes.fold(next, Instant::min);
+        next = next.min(self.broker.as_ref().map_or(self.broker_back, Broker::timeout));
         // A timer that is due already moves the clock a little, so that nothing spins.
         self.now = next.max(now + Duration::from_micros(10));
         self.deliver();
     }
 
-    /// Once a tick: whether the agent, the broker or the network breaks.
+    /// Once a tick: whether an agent, the broker, its disk or the network breaks.
     fn misfortune(&mut self) {
+        if self.full_until.is_some_and(|until| until <= self.now) {
+            self.full_until = None;
+            self.disk.set_full(false);
+        }
         if !self.faults {
             return;
         }
-        if self.chance(LUCK, 100) {
+        if self.luck.chance(100) {
             self.tally.restarts += 1;
-            self.lives += 1;
-            self.agent = Life::new(&self.identities.agent, self.lives, self.now);
+            let index = self.luck.index(self.agents.len());
+            let (host, boot) = (self.agents[index].host, BootId(self.agents[index].boot.0 + 1));
+            let link = link(&self.keys.agents[index], Side::Agent, host, boot.0);
+            self.agents[index] = Agent::new(host, boot, link, self.now);
         }
-        if self.chance(LUCK, 100) && self.broker.is_some() {
-            self.tally.other_crashes += 1;
+        if self.luck.chance(150) && self.broker.is_some() {
+            self.tally.kills += 1;
             self.crash();
         }
-        if self.chance(LUCK, 60) {
+        if self.luck.chance(60) && self.broker.is_some() {
+            let calls = self.luck.below(40);
+            self.disk.die_in(calls);
+        }
+        if self.luck.chance(150) && self.broker.is_some() {
+            self.tally.full_disks += 1;
+            self.disk.set_full(true);
+            let while_ms = self.luck.below(15_000);
+            self.full_until = Some(self.now + Duration::from_millis(while_ms));
+        }
+        if self.luck.chance(60) && self.broker.is_some() {
+            self.tally.failed_syncs += 1;
+            self.disk.fail_a_sync();
+        }
+        if self.luck.chance(60) {
             self.tally.partitions += 1;
-            self.parted_until = self.now + Duration::from_millis(self.below(LUCK, 20_000));
+            let while_ms = self.luck.below(20_000);
+            self.network.parted_until = self.now + Duration::from_millis(while_ms);
         }
     }
 
-    /// A row of each section, as long as there are faults; then only what was lost is told.
+    /// Rows of each host, as long as there are faults; then only what was lost is told.
     fn sample(&mut self) {
-        let since = self.now - self.start;
-        let since_ns = i64::try_from(since.as_nanos()).expect("a short run");
-        let wall_ns = NOW_MS * 1_000_000 + since_ns;
-        let tick = Tick { wall_ns, boottime_ns: 1 + since_ns.unsigned_abs() };
-        let life = &mut self.agent;
-        life.sealer.begin(tick);
-        for (schema, metric) in life.schemas.iter().zip(METRICS).filter(|_| self.faults) {
-            let value = u32::try_from(self.oracle.rows.len() + self.oracle.lost.len());
-            let value = value.expect("a short run");
-            let lost = life.sealer.lost();
-            let values = [u64::from(value)];
-            life.sealer
-                .row(tick, &SectionRow { schema, id: schema.id(), values: &values, valid: &[1] });
-            let id = (life.boot, life.sealer.seq().0);
-            if lost < life.sealer.lost() {
-                self.oracle.lost.insert(id);
-            } else {
-                let time_ms = wall_ns.div_euclid(1_000_000);
-                self.oracle.rows.insert(id, Said { metric, time_ms, value });
+        let since_ns = i64::try_from((self.now - self.start).as_nanos()).expect("a short run");
+        let wall_ns = self.start_ms * 1_000_000 + since_ns;
+        for agent in &mut self.agents {
+            let mut tick = Tick { wall_ns, boottime_ns: 1 + since_ns.unsigned_abs() };
+            if !self.faults {
+                agent.settle(tick, &mut self.oracle);
+                continue;
             }
+            let stray = self.luck.chance(100);
+            if stray {
+                self.tally.strays += 1;
+                tick.wall_ns += [3_600, -8 * 86_400][self.luck.index(2)] * 1_000_000_000;
+            }
+            agent.sample(tick, stray, &mut self.oracle);
         }
     }
 
     fn drive_broker(&mut self) {
-        let (now, now_ms) = (self.now, NOW_MS + i64::try_from(self.elapsed_ms()).expect("short"));
+        let (now, now_ms) = (self.now, self.now_ms());
         if self.broker.is_none() && self.broker_back <= now {
             self.broker_lives += 1;
-            let link = link(&self.identities.broker, Side::Broker, 1000 + self.broker_lives);
-            self.broker = Some(Shell::new(link, &self.dir, now_ms));
+            let life = 1_000 + u128::from(self.broker_lives);
+            let link = link(&self.keys.broker, Side::Broker, HostId(0), life);
+            let state = self.root.join("state");
+            let made = Broker::new(
+                link,
+                &self.keys,
+                &state,
+                self.head_bytes_max,
+                (now, now_ms),
+                self.plant,
+            );
+            self.broker = made.ok();
+            if self.broker.is_none() {
+                // It died while it started, or the disk is full: someone starts it again.
+                self.crash();
+            }
         }
-        let Some(shell) = &mut self.broker else { return };
-        shell.link.on_timeout(now);
-        shell.advance(now, now_ms);
-        if !shell.is_dirty() || now < self.commit_next {
-            return;
-        }
-        self.commit_next = now + COMMIT;
-        let fate = match self.below(DISK, 150) {
-            0 if self.faults => Fate::Before,
-            1 if self.faults => Fate::Torn(self.below(DISK, 1000)),
-            2 if self.faults => Fate::After,
-            _ => Fate::Good,
-        };
-        match fate {
-            Fate::Good => {}
-            Fate::Before => self.tally.before_commit += 1,
-            Fate::Torn(_) => self.tally.torn += 1,
-            Fate::After => self.tally.after_commit += 1,
-        }
-        if !self.broker.as_mut().is_some_and(|shell| shell.commit(now_ms, fate)) {
+        let Some(broker) = &mut self.broker else { return };
+        let work = Duration::from_millis(self.work.below(30));
+        broker.turn(now, now_ms, &self.disk, work);
+        if self.disk.is_dead() {
+            self.tally.deaths_at_the_disk += 1;
+            if self.luck.chance(2) {
+                broker.last_words(now);
+                self.transmit();
+            }
             self.crash();
         }
     }
 
     /// Everything in memory is gone; the broker comes back some time later.
     fn crash(&mut self) {
-        if let Some(shell) = self.broker.take() {
-            self.tally.duplicates += shell.duplicates();
+        if let Some(broker) = self.broker.take() {
+            self.count(&broker);
         }
-        self.broker_back = self.now + Duration::from_millis(self.below(DISK, 5_000));
+        self.disk.crash();
+        self.full_until = None;
+        self.broker_back = self.now + Duration::from_millis(self.luck.below(5_000));
+    }
+
+    fn count(&mut self, broker: &Broker) {
+        let (net, store) = broker.counts();
+        self.tally.duplicates += net.ingest.duplicate;
+        self.tally.blocks_sealed += store.blocks_sealed;
+        assert_eq!(net.ingest.lost.get("skipped"), None, "an agent left a hole");
+        assert_eq!(net.ingest.refused.get("forked"), None, "a restart is no fork");
     }
 
     fn transmit(&mut self) {
-        let mut out = Vec::new();
-        for from_agent in [true, false] {
-            let from = if from_agent { self.agent.address } else { broker_address() };
-            loop {
-                out.clear();
-                let link = match (from_agent, &mut self.broker) {
-                    (true, _) => &mut self.agent.link,
-                    (false, Some(shell)) => &mut shell.link,
-                    (false, None) => break,
-                };
-                let Some(transmit) = link.transmit(self.now, 4, &mut out) else { break };
-                let size = transmit.segment_bytes.unwrap_or(transmit.bytes);
-                for bytes in out[..transmit.bytes].chunks(size) {
-                    self.send(from, transmit.to, transmit.ecn, bytes);
-                }
-            }
+        let now = self.now;
+        for agent in &mut self.agents {
+            send_all(&mut agent.link, agent.address, now, &mut self.network);
         }
-    }
-
-    fn send(&mut self, from: SocketAddr, to: SocketAddr, ecn: u8, bytes: &[u8]) {
-        self.tally.datagrams += 1;
-        let network = if to == broker_address() { THERE } else { BACK };
-        let copies = match self.below(network, 100) {
-            _ if self.now < self.parted_until => 0,
-            n if n < self.loss_percent => 0,
-            n if n < self.loss_percent * 3 / 2 => 2,
-            _ => 1,
-        };
-        for _ in 0..copies {
-            let jitter = if self.loss_percent == 0 { 0 } else { self.below(network, 30) };
-            let at = self.now + Duration::from_millis(5 + jitter);
-            self.flying.push(Flying { at, from, to, ecn, bytes: bytes.to_vec() });
+        if let Some(broker) = &mut self.broker {
+            send_all(&mut broker.net.link, broker_address(), now, &mut self.network);
         }
     }
 
     fn deliver(&mut self) {
         let now = self.now;
-        let flying = std::mem::take(&mut self.flying);
-        let (due, rest): (Vec<_>, Vec<_>) = flying.into_iter().partition(|f| f.at <= now);
-        self.flying = rest;
-        for Flying { from, to, ecn, bytes, .. } in due {
-            let link = match &mut self.broker {
-                Some(shell) if to == broker_address() => &mut shell.link,
-                _ if to == self.agent.address => &mut self.agent.link,
+        while let Some(Flying { from, to, ecn, bytes }) = self.network.due(now) {
+            let agent = self.agents.iter_mut().find(|agent| agent.address == to);
+            let link = match (&mut self.broker, agent) {
+                (Some(broker), _) if to == broker_address() => &mut broker.net.link,
+                (_, Some(agent)) => &mut agent.link,
                 // Nobody lives there any more.
                 _ => continue,
             };
@@ -388,42 +334,54 @@ impl World {
         u64::try_from((self.now - self.start).as_millis()).expect("a short run")
     }
 
-    fn chance(&mut self, die: usize, one_in: u64) -> bool {
-        self.below(die, one_in) == 0
-    }
-
-    fn index(&mut self, die: usize, below: usize) -> usize {
-        usize::try_from(self.below(die, below as u64)).expect("it was one")
-    }
-
-    /// xorshift64.
-    fn below(&mut self, die: usize, below: u64) -> u64 {
-        let random = &mut self.dice[die];
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        (*random >> 16) % below
+    fn now_ms(&self) -> i64 {
+        self.start_ms + i64::try_from(self.elapsed_ms()).expect("a short run")
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         self.broker = None;
-        let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = std::fs::remove_dir_all(&self.root);
     }
 }
 
-fn link(identity: &Identity, side: Side, number: u16) -> Link {
-    let [high, low] = number.to_be_bytes();
-    let mut seed = [high; 32];
-    seed[0] = low;
+fn send_all(link: &mut Link, from: SocketAddr, now: Instant, network: &mut Network) {
+    let mut out = Vec::new();
+    while let Some(transmit) = link.transmit(now, 4, &mut out) {
+        let size = transmit.segment_bytes.unwrap_or(transmit.bytes);
+        for bytes in out[..transmit.bytes].chunks(size) {
+            let (to, ecn, bytes) = (transmit.to, transmit.ecn, bytes.to_vec());
+            network.send(now, &Flying { from, to, ecn, bytes }, to == broker_address());
+        }
+        out.clear();
+    }
+}
+
+/// In memory where that is possible: a sync costs nothing there.
+fn folder(seed: u64) -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    let root = if shared.is_dir() { shared } else { std::env::temp_dir() };
+    let (pid, thread) = (std::process::id(), std::thread::current().id());
+    let root = root.join(format!("strobe-simulation-{pid}-{thread:?}-{seed}"));
+    let _ = std::fs::remove_dir_all(&root);
+    std::fs::create_dir_all(root.join("limbo")).expect("a folder");
+    std::fs::create_dir_all(root.join("state")).expect("a folder");
+    root
+}
+
+fn link(identity: &Identity, side: Side, host: HostId, life: u128) -> Link {
+    let mut seed = [7; 32];
+    seed[..16].copy_from_slice(&host.0.to_le_bytes());
+    seed[16..].copy_from_slice(&life.to_le_bytes());
     Link::new(&LinkConfig {
         identity: Some(identity.clone()),
         side,
         connections_max: 64,
         whole_datagrams: false,
-        wall_s: NOW_S,
+        wall_s: u64::try_from(DAY_END_MS / 1_000).expect("positive"),
         seed: Some(seed),
+        accept: None,
     })
     .expect("a link")
 }
@@ -432,19 +390,13 @@ fn broker_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7801))
 }
 
-/// Indices into the dice: misfortunes, commits and restarts, the network's two directions.
-const LUCK: usize = 0;
-const DISK: usize = 1;
-const THERE: usize = 2;
-const BACK: usize = 3;
-const HOST: HostId = HostId(7);
-const NOW_S: u64 = 1_790_000_000;
-const NOW_MS: i64 = 1_790_000_000_000;
-/// Few, so that a partition fills the ring.
-const SLOTS: usize = 64;
+/// The fleet; a run has the first one, two or three.
+pub(crate) const HOSTS: [HostId; 3] = [HostId(1), HostId(2), HostId(3)];
+const DAY_END_MS: i64 = 20_700 * 86_400_000;
 const TICK: Duration = Duration::from_millis(200);
-const COMMIT: Duration = Duration::from_millis(50);
 /// Virtual time with faults.
 const FAULTS: Duration = Duration::from_secs(60);
+/// The day is over for half a minute by then, and what is due then is done.
+const TIDY: Duration = Duration::from_secs(105);
 /// A back-off, an idle timeout and a stall fit many times over.
 const PEACE: Duration = Duration::from_secs(300);

@@ -58,6 +58,12 @@ const mirrored = (into: string, out: string): Finish => (moment) => {
   return lines;
 };
 
+/** What goes in and out by device: a metric and a word for each way. */
+const flow = (devices: Partial<Term>, into: [metric: string, word: string], out: [metric: string, word: string]) => ({
+  legendRows: 2 as const, mirrored: true,
+  terms: [rate("in", into[0], devices), rate("out", out[0], devices)], finish: mirrored(into[1], out[1]),
+});
+
 const byName = (a: [string, number], b: [string, number]) => a[0].localeCompare(b[0], "en", { numeric: true });
 
 const MODES: [string, string][] = [
@@ -69,12 +75,6 @@ const MODES: [string, string][] = [
   ["steal", "Stolen"],
   ["iowait", "I/O wait"],
 ];
-
-const cpuModes: Finish = (moment) => {
-  const lines: Lines = new Map();
-  for (const [mode, name] of MODES) if (moment.has(`mode|${mode}`)) lines.set(name, moment.get(`mode|${mode}`)!);
-  return lines;
-};
 
 const cores: Finish = (moment) => {
   const lines: Lines = new Map();
@@ -110,6 +110,10 @@ const filesystems: Finish = (moment) => {
   return lines;
 };
 
+const NO_CPU = "This host reports no CPU times.";
+const NO_DISK = "This host has no disks to report.";
+const NO_LINK = "This host has no network interface besides loopback.";
+
 const disk = { by: "device", where: { label: "device", not: true, pattern: NOT_DISK } };
 const link = { by: "device", where: { label: "device", not: true, pattern: NOT_LINK } };
 const mount = { by: "mountpoint", agg: "max" as const, where: { label: "fstype", not: true, pattern: NOT_FS } };
@@ -119,12 +123,12 @@ export const GROUPS: readonly Group[] = [
     title: "Processor",
     charts: [
       {
-        id: "cpu", legendRows: 3, title: "CPU by mode", unit: "percent", stacked: true, atLeast: 1, none: "This host reports no CPU times.",
+        id: "cpu", legendRows: 3, title: "CPU by mode", unit: "percent", stacked: true, atLeast: 1, none: NO_CPU,
         explain: "Share of all cores’ time by what it was spent on; the empty part is idle.",
-        terms: [rate("mode", "node_cpu_seconds_total", { agg: "avg", by: "mode" })], finish: cpuModes,
+        terms: [rate("mode", "node_cpu_seconds_total", { agg: "avg", by: "mode" })], finish: named(MODES.map(([mode, name]) => [`mode|${mode}`, name])),
       },
       {
-        id: "cores", legendRows: 3, title: "CPU per core", unit: "percent", heat: true, atLeast: 1, none: "This host reports no CPU times.",
+        id: "cores", legendRows: 3, title: "CPU per core", unit: "percent", heat: true, atLeast: 1, none: NO_CPU,
         explain: "How busy each core is; one core at the top while others rest is a single-threaded limit.",
         terms: [rate("busy", "node_cpu_seconds_total", { by: "cpu", where: { label: "mode", not: true, pattern: "idle|iowait" } })],
         finish: cores,
@@ -171,19 +175,17 @@ export const GROUPS: readonly Group[] = [
     title: "Disk",
     charts: [
       {
-        id: "disk-throughput", legendRows: 2, title: "Disk throughput", unit: "bytes/s", mirrored: true, none: "This host has no disks to report.",
+        id: "disk-throughput", title: "Disk throughput", unit: "bytes/s", none: NO_DISK,
         explain: "Bytes read (above zero) and written (below) by each disk.",
-        terms: [rate("in", "node_disk_read_bytes_total", disk), rate("out", "node_disk_written_bytes_total", disk)],
-        finish: mirrored("read", "written"),
+        ...flow(disk, ["node_disk_read_bytes_total", "read"], ["node_disk_written_bytes_total", "written"]),
       },
       {
-        id: "disk-iops", legendRows: 2, title: "Disk operations", unit: "per second", mirrored: true, none: "This host has no disks to report.",
+        id: "disk-iops", title: "Disk operations", unit: "per second", none: NO_DISK,
         explain: "Reads (above zero) and writes (below) each disk completed.",
-        terms: [rate("in", "node_disk_reads_completed_total", disk), rate("out", "node_disk_writes_completed_total", disk)],
-        finish: mirrored("reads", "writes"),
+        ...flow(disk, ["node_disk_reads_completed_total", "reads"], ["node_disk_writes_completed_total", "writes"]),
       },
       {
-        id: "disk-busy", legendRows: 2, title: "Disk busy", unit: "percent", atLeast: 1, none: "This host has no disks to report.",
+        id: "disk-busy", legendRows: 2, title: "Disk busy", unit: "percent", atLeast: 1, none: NO_DISK,
         explain: "Share of time a disk had at least one request open; fast disks serve many at once and can do more at 100 %.",
         terms: [rate("busy", "node_disk_io_time_seconds_total", disk)],
         finish: (moment) => new Map(grouped(moment, "busy").sort(byName).map(([name, v]) => [name, Math.min(1, v)])),
@@ -200,13 +202,12 @@ export const GROUPS: readonly Group[] = [
     title: "Network",
     charts: [
       {
-        id: "network", legendRows: 2, title: "Network throughput", unit: "bytes/s", mirrored: true, none: "This host has no network interface besides loopback.",
+        id: "network", title: "Network throughput", unit: "bytes/s", none: NO_LINK,
         explain: "Bytes received (above zero) and sent (below) by each interface.",
-        terms: [rate("in", "node_network_receive_bytes_total", link), rate("out", "node_network_transmit_bytes_total", link)],
-        finish: mirrored("in", "out"),
+        ...flow(link, ["node_network_receive_bytes_total", "in"], ["node_network_transmit_bytes_total", "out"]),
       },
       {
-        id: "network-faults", legendRows: 2, title: "Network errors and drops", unit: "packets/s", atLeast: 1, none: "This host has no network interface besides loopback.",
+        id: "network-faults", legendRows: 2, title: "Network errors and drops", unit: "packets/s", atLeast: 1, none: NO_LINK,
         explain: "Packets lost to errors or full queues; anything but a flat zero deserves a look.",
         terms: [
           rate("re", "node_network_receive_errs_total"), rate("te", "node_network_transmit_errs_total"),

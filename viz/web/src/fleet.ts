@@ -17,6 +17,8 @@ const ORDER_MS = 5000;
 const SPARK_CPU = 'sum by (instance) (rate(node_cpu_seconds_total{mode!~"idle|iowait"}[15s])) / count by (instance) (rate(node_cpu_seconds_total{mode="idle"}[15s]))';
 const SPARK_NET = (way: string) => `sum by (instance) (rate(node_network_${way}_bytes_total{device!="lo"}[15s]))`;
 
+const NO_HOST = `No host has reported yet. Make a token where the broker runs (strobe token create), then start an agent on each host: strobe-agent --broker ${location.hostname}:7801 --token TOKEN. It appears here within seconds.`;
+
 const COLUMNS = ["Host", "State", "CPU", "Memory", "Disk", "Network", "Pressure"];
 const STATE_NAMES: Record<string, string> = { fresh: "Fresh", late: "Late", lost: "Lost" };
 
@@ -73,7 +75,10 @@ export class FleetPage {
     if (message.type !== "fleet" && message.type !== "fleet_delta") return;
     this.nowMs = message.now_ms;
     const first = this.hosts.size === 0;
-    if (message.type === "fleet") for (const id of this.hosts.keys()) if (!message.hosts.some((host) => host.id === id)) this.forget(id);
+    if (message.type === "fleet") {
+      const there = new Set(message.hosts.map((host) => host.id));
+      for (const id of this.hosts.keys()) if (!there.has(id)) this.forget(id);
+    }
     for (const host of message.hosts) this.hosts.set(host.id, { ...this.hosts.get(host.id), ...host });
     this.order(message.type === "fleet");
     const spark = this.nowMs - this.sparkAt >= SPARK_STEP_MS;
@@ -138,7 +143,7 @@ export class FleetPage {
     text(this.more, `Show ${Math.min(PAGE_ROWS, wanted.length - shown.length)} more of ${wanted.length} hosts`);
     this.table.hidden = shown.length === 0;
     this.note.hidden = shown.length > 0;
-    text(this.note, this.hosts.size === 0 ? "No host has reported yet. Start an agent and it appears here within seconds." : `No host matches “${this.filter}”.`);
+    text(this.note, this.hosts.size === 0 ? NO_HOST : `No host matches “${this.filter}”.`);
   }
 
   private count(): void {
@@ -230,6 +235,7 @@ class Row {
       (top[1] ?? 0) >= 0.0005 && !lost ? `${percent(top[1])} ${top[0]}` : percent(show(top[1])),
     ];
     words.forEach((word, i) => text(this.texts[i]!, word));
+    this.texts[3]!.dataset["severity"] = severity(show(host.fs));
     cpu.set(show(host.cpu));
     mem.set(show(host.mem));
     disk.set(show(host.disk_busy));

@@ -89,7 +89,7 @@ function digits(value: number): string {
 
 /** For an axis: no digits behind the point that say nothing. */
 export function tick(value: number, unit: Unit): string {
-  return format(Math.abs(value), unit).replace(/\.0+(?=\D|$)/, "");
+  return format(Math.abs(value), unit).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
 }
 
 /** Whole per cent, where the eye compares rows and tenths only flicker. */

@@ -15,8 +15,14 @@ import { Toolbar } from "./toolbar";
 import type { Live, Message } from "./live";
 
 const POINTS_MAX = 600;
+/** More than two points a pixel draw the same line twice. */
+const POINTS_PER_PIXEL = 2;
 const FACTS_MS = 5000;
 const RECENT_MAX = 180;
+/** History that could not be read is asked for again after this. */
+const AGAIN_MS = 5000;
+/** So long after the last rows that were skipped for us. */
+const SKIPPED_MS = 1000;
 /** Sections of one sample come as separate rows; they are taken together after this. */
 const TICK_MS = 60;
 
@@ -37,6 +43,7 @@ export class HostPage {
   private asking = new AbortController();
   private tick = 0;
   private factsTimer = 0;
+  private again = 0;
   private shown: Window = { from: 0, to: 0 };
   private announced: Message[] = [];
   private stopped = false;
@@ -60,10 +67,11 @@ export class HostPage {
       this.charts.append(h("section", { "aria-labelledby": id }, h("h2", { id }, group.title), h("div", { class: "grid" }, ...own.map((card) => card.root))));
     }
     this.root = h("div", { class: "page" },
-      h("nav", { class: "crumbs", "aria-label": "Breadcrumb" }, h("a", { href: "#/" }, "Fleet"), h("span", { "aria-hidden": "true" }, "/")),
+      h("nav", { class: "crumbs", "aria-label": "Breadcrumb" }, h("a", { href: "#/" }, h("span", { "aria-hidden": "true" }, "‹ "), "Fleet")),
       h("div", { class: "page-head" }, h("div", { class: "name-line" }, this.title, this.badge), this.facts),
       this.toolbar.root, this.trouble, this.charts);
     this.toolbar.show(this.view, this.window());
+    this.live.watch({ host: this.view.id, names: [...METRICS] }, { message: (message) => this.message(message), reopened: () => this.load() });
     void this.refreshFacts();
     this.factsTimer = window.setInterval(() => void this.refreshFacts(), FACTS_MS);
   }
@@ -72,6 +80,7 @@ export class HostPage {
     this.stopped = true;
     this.asking.abort();
     clearTimeout(this.tick);
+    clearTimeout(this.again);
     clearInterval(this.factsTimer);
     for (const card of this.cards) card.destroy();
   }
@@ -86,12 +95,6 @@ export class HostPage {
     this.load();
   }
 
-  /** Once it is known who the host is: history by its instance, rows by its id. */
-  private begin(): void {
-    this.live.watch({ host: this.view.id, names: [...METRICS] }, { message: (message) => this.message(message), reopened: () => this.load() });
-    this.load();
-  }
-
   private async refreshFacts(): Promise<void> {
     try {
       const all = await hosts();
@@ -101,9 +104,9 @@ export class HostPage {
       const first = this.info === null;
       this.info = found;
       this.trouble.hidden = true;
-      this.charts.hidden = false;
+      this.charts.hidden = this.toolbar.root.hidden = false;
       this.say(found);
-      if (first) this.begin();
+      if (first) this.load();
     } catch (error) {
       if (!this.stopped && !this.info) this.fail(String((error as Error).message));
     }
@@ -122,7 +125,7 @@ export class HostPage {
   private fail(words: string): void {
     text(this.trouble, words);
     this.trouble.hidden = false;
-    this.charts.hidden = true;
+    this.charts.hidden = this.toolbar.root.hidden = true;
   }
 
   private go(view: Host): void {
@@ -152,11 +155,14 @@ export class HostPage {
     const info = this.info;
     if (!info) return;
     this.asking.abort();
+    clearTimeout(this.again);
+    this.again = 0;
     this.asking = new AbortController();
     const { signal } = this.asking;
     const window = this.window();
     const interval = Math.max(100, info.interval_ms ?? 1000);
-    this.step = stepMs(window.to - window.from, POINTS_MAX, interval);
+    const points = Math.min(POINTS_MAX, POINTS_PER_PIXEL * (this.cards[0]?.width ?? POINTS_MAX));
+    this.step = stepMs(window.to - window.from, points, interval);
     this.tracker = new Tracker(this.step, interval);
     this.recent = [];
     for (const message of this.announced) this.columns(message);
@@ -191,7 +197,8 @@ export class HostPage {
       if (signal.aborted) return;
       card.busy(false);
       card.grid = null;
-      card.say(`History could not be read: ${(error as Error).message}`, "error");
+      card.say(`History could not be read: ${(error as Error).message}. Trying again.`, "error");
+      this.again ||= window.setTimeout(() => this.load(), AGAIN_MS);
     }
   }
 
@@ -203,6 +210,10 @@ export class HostPage {
     } else if (message.type === "row" && message.id === this.view.id && !this.view.held) {
       this.tracker?.row(message.section, message.schema, message.t, message.v);
       this.tick ||= window.setTimeout(() => this.flush(), TICK_MS);
+    } else if (message.type === "skipped" && !this.view.held) {
+      // What was skipped is in the store: history closes the hole, once it is quiet.
+      clearTimeout(this.again);
+      this.again = window.setTimeout(() => this.load(), SKIPPED_MS);
     }
   }
 

@@ -80,6 +80,11 @@ export class Card {
     this.root.toggleAttribute("data-busy", is);
   }
 
+  /** Pixels of the plot from side to side. */
+  get width(): number {
+    return Math.max(100, this.figure.clientWidth - 100);
+  }
+
   /** Shows the grid in the window; cheap while the card is out of sight. */
   show(window: Window): void {
     this.window = window;

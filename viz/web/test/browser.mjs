@@ -221,6 +221,13 @@ test("silence is shown as a hole, and idle interfaces are named but not drawn", 
   assert.equal(holes, 1);
 }));
 
+test("rows that were skipped for a slow page are fetched as history", generated, async () => visit(await host(), async (page) => {
+  await ready(page);
+  mock.skip(5);
+  await page.waitForRequest((request) => request.url().includes("/api/v1/query_range"), LONG);
+  await ready(page);
+}));
+
 test("a custom window can be typed", async () => visit(await host(), async (page) => {
   await ready(page);
   await page.getByRole("button", { name: "Custom… window of time" }).click();
@@ -259,6 +266,24 @@ test("360 pixels wide, by touch: nothing sticks out and a finger zooms", async (
     await page.waitForURL(/from=\d+&to=\d+/, LONG);
   }, narrow);
 });
+
+test("no word of the fleet lies on another, at any width", generated, () => visit("#/", async (page) => {
+  await rows(page).first().waitFor(LONG);
+  for (const width of [1440, 1281, 1280, 1000, 901, 900, 700, 400, 360, 320]) {
+    await page.setViewportSize({ width, height: 900 });
+    const clashes = await page.evaluate(() => [...document.querySelectorAll(".fleet tbody tr")].flatMap((row) => {
+      const place = (e) => {
+        const range = document.createRange();
+        range.selectNodeContents(e);
+        return range.getBoundingClientRect();
+      };
+      const boxes = [...row.querySelectorAll(".badge, .number")].filter((e) => e.textContent).map((e) => [e.textContent, place(e)]);
+      return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([, q]) => p.left < q.right - 1 && q.left < p.right - 1 && p.top < q.bottom - 1 && q.top < p.bottom - 1).map(([b]) => `${a} on ${b}`));
+    }));
+    assert.deepEqual(clashes, [], `at ${width}`);
+    assert.ok(await page.evaluate(() => document.scrollingElement.scrollWidth <= innerWidth), `sticks out at ${width}`);
+  }
+}));
 
 test("light and dark follow the system and the person, and the choice is kept", () => visit("#/", async (page) => {
   await rows(page).first().waitFor(LONG);
@@ -309,7 +334,12 @@ test("an empty fleet, an unknown host and failing history are told in words", ge
   await visit("#/host/ffff", (page) => page.getByText("No host has this name here").waitFor(LONG));
   mock.state.fail = true;
   try {
-    await visit(await host(), (page) => page.getByText("the store is not ready").first().waitFor(LONG), { tolerate: /503/ });
+    await visit(await host(), async (page) => {
+      await page.getByText("the store is not ready").first().waitFor(LONG);
+      mock.state.fail = false;
+      await ready(page);
+      assert.equal(await page.getByText("the store is not ready").count(), 0, "history is asked for again by itself");
+    }, { tolerate: /503/ });
   } finally {
     mock.state.fail = false;
   }

@@ -197,7 +197,8 @@ export async function start(port = 0) {
     server.closeAllConnections();
     return new Promise((resolve) => server.close(resolve));
   };
-  return { url: `http://127.0.0.1:${server.address().port}`, state, stop, drop: () => sockets.forEach((ws) => ws.terminate()) };
+  const skip = (n) => sockets.forEach((ws) => ws.send(JSON.stringify({ type: "skipped", n })));
+  return { url: `http://127.0.0.1:${server.address().port}`, state, stop, skip, drop: () => sockets.forEach((ws) => ws.terminate()) };
 }
 
 function serve(ws, sockets, state) {

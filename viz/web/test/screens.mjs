@@ -10,13 +10,13 @@ const mock = process.env.STROBE_URL ? null : await start();
 const base = process.env.STROBE_URL ?? mock.url;
 const { browser, close } = await launch();
 for (const scheme of ["light", "dark"]) {
-  for (const width of [1280, 360]) {
+  for (const width of [1440, 360]) {
     const context = await browser.newContext({ viewport: { width, height: 800 }, colorScheme: scheme, hasTouch: width < 500 });
     const page = await context.newPage();
     await page.goto(`${base}/#/`);
     await page.waitForSelector(".fleet tbody tr");
     await page.waitForTimeout(2500);
-    await page.screenshot({ path: `${dir}/fleet-${width}-${scheme}.png`, fullPage: width < 500 });
+    await page.screenshot({ path: `${dir}/fleet-${width}-${scheme}.png`, fullPage: true });
     await page.goto(`${base}/${await hostPath(base, process.env.STROBE_HOST ?? "db-primary")}`);
     await page.waitForSelector(".card canvas");
     await page.waitForTimeout(2500);

@@ -74,7 +74,7 @@ test("numbers are written as people read them", () => {
     [null, "bytes", "–"], [undefined, "percent", "–"], [NaN, "number", "–"], [Infinity, "bytes", "–"],
   ];
   for (const [value, unit, expected] of table) assert.equal(format.format(value, unit), expected, `${value} ${unit}`);
-  assert.deepEqual([[0, "percent"], [-1024, "bytes/s"], [0.025, "percent"], [1_000_000.5, "per second"]].map(([v, u]) => format.tick(v, u)), ["0 %", "1 KiB/s", "2.5 %", "1 M/s"]);
+  assert.deepEqual([[0, "percent"], [-1024, "bytes/s"], [0.025, "percent"], [1_000_000.5, "per second"], [7500, "per second"], [0.8, "packets/s"], [100, "number"]].map(([v, u]) => format.tick(v, u)), ["0 %", "1 KiB/s", "2.5 %", "1 M/s", "7.5 k/s", "0.8/s", "100"]);
   assert.deepEqual([0, 90_000, 3_600_000, 300_000].map(format.span), ["0 seconds", "1.5 minutes", "1 hour", "5 minutes"]);
   assert.deepEqual([500, 30_000, 742_000, 10_000_000, 864_000_000].map(format.ago), ["now", "30 s ago", "12 min ago", "3 h ago", "10 days ago"]);
 });

@@ -1,13 +1,18 @@
 //! A client and a server in one process, on a virtual clock, over a network that loses, doubles
 //! and reorders datagrams from a seed.
 
+mod certificates;
+mod timers;
+
 use super::*;
 use crate::ids::HostId;
-use crate::message::{Incoming as Said, Message, encode, frame_prefix};
-use crate::pki::{Authority, Token};
+use crate::message::{Incoming as Said, Message, Reader, encode, frame_prefix};
+use crate::pki::{Authority, Role, Subject, Token};
+use bytes::{Bytes, BytesMut};
 
 const NOW_S: u64 = 1_790_000_000;
 const LIFETIME_S: u64 = 3600;
+const GRACE_S: u64 = 1800;
 
 /// Both ends, the datagrams on their way, and the clock.
 struct Pair {
@@ -18,6 +23,8 @@ struct Pair {
     flying: Vec<(Instant, bool, Vec<u8>, u8)>,
     seed: u64,
     loss_percent: u64,
+    /// Seconds that the server's wall clock is ahead of the client's.
+    server_ahead_s: u64,
     sent: u64,
 }
 
@@ -36,6 +43,7 @@ impl Pair {
             flying: Vec::new(),
             seed: 1,
             loss_percent: 0,
+            server_ahead_s: 0,
             sent: 0,
         }
     }
@@ -99,8 +107,8 @@ impl Pair {
             let bytes = BytesMut::from(bytes.as_slice());
             link.handle(now, Datagram { from, to: None, ecn, bytes });
         }
-        for link in [&mut self.server, &mut self.client] {
-            link.set_wall_s(wall_s);
+        for (link, ahead_s) in [(&mut self.server, self.server_ahead_s), (&mut self.client, 0)] {
+            link.set_wall_s(wall_s + ahead_s);
             link.on_timeout(now);
         }
         true
@@ -146,6 +154,7 @@ fn config(side: Side, identity: Option<Identity>) -> LinkConfig {
         whole_datagrams: true,
         wall_s: NOW_S,
         seed: Some([u8::from(side == Side::Broker); 32]),
+        accept: (side == Side::Broker).then_some(Accept { secret: [5; 32], grace_s: GRACE_S }),
     }
 }
 
@@ -211,91 +220,18 @@ fn frames_and_acks_arrive_in_order_over_a_network_that_loses_doubles_and_reorder
 }
 
 #[test]
-fn enrolling_needs_no_certificate_but_the_right_fingerprint() {
-    let (ca, foreign) = (authority(), authority());
-    let mut pair = Pair::new(&server(&ca), &config(Side::Agent, None));
-    pair.connect(&Dial::Enrol {
-        fingerprint: Token::create(ca.fingerprint()).unwrap().fingerprint,
-    });
-    let (_, alpn, who) = pair.connected_at_server();
-    assert_eq!((alpn, who), (Alpn::Enrol, None));
-
-    let mut pair = Pair::new(&server(&ca), &config(Side::Agent, None));
-    pair.connect(&Dial::Enrol { fingerprint: foreign.fingerprint() });
-    let why = pair.closed_at_client();
-    assert!(why.contains("UnknownIssuer"), "{why}");
-    let none = pair.client.connect(pair.now, Pair::server_addr(), &Dial::With(Alpn::Agent));
-    assert!(matches!(none, Err(LinkError::NoIdentity(_))));
-}
-
-#[test]
-fn a_server_whose_ca_is_only_named_and_not_shown_cannot_enrol_anyone() {
-    // The fingerprint's certificate is in the chain, but did not sign the server's.
-    let (ca, foreign) = (authority(), authority());
-    let mut fake = foreign.issue(&subject(Role::Broker), NOW_S, LIFETIME_S).unwrap();
-    fake.ca_der = ca.certificate_der().to_vec();
-    let mut pair = Pair::new(&config(Side::Broker, Some(fake)), &config(Side::Agent, None));
-    pair.connect(&Dial::Enrol { fingerprint: ca.fingerprint() });
-    let why = pair.closed_at_client();
-    assert!(why.contains("invalid peer certificate"), "{why}");
-}
-
-#[test]
-fn strangers_are_refused_with_the_reason() {
-    let (ca, foreign) = (authority(), authority());
-    let issue = |ca: &Authority, role| ca.issue(&subject(role), NOW_S, LIFETIME_S).unwrap();
-    let expired = |role| ca.issue(&subject(role), NOW_S - LIFETIME_S - 60, LIFETIME_S).unwrap();
-    // (server's identity, client's identity, dialled as, words of the reason)
-    let cases = [
-        (issue(&foreign, Role::Broker), issue(&ca, Role::Agent), Alpn::Agent, "UnknownIssuer"),
-        (expired(Role::Broker), issue(&ca, Role::Agent), Alpn::Agent, "expired"),
-        (issue(&ca, Role::Agent), issue(&ca, Role::Agent), Alpn::Agent, "invalid peer certificate"),
-        (issue(&ca, Role::Broker), expired(Role::Agent), Alpn::Agent, "certificate expired"),
-        (issue(&ca, Role::Broker), issue(&ca, Role::Agent), Alpn::Viz, "cannot act as viz"),
-        (issue(&ca, Role::Broker), issue(&ca, Role::Viz), Alpn::Agent, "cannot act as agent"),
-        (issue(&ca, Role::Broker), issue(&ca, Role::Agent), Alpn::Peer, "cannot act as broker"),
-        (issue(&ca, Role::Broker), issue(&ca, Role::Broker), Alpn::Agent, "cannot act as agent"),
-    ];
-    for (server, client, alpn, words) in cases {
-        let mut pair =
-            Pair::new(&config(Side::Broker, Some(server)), &config(Side::Agent, Some(client)));
-        pair.connect(&Dial::With(alpn));
-        let why = pair.closed_at_client();
-        assert!(why.to_lowercase().contains(&words.to_lowercase()), "{words}: {why}");
-    }
-    // A client that believes the server, but whose own certificate is another CA's.
-    let mut client = issue(&foreign, Role::Agent);
-    client.ca_der = ca.certificate_der().to_vec();
-    let mut pair = Pair::new(&server(&ca), &config(Side::Agent, Some(client)));
-    pair.connect(&Dial::With(Alpn::Agent));
-    let why = pair.closed_at_client();
-    assert!(why.contains("certificate") || why.contains("unknown_ca"), "{why}");
-    assert_eq!(pair.server.counters().handshakes_failed, 1);
-}
-
-#[test]
-fn without_a_certificate_one_may_only_enrol() {
-    // A client made to break the rule: its TLS asks for another ALPN than its dial says.
-    let ca = authority();
-    let mut pair = Pair::new(&server(&ca), &config(Side::Agent, None));
-    let rogue = pair.client.tls.rogue(Alpn::Agent, ca.fingerprint());
-    let (handle, quic) = pair
-        .client
-        .endpoint
-        .connect(pair.now, rogue, Pair::server_addr(), tls::SERVER_NAME)
-        .unwrap();
-    let now = pair.now;
-    pair.client.insert(now, handle, quic);
-    let why = pair.closed_at_client();
-    assert!(why.contains("needs a certificate"), "{why}");
-    assert_eq!(pair.server.counters().refused_role, 1);
-}
-
-#[test]
 fn silence_ends_a_connection_and_keep_alives_prevent_it() {
-    let ca = authority();
-    let mut pair = Pair::new(&server(&ca), &agent(&ca));
-    pair.connect(&Dial::With(Alpn::Agent));
+    for (side, role, alpn) in
+        [(Side::Agent, Role::Agent, Alpn::Agent), (Side::Viz, Role::Viz, Alpn::Viz)]
+    {
+        let ca = authority();
+        let identity = ca.issue(&subject(role), NOW_S, LIFETIME_S).unwrap();
+        silence(&mut Pair::new(&server(&ca), &config(side, Some(identity))), alpn);
+    }
+}
+
+fn silence(pair: &mut Pair, alpn: Alpn) {
+    pair.connect(&Dial::With(alpn));
     pair.connected_at_server();
     let sent = pair.sent;
     let end = pair.now + Duration::from_secs(100);

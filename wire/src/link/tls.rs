@@ -1,21 +1,24 @@
-//! Who is believed (certificates), and how much memory a connection may take (transport).
+//! Who is believed: certificates, and what TLS makes of them.
 
-use super::{Alpn, Dial, IDLE_TIMEOUT, KEEP_ALIVE, LinkConfig, LinkError, Side};
-use crate::pki::{Identity, Role, Subject, fingerprint};
+use super::transport::{End, transport};
+use super::{Accept, Alpn, Dial, LinkConfig, LinkError};
+use crate::pki::{Identity, Role, Subject, derive, fingerprint};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, HashedConnectionIdGenerator, ServerConfig,
-    TransportConfig, VarInt,
+    ClientConfig, EndpointConfig, HashedConnectionIdGenerator, ServerConfig, TransportConfig,
 };
 use ring::hmac;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -28,7 +31,10 @@ pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
     wall: Arc<Wall>,
     identity: Option<Identity>,
-    transport: Arc<TransportConfig>,
+    accept: Option<Accept>,
+    /// Of connections that are accepted, and of those that are dialled.
+    accepted: Arc<TransportConfig>,
+    dialled: Arc<TransportConfig>,
     /// By ALPN as asked for: configurations keep the session tickets.
     clients: Vec<(Dial, ClientConfig)>,
 }
@@ -42,6 +48,14 @@ struct Wall(AtomicU64);
 struct Verifier {
     anchor: Anchor,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Believes certificates for a while after their end: the link tells its owner when that was, and
+/// the owner lets such a client renew and do nothing else.
+#[derive(Debug)]
+struct ClientVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+    grace: Duration,
 }
 
 #[derive(Debug)]
@@ -61,20 +75,21 @@ impl Tls {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             wall: Arc::new(Wall(AtomicU64::new(config.wall_s))),
             identity: config.identity.clone(),
-            transport: Arc::new(transport(config.side)),
+            accept: config.accept,
+            accepted: Arc::new(transport(config.side, End::Accepted)),
+            dialled: Arc::new(transport(config.side, End::Dialled)),
             clients: Vec::new(),
         })
     }
 
     /// Keys that a restart does not change, so that peers believe what the next life tells them.
     pub(super) fn endpoint(&self) -> EndpointConfig {
-        let Some(identity) = &self.identity else { return EndpointConfig::default() };
-        let derive = |what: &str| {
-            let mut hash = Sha256::new();
-            hash.update(what.as_bytes());
-            hash.update(&identity.key_der);
-            <[u8; 32]>::from(hash.finalize())
+        let secret = match (&self.accept, &self.identity) {
+            (Some(accept), _) => accept.secret.as_slice(),
+            (None, Some(identity)) => &identity.key_der,
+            (None, None) => return EndpointConfig::default(),
         };
+        let derive = |what: &str| derive(secret, what);
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &derive("strobe stateless reset"));
         let mut config = EndpointConfig::new(Arc::new(reset_key));
         let [a, b, c, d, e, f, g, h, ..] = derive("strobe connection id");
@@ -82,6 +97,24 @@ impl Tls {
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
         config.min_reset_interval(RESET_INTERVAL);
         config
+    }
+
+    /// Another certificate for the connections to come; the old one stays if this one is not good.
+    pub(super) fn set_identity(&mut self, identity: Identity) -> Result<(), LinkError> {
+        identity.subject()?;
+        let (chain, key) = chain_and_key(&identity)?;
+        rustls::sign::CertifiedKey::from_der(chain, key, &self.provider).map_err(tls)?;
+        self.identity = Some(identity);
+        self.clients.clear();
+        Ok(())
+    }
+
+    pub(super) fn grace_s(&self) -> u64 {
+        self.accept.map_or(0, |accept| accept.grace_s)
+    }
+
+    pub(super) fn wall_s(&self) -> u64 {
+        self.wall.0.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_wall_s(&self, wall_s: u64) {
@@ -98,6 +131,8 @@ impl Tls {
                 .allow_unauthenticated()
                 .build()
                 .map_err(tls)?;
+        let grace = Duration::from_secs(self.grace_s());
+        let clients = Arc::new(ClientVerifier { inner: clients, grace });
         let wall: Arc<dyn TimeProvider> = Arc::clone(&self.wall) as _;
         let (chain, key) = chain_and_key(identity)?;
         let mut server =
@@ -115,7 +150,7 @@ impl Tls {
         server.send_tls13_tickets = 1;
         let crypto = QuicServerConfig::try_from(server).map_err(tls)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(Arc::clone(&self.transport));
+        server.transport_config(Arc::clone(&self.accepted));
         server.time_source(Arc::clone(&self.wall) as _);
         server.incoming_buffer_size(INCOMING_BYTES).incoming_buffer_size_total(INCOMING_BYTES_ALL);
         Ok(Arc::new(server))
@@ -173,7 +208,7 @@ impl Tls {
         client.resumption = Resumption::in_memory_sessions(SESSIONS);
         let crypto = QuicClientConfig::try_from(client).map_err(tls)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::clone(&self.transport));
+        config.transport_config(Arc::clone(&self.dialled));
         Ok(config)
     }
 }
@@ -248,58 +283,47 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A viz or a peer at a broker: more streams at once and larger bodies than an agent.
-pub(super) fn widen(quic: &mut quinn_proto::Connection) {
-    quic.set_max_concurrent_streams(quinn_proto::Dir::Bi, VarInt::from_u32(STREAMS_WIDE));
-    quic.set_receive_window(VarInt::from_u32(WINDOW_WIDE));
-    quic.set_send_window(u64::from(WINDOW_WIDE));
-}
-
-/// The memory that one connection may take is the sum of its receive window, its send window and
-/// about 20 KiB of state (measured, DESIGN §2).
-fn transport(side: Side) -> TransportConfig {
-    let (streams, stream_window, window, send_window) = match side {
-        // Receives acknowledgements; sends a second's frames, or its backlog.
-        Side::Agent => (0, 64 << 10, 64 << 10, 512 << 10),
-        Side::Viz => (0, 1 << 20, WINDOW_WIDE, 1 << 20),
-        // As an agent needs it: 10,000 of them at 256 KiB would be 2.5 GiB, but a window fills
-        // only while the broker does not read, and then the frames wait at the agents.
-        Side::Broker => (STREAMS_NARROW, 256 << 10, 256 << 10, 128 << 10),
-    };
-    let mut config = TransportConfig::default();
-    config
-        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(stream_window))
-        .receive_window(VarInt::from_u32(window))
-        .send_window(send_window)
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0)
-        .crypto_buffer_size(CRYPTO_BYTES)
-        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
-    if side == Side::Agent {
-        // A tick is two or three datagrams: they are acknowledged together, and mostly with the
-        // acknowledgement of the frames, instead of at once with every second one.
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
-        config.ack_frequency_config(Some(acks));
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
     }
-    // One side is enough to keep both awake, and the clients are many: they do it.
-    // Asked of the other side. A broker's acknowledgement of a tick's datagrams waits for the
-    // message that says they are stored, if that comes within 25 ms; an agent's of that message
-    // goes at once, while it is awake. Without this each tick woke the agent twice more.
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(match side {
-        Side::Agent => ACK_EVERY_AGENT,
-        Side::Viz => 1,
-        Side::Broker => 0,
-    }));
-    config.ack_frequency_config(Some(acks));
-    config.keep_alive_interval(match side {
-        Side::Agent | Side::Viz => Some(KEEP_ALIVE),
-        Side::Broker => Some(KEEP_ALIVE_BROKER),
-    });
-    config
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let then = Duration::from_secs(now.as_secs()).saturating_sub(self.grace);
+        let then = UnixTime::since_unix_epoch(then);
+        self.inner.verify_client_cert(end_entity, intermediates, then)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 fn roots(ca_der: &[u8]) -> Result<RootCertStore, Error> {
@@ -324,18 +348,8 @@ fn tls(error: impl std::fmt::Display) -> LinkError {
     LinkError::Tls(error.to_string())
 }
 
-/// Datagrams of an agent that a broker may leave unacknowledged for its 25 ms.
-const ACK_EVERY: u32 = 8;
-const STREAMS_NARROW: u32 = 2;
-const STREAMS_WIDE: u32 = 128;
-/// A tick is 2 to 4 datagrams; a backlog is acknowledged every eighth.
-const ACK_EVERY_AGENT: u32 = 7;
-const WINDOW_WIDE: u32 = 8 << 20;
-const CRYPTO_BYTES: usize = 16 << 10;
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_ALL: u64 = 4 << 20;
-/// Brokers keep peers awake; an agent or viz that speaks every 5 s never lets this run out.
-const KEEP_ALIVE_BROKER: Duration = Duration::from_secs(7);
 /// Session tickets kept: a client speaks to a handful of brokers at most.
 const SESSIONS: usize = 8;
 /// A thousand a second, which is the rate of handshakes that follow.

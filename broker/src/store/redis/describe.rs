@@ -46,7 +46,7 @@ impl Catalog {
             shared: Arc::clone(shared),
             registry,
             keys: Keys::new(&config.prefix),
-            life_s: u64::try_from(config.metadata_ms / 1000).unwrap_or(1),
+            life_s: u64::try_from(config.metadata_ms / 1000).unwrap_or(0).max(LIFE_LEAST_S),
             keep_ms,
         }
     }
@@ -70,9 +70,7 @@ impl Catalog {
                 (Arc::clone(&state.labels), sections.map(|s| Arc::clone(&s.schema)).collect())
             };
             for schema in schemas {
-                let key = self.keys.schema(schema.id().0);
-                pipe.cmd("SET").arg(&key).arg(schema_text(&schema));
-                pipe.arg("EX").arg(jittered(self.life_s, &key));
+                self.add_schema(&mut pipe, &schema);
             }
             self.add_host(&mut pipe, of_source, &labels, now_ms);
             if PIPELINE_COMMANDS < pipe.len() {
@@ -82,15 +80,26 @@ impl Catalog {
         connection.exec(&pipe)
     }
 
-    fn add_host(&self, pipe: &mut ::redis::Pipeline, of: &[Entry], labels: &Labels, now_ms: i64) {
-        let Some(&Entry { source, .. }) = of.first() else { return };
+    pub(super) fn add_schema(&self, pipe: &mut ::redis::Pipeline, schema: &Schema) {
+        let key = self.keys.schema(schema.id().0);
+        pipe.cmd("SET").arg(&key).arg(schema_text(schema));
+        pipe.arg("EX").arg(jittered(self.life_s, &key));
+    }
+
+    pub(super) fn add_labels(&self, pipe: &mut ::redis::Pipeline, source: u128, labels: &Labels) {
         let host = self.keys.host(source);
         let known = self.registry.as_ref().and_then(|registry| registry.host(HostId(source)));
         let fields = host_fields(labels, known.as_ref());
         if !fields.is_empty() {
             pipe.cmd("DEL").arg(&host);
             pipe.cmd("HSET").arg(&host).arg(&fields);
+            pipe.cmd("EXPIRE").arg(&host).arg(jittered(self.life_s, &host));
         }
+    }
+
+    fn add_host(&self, pipe: &mut ::redis::Pipeline, of: &[Entry], labels: &Labels, now_ms: i64) {
+        let Some(&Entry { source, .. }) = of.first() else { return };
+        self.add_labels(pipe, source, labels);
         let sections = self.keys.sections(source);
         for of_schema in of.chunk_by(|a, b| a.schema == b.schema) {
             let last_ms = of_schema.iter().map(|entry| entry.last_ms).max();
@@ -104,7 +113,7 @@ impl Catalog {
         for key in [&sections, &hosts] {
             pipe.cmd("ZREMRANGEBYSCORE").arg(key).arg("-inf").arg(&gone);
         }
-        for key in [&host, &sections, &hosts] {
+        for key in [&sections, &hosts] {
             pipe.cmd("EXPIRE").arg(key).arg(jittered(self.life_s, key));
         }
     }
@@ -287,6 +296,8 @@ fn schema_of(text: &[u8]) -> Option<Schema> {
 
 /// Before the name of an operator's label, which may be called anything.
 const LABEL: &str = "label:";
+/// The shortest life of a key, whatever the settings say.
+pub(super) const LIFE_LEAST_S: u64 = 60;
 const PIPELINE_COMMANDS: usize = 1000;
 /// Hosts of a shard that are read back; the newest.
 const HOSTS_MAX: usize = 4096;

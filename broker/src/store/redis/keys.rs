@@ -73,6 +73,11 @@ impl Keys {
         format!("{}schema:{id:016x}", self.prefix)
     }
 
+    /// The stream of a shard's fresh rows.
+    pub(super) fn queue(&self, shard: usize) -> String {
+        self.shard("queue:metrics", shard)
+    }
+
     pub(super) fn mark(&self, shard: usize) -> String {
         self.shard("mark", shard)
     }

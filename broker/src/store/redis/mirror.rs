@@ -5,6 +5,7 @@ use super::describe::Catalog;
 use super::era::Era;
 use super::keys::{Keys, Place, SHARDS, jittered, shard, span_ms};
 use super::link::{Connection, TROUBLES, Trouble};
+use super::stream::{self, Stream};
 use super::{RedisConfig, RedisError};
 use crate::registry::Registry;
 use crate::store::block::{Block, Data};
@@ -17,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use strobe_journal::Position;
 
 /// Follows a store and writes its sealed blocks to Redis; one thread owns it.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct Mirror {
     config: RedisConfig,
     keys: Keys,
     catalog: Catalog,
+    stream: Stream,
     /// Whose marks and places are ours.
     era: Era,
     counts: Arc<Mutex<MirrorCounts>>,
@@ -63,6 +66,8 @@ pub struct MirrorCounts {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Rows that its stream took.
+    pub rows: u64,
     /// Passes that failed, by [`Trouble`].
     pub failures: [u64; TROUBLES.len()],
     /// Segments that are not whole in Redis.
@@ -82,6 +87,8 @@ struct Marks {
     ours: bool,
     /// See [`Archive`].
     elsewhere_ms: i64,
+    /// Up to where the log is in the stream.
+    wal: Option<Position>,
 }
 
 impl Mirror {
@@ -103,6 +110,7 @@ impl Mirror {
         drop(shared.archive.set(archive));
         Ok(Self {
             catalog: Catalog::new(&shared, registry, &config),
+            stream: Stream::new(&shared, &config),
             keys: Keys::new(&config.prefix),
             shared,
             address,
@@ -114,7 +122,12 @@ impl Mirror {
             stopping,
             backoff: BACKOFF_MIN,
             said: None,
-            marks: Marks { shards: vec![(0, 0); SHARDS], ours: false, elsewhere_ms: i64::MIN },
+            marks: Marks {
+                shards: vec![(0, 0); SHARDS],
+                ours: false,
+                elsewhere_ms: i64::MIN,
+                wal: None,
+            },
             settled: false,
         })
     }
@@ -166,6 +179,8 @@ impl Mirror {
         };
         self.marks = self.read_marks(&mut connection)?;
         self.settle(&mut connection, now_ms)?;
+        let (rows, more) = self.stream.pass(&mut connection, &self.catalog, self.marks.wal)?;
+        self.count(|counts| counts.rows += rows);
         let behind = self.behind();
         self.note_lag(&behind, now_ms);
         if let Some((number, segment)) = behind.first()
@@ -177,7 +192,7 @@ impl Mirror {
             self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
         }
         self.connection = Some(connection);
-        Ok(1 < behind.len())
+        Ok(more || 1 < behind.len())
     }
 
     fn connect(&self) -> RedisResult<Connection> {
@@ -213,19 +228,21 @@ impl Mirror {
         let mut pipe = ::redis::pipe();
         for shard in 0..SHARDS {
             let key = self.keys.mark(shard);
-            pipe.cmd("HMGET").arg(key).arg(&["store", "raw", "rollup", "elsewhere"]);
+            pipe.cmd("HMGET").arg(key).arg(&["store", "raw", "rollup", "elsewhere", "wal"]);
         }
         let me = format!("{:016x}", self.era.id);
-        let mut marks = Marks { shards: Vec::new(), ours: false, elsewhere_ms: i64::MIN };
+        let mut marks =
+            Marks { shards: Vec::new(), ours: false, elsewhere_ms: i64::MIN, wal: None };
         for answer in connection.query(&pipe)? {
-            let found: (Option<String>, Option<u64>, Option<u64>, Option<i64>) =
-                ::redis::from_redis_value(answer)?;
-            let (store, raw, rollup, elsewhere_ms) = found;
+            let (store, raw, rollup): (Option<String>, Option<u64>, Option<u64>);
+            let (elsewhere_ms, wal): (Option<i64>, Option<String>);
+            (store, raw, rollup, elsewhere_ms, wal) = ::redis::from_redis_value(answer)?;
             let ours = store.as_ref() == Some(&me);
             let mark = (raw.unwrap_or(0), rollup.unwrap_or(0));
             marks.shards.push(if ours { mark } else { (0, 0) });
             if ours {
                 marks.ours = true;
+                marks.wal = marks.wal.or_else(|| stream::position(wal.as_deref()?));
                 marks.elsewhere_ms = marks.elsewhere_ms.max(elsewhere_ms.unwrap_or(i64::MIN));
             }
         }
@@ -251,6 +268,11 @@ impl Mirror {
         };
         archive.set_elsewhere(elsewhere_ms);
         if !self.marks.ours {
+            let mut pipe = ::redis::pipe();
+            for shard in 0..SHARDS {
+                pipe.cmd("DEL").arg(self.keys.mark(shard));
+            }
+            connection.exec(&pipe)?;
             self.mark(connection, &[("raw", 0), ("rollup", 0)])?;
         }
         self.settled = true;

@@ -2,6 +2,7 @@
 //! directory no longer has it.
 //!
 //! ```text
+//! WAL ────────────committed rows──▶ Stream ───────────────────▶ Redis ──▶ mark
 //! segment files ──one at a time──▶ Mirror ──pipelines of ≤ 4 MiB──▶ Redis ──▶ mark
 //!                                  at start ◀── hosts, schemas ────── │
 //! query ──what is not local──▶ Archive ◀── places by time, blocks ────┘
@@ -21,7 +22,8 @@
 //! | `Phosts:{s017}:<host>` | hash: `job`, `instance`, `label:…`, and of an agent's host what it said |
 //! | `Psections:{s017}:<host>` | sorted set: schema ids by their last sample's ms |
 //! | `Pschema:<id>` | JSON: section and columns, in the order of the block's columns |
-//! | `Pmark:{s017}` | hash: whose store, the last segment written whole (`raw`, `rollup`), `elsewhere` |
+//! | `Pqueue:metrics:{s017}` | stream: fresh rows of agents, the newest some thousand |
+//! | `Pmark:{s017}` | hash: whose store, the last segment written whole (`raw`, `rollup`), `elsewhere`, `wal` |
 //!
 //! A place is `<first ms>:<last ms>:<schema>:<store>.<segment>.<offset>`: a window has a block a
 //! section, and one more where rows came late, so `<t>` alone does not name a block; the place
@@ -48,6 +50,7 @@ mod errand;
 mod keys;
 mod link;
 mod mirror;
+mod stream;
 
 pub(super) use archive::{Archive, Far};
 pub(super) use errand::Errand;
@@ -67,6 +70,10 @@ pub struct RedisConfig {
     pub raw_ms: i64,
     /// How long hosts, schemas and marks are kept after they were last written.
     pub metadata_ms: i64,
+    /// How long a shard's stream is kept after its last row.
+    pub queue_ms: i64,
+    /// How many rows a shard's stream has, about; 0: no streams.
+    pub queue_max: u64,
 }
 
 /// Redis cannot be used at all.
@@ -92,6 +99,13 @@ impl RedisConfig {
     #[must_use]
     pub fn at(url: String) -> Self {
         const DAY_MS: i64 = 86_400_000;
-        Self { url, prefix: "monitor:".to_owned(), raw_ms: 7 * DAY_MS, metadata_ms: 30 * DAY_MS }
+        Self {
+            url,
+            prefix: "monitor:".to_owned(),
+            raw_ms: 7 * DAY_MS,
+            metadata_ms: 30 * DAY_MS,
+            queue_ms: 3_600_000,
+            queue_max: 2_000,
+        }
     }
 }

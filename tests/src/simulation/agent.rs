@@ -1,0 +1,183 @@
+//! One life of one host's agent: sealer, ring, uplink and link, without its threads.
+
+use super::oracle::{Id, Oracle, Sent};
+use bytes::Bytes;
+use hugepage_config::{Region, Want};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use strobe_agent::ring::{Reader as Ring, Ring as Ends};
+use strobe_agent::sampler::{SectionRow, Tick};
+use strobe_agent::schemas::Table;
+use strobe_agent::sealer::Sealer;
+use strobe_agent::uplink::{Uplink, UplinkConfig};
+use strobe_wire::frame::{self, FrameKind, Header, Row};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::limits::FRAME_BYTES_MAX;
+use strobe_wire::link::Link;
+use strobe_wire::message::Hello;
+use strobe_wire::schema::{Column, Kind, Labels, Schema};
+
+/// A life.
+pub(crate) struct Agent {
+    pub(crate) host: HostId,
+    pub(crate) boot: BootId,
+    pub(crate) address: SocketAddr,
+    pub(crate) link: Link,
+    uplink: Uplink,
+    sealer: Sealer,
+    ring: Ring,
+    table: Table,
+    schemas: Vec<Arc<Schema>>,
+}
+
+impl Agent {
+    pub(crate) fn new(host: HostId, boot: BootId, link: Link, now: Instant) -> Self {
+        let region = Region::map(SLOTS * FRAME_BYTES_MAX, Want::Plain).expect("memory");
+        let Ends { writer, reader } = Ends::new(SLOTS, region).expect("a ring");
+        let hello = Hello {
+            host: host.0,
+            boot: boot.0,
+            instance: instance(host),
+            job: "node".to_owned(),
+            interval_ms: 200,
+            ..Hello::default()
+        };
+        let seed = u64::try_from(host.0 << 16 | boot.0).expect("small numbers");
+        let config = UplinkConfig { brokers: vec!["broker:1".to_owned()], hello, seed };
+        let table = Table::new();
+        let schemas = schemas();
+        for schema in &schemas {
+            table.publish(schema);
+        }
+        Self {
+            host,
+            boot,
+            address: SocketAddr::from(([127, 0, 0, 1], port(host, boot))),
+            link,
+            uplink: Uplink::new(config, now),
+            sealer: Sealer::new(host, boot, writer),
+            ring: reader,
+            table,
+            schemas,
+        }
+    }
+
+    pub(crate) fn drive(&mut self, now: Instant, broker: SocketAddr) {
+        self.link.on_timeout(now);
+        self.uplink.on_timeout(now, &mut self.link, &mut self.ring);
+        if self.uplink.wants(now).is_some() {
+            self.uplink.dial(now, &mut self.link, Ok(broker));
+        }
+        while let Some(event) = self.link.poll() {
+            self.uplink.told(now, &event, &mut self.link, &mut self.ring);
+        }
+        self.uplink.pump(now, &mut self.link, &mut self.ring, &self.table);
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        [self.link.timeout(), self.uplink.timeout()].into_iter().flatten().min()
+    }
+
+    /// The last number that it knows to be stored.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        let status = self.uplink.status();
+        assert_eq!(status.unsendable, 0, "all frames can be sent");
+        status.acknowledged_seq
+    }
+
+    /// The last number given.
+    pub(crate) fn seq(&self) -> u64 {
+        self.sealer.seq().0
+    }
+
+    /// A row of each section; `stray` if its time is out of bounds.
+    pub(crate) fn sample(&mut self, tick: Tick, stray: bool, oracle: &mut Oracle) {
+        self.told(oracle, None, |sealer| sealer.begin(tick));
+        for index in 0..self.schemas.len() {
+            let schema = Arc::clone(&self.schemas[index]);
+            let values = oracle.values(&schema, index);
+            let valid = [0xff >> (8 - values.len())];
+            let row =
+                SectionRow { schema: &schema, id: schema.id(), values: &values, valid: &valid };
+            let said = (tick, &schema, values.as_slice(), stray);
+            self.told(oracle, Some(said), |sealer| sealer.row(tick, &row));
+        }
+    }
+
+    /// Only what was lost is told.
+    pub(crate) fn settle(&mut self, tick: Tick, oracle: &mut Oracle) {
+        self.told(oracle, None, |sealer| sealer.begin(tick));
+    }
+
+    /// Lets the sealer do something and tells the oracle which numbers it gave to what.
+    fn told(
+        &mut self,
+        oracle: &mut Oracle,
+        row: Option<(Tick, &Arc<Schema>, &[u64], bool)>,
+        act: impl FnOnce(&mut Sealer),
+    ) {
+        let (seq, lost) = (self.sealer.seq().0, self.sealer.lost());
+        act(&mut self.sealer);
+        let last = self.sealer.seq().0;
+        let was_lost = lost < self.sealer.lost();
+        for seq in seq + 1..=last {
+            let id = Id { host: self.host, boot: self.boot, seq };
+            let sent = match row {
+                _ if was_lost && seq == last => Sent::Lost,
+                Some((tick, schema, values, stray)) if seq == last => {
+                    let bytes = self.sealed(tick, schema, values, seq);
+                    Sent::Row { bytes, schema: Arc::clone(schema), stray }
+                }
+                _ => Sent::Words,
+            };
+            oracle.sent.insert(id, sent);
+        }
+    }
+
+    /// The frame as it must be.
+    fn sealed(&self, tick: Tick, schema: &Schema, values: &[u64], seq: u64) -> Bytes {
+        let header = Header {
+            kind: FrameKind::Row,
+            host: self.host,
+            boot: self.boot,
+            seq: strobe_wire::ids::Seq(seq),
+            wall_ns: tick.wall_ns,
+            boottime_ns: tick.boottime_ns,
+            schema: schema.id(),
+        };
+        let mut out = vec![0; FRAME_BYTES_MAX];
+        let valid = [0xff >> (8 - values.len())];
+        let length =
+            frame::seal_row(&mut out, &header, &Row { values, valid: &valid, scores: &[] });
+        out.truncate(length.expect("it fits"));
+        Bytes::from(out)
+    }
+}
+
+/// The `instance` of a host.
+pub(crate) fn instance(host: HostId) -> String {
+    format!("host-{}", host.0)
+}
+
+fn port(host: HostId, boot: BootId) -> u16 {
+    u16::try_from(10_000 + 1_000 * host.0 + boot.0).expect("small numbers")
+}
+
+/// Two sections: every kind of column, and one that is alone.
+fn schemas() -> Vec<Arc<Schema>> {
+    let column =
+        |name: &str, kind| Column { name: name.to_owned(), labels: Labels::default(), kind };
+    let mixed = vec![
+        column("sim_counter", Kind::Counter { scale: 0 }),
+        column("sim_gauge", Kind::Gauge { scale: 2 }),
+        column("sim_float", Kind::Float),
+    ];
+    let alone = vec![column("sim_alone", Kind::Counter { scale: 0 })];
+    [("mixed", mixed), ("alone", alone)]
+        .map(|(section, columns)| Arc::new(Schema { section: section.to_owned(), columns }))
+        .to_vec()
+}
+
+/// Few, so that a partition fills the ring.
+const SLOTS: usize = 64;

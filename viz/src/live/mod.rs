@@ -1,0 +1,325 @@
+//! What browsers look at: frames in, JSON texts for each watcher out. No socket, no clock.
+//!
+//! ```text
+//! Update ──▶ Host rows (latest values and rates) ── once a second ──▶ fleet, fleet_delta
+//!        └─▶ rows of watched hosts, encoded once for all who chose the same columns
+//! ```
+//!
+//! A watcher without room gets nothing but a count: its rows are skipped, and when there is room
+//! again it learns how many (`skipped`) and, for the fleet, gets the whole table anew. Nothing
+//! queues up here. Hosts, schemas and watchers are bounded; what is over the bound is counted.
+
+#![deny(clippy::indexing_slicing)]
+
+mod host;
+mod text;
+mod watcher;
+
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use strobe_wire::frame::{self, Payload, RowView};
+use strobe_wire::ids::{HostId, SchemaId};
+use strobe_wire::message::HostInfo;
+use strobe_wire::schema::Schema;
+use tungstenite::Utf8Bytes;
+
+use crate::backend::Update;
+use crate::fleet::Plan;
+use host::{Host, Known, Taken};
+use watcher::{Watch, Watcher};
+
+/// A browser's connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WatcherId(pub usize);
+
+/// What a live view may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveLimits {
+    /// Hosts of the fleet table.
+    pub hosts_max: usize,
+    /// Schemas known at once.
+    pub schemas_max: usize,
+    /// Sections of one host.
+    pub sections_max: usize,
+}
+
+/// What was not shown, and why.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct LiveCounts {
+    /// Rows seen.
+    pub rows: u64,
+    /// Row messages handed to watchers.
+    pub sent: u64,
+    /// Row messages a slow watcher did not get.
+    pub skipped: u64,
+    /// Frames that did not open.
+    pub malformed: u64,
+    /// Rows whose schema is not known.
+    pub schema_unknown: u64,
+    /// Hosts, schemas or sections over the bound.
+    pub over_bound: u64,
+    /// Updates the backend dropped because we were too slow.
+    pub lagged: u64,
+}
+
+/// A text for a watcher.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// For whom.
+    pub to: WatcherId,
+    /// JSON; shared between all who get the same.
+    pub text: Utf8Bytes,
+}
+
+/// The live view of the fleet.
+#[derive(Debug)]
+pub struct Live {
+    limits: LiveLimits,
+    hosts: BTreeMap<HostId, Host>,
+    schemas: HashMap<SchemaId, Arc<Known>>,
+    watchers: BTreeMap<WatcherId, Watcher>,
+    counts: LiveCounts,
+}
+
+/// Whether a watcher's outgoing buffer takes more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// It does.
+    Free,
+    /// It is full until the client reads.
+    Full,
+}
+
+impl Live {
+    /// An empty view.
+    #[must_use]
+    pub fn new(limits: LiveLimits) -> Self {
+        Self {
+            limits,
+            hosts: BTreeMap::new(),
+            schemas: HashMap::new(),
+            watchers: BTreeMap::new(),
+            counts: LiveCounts::default(),
+        }
+    }
+
+    /// What was shown and what was not.
+    #[must_use]
+    pub fn counts(&self) -> LiveCounts {
+        self.counts
+    }
+
+    /// Hosts in the view.
+    #[must_use]
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// A browser is there; it looks at nothing yet.
+    pub fn open(&mut self, id: WatcherId) {
+        self.watchers.insert(id, Watcher::new());
+    }
+
+    /// A browser is gone.
+    pub fn close(&mut self, id: WatcherId) {
+        self.watchers.remove(&id);
+    }
+
+    /// A text of the browser's: what it looks at from now on.
+    pub fn request(&mut self, now_ms: i64, id: WatcherId, text: &str, out: &mut Vec<Outgoing>) {
+        match Watch::parse(text) {
+            Ok(watch) => {
+                let Some(watcher) = self.watchers.get_mut(&id) else { return };
+                watcher.whole = watch == Watch::Fleet;
+                watcher.watch = watch;
+                watcher.sent.clear();
+                self.catch_up(now_ms, id, out);
+            }
+            Err(why) => {
+                let text = serde_json::json!({ "type": "error", "error": why }).to_string();
+                out.push(Outgoing { to: id, text: text.into() });
+            }
+        }
+    }
+
+    /// Whether watcher `id`'s outgoing buffer takes more. Becoming free sends what was missed.
+    pub fn room(&mut self, now_ms: i64, id: WatcherId, room: Room, out: &mut Vec<Outgoing>) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        if std::mem::replace(&mut watcher.room, room) != room && room == Room::Free {
+            self.catch_up(now_ms, id, out);
+        }
+    }
+
+    /// What the backend says.
+    pub fn update(&mut self, now_ms: i64, update: Update, out: &mut Vec<Outgoing>) {
+        match update {
+            Update::Host(info) => self.host(info),
+            Update::Schema(schema) => self.schema(schema),
+            Update::Frame(bytes) => self.frame(now_ms, &bytes, out),
+            Update::Lagged(count) => {
+                self.counts.lagged += count;
+                for (id, watcher) in &mut self.watchers {
+                    if !matches!(watcher.watch, Watch::Host { .. }) {
+                        continue;
+                    }
+                    watcher.skipped += count;
+                    watcher.report_skipped(*id, out);
+                }
+            }
+        }
+    }
+
+    /// Once a second: the hosts that look other than before go to all who watch the fleet, in one
+    /// message. One without hosts still tells the time, by which silence is counted.
+    pub fn tick(&mut self, now_ms: i64, out: &mut Vec<Outgoing>) {
+        let watched = self.watchers.values().any(|watcher| watcher.watch == Watch::Fleet);
+        if !watched {
+            return;
+        }
+        let mut changed = String::new();
+        for (id, host) in &mut self.hosts {
+            if let Some(json) = host.changed(now_ms, *id) {
+                text::separate(&mut changed);
+                changed.push_str(&json);
+            }
+        }
+        let delta = text::fleet("fleet_delta", now_ms, &changed);
+        for (id, watcher) in &mut self.watchers {
+            if watcher.watch != Watch::Fleet || watcher.whole {
+                continue;
+            }
+            match watcher.room {
+                Room::Free => out.push(Outgoing { to: *id, text: delta.clone() }),
+                Room::Full => {
+                    watcher.whole = true;
+                    watcher.skipped += 1;
+                    self.counts.skipped += 1;
+                }
+            }
+        }
+    }
+
+    fn catch_up(&mut self, now_ms: i64, id: WatcherId, out: &mut Vec<Outgoing>) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.report_skipped(id, out);
+        if watcher.watch != Watch::Fleet || !watcher.whole || watcher.room == Room::Full {
+            return;
+        }
+        watcher.whole = false;
+        let mut all = String::new();
+        for (host_id, host) in &self.hosts {
+            text::separate(&mut all);
+            // This does not count as sent: the others would miss the change.
+            all.push_str(&host.whole(now_ms, *host_id));
+        }
+        out.push(Outgoing { to: id, text: text::fleet("fleet", now_ms, &all) });
+    }
+
+    fn host(&mut self, info: HostInfo) {
+        let id = HostId(info.hello.host);
+        let full = self.limits.hosts_max <= self.hosts.len();
+        if full && !self.hosts.contains_key(&id) {
+            self.counts.over_bound += 1;
+            return;
+        }
+        self.hosts.entry(id).or_default().tell(info);
+    }
+
+    fn schema(&mut self, schema: Arc<Schema>) {
+        let id = schema.id();
+        if schema.check().is_err() {
+            self.counts.malformed += 1;
+            return;
+        }
+        if self.limits.schemas_max <= self.schemas.len() && !self.schemas.contains_key(&id) {
+            self.forget_schemas();
+        }
+        if self.limits.schemas_max <= self.schemas.len() {
+            self.counts.over_bound += 1;
+            return;
+        }
+        self.schemas.entry(id).or_insert_with(|| {
+            let plan = Plan::of(&schema);
+            Arc::new(Known { schema, plan })
+        });
+    }
+
+    /// Keeps the schemas that a host's section uses now.
+    fn forget_schemas(&mut self) {
+        let used: BTreeSet<SchemaId> = self.hosts.values().flat_map(Host::schemas).collect();
+        self.schemas.retain(|id, _| used.contains(id));
+    }
+
+    fn frame(&mut self, now_ms: i64, bytes: &Bytes, out: &mut Vec<Outgoing>) {
+        let Ok(frame) = frame::open(bytes) else {
+            self.counts.malformed += 1;
+            return;
+        };
+        let Payload::Row(row) = frame.payload else { return };
+        let header = frame.header;
+        self.counts.rows += 1;
+        let Some(known) = self.schemas.get(&header.schema).cloned() else {
+            self.counts.schema_unknown += 1;
+            return;
+        };
+        if row.len() != known.schema.columns.len() {
+            self.counts.malformed += 1;
+            return;
+        }
+        if self.limits.hosts_max <= self.hosts.len() && !self.hosts.contains_key(&header.host) {
+            self.counts.over_bound += 1;
+            return;
+        }
+        let host = self.hosts.entry(header.host).or_default();
+        host.info.last_seen_ms = host.info.last_seen_ms.max(now_ms);
+        match host.row(&header, &known, row, self.limits.sections_max) {
+            Taken::Newer => {}
+            // Replayed or late: history has it, the live view does not go back.
+            Taken::Older => return,
+            Taken::OverBound => {
+                self.counts.over_bound += 1;
+                return;
+            }
+        }
+        self.send_row(&header, &known, row, out);
+    }
+
+    fn send_row(
+        &mut self,
+        header: &frame::Header,
+        known: &Known,
+        row: RowView<'_>,
+        out: &mut Vec<Outgoing>,
+    ) {
+        // One text for each choice of columns; nearly always there is one choice.
+        let mut texts: Vec<(Arc<[usize]>, Utf8Bytes)> = Vec::new();
+        for (id, watcher) in &mut self.watchers {
+            if !watcher.wants(header.host) {
+                continue;
+            }
+            if watcher.room == Room::Full {
+                watcher.skipped += 1;
+                self.counts.skipped += 1;
+                continue;
+            }
+            let Some(places) = watcher.columns(*id, header, &known.schema, out) else { continue };
+            let text = match texts.iter().find(|(of, _)| *of == places) {
+                Some((_, text)) => text.clone(),
+                None => {
+                    let text = text::row(header, &known.schema, &places, row);
+                    texts.push((places, text.clone()));
+                    text
+                }
+            };
+            self.counts.sent += 1;
+            out.push(Outgoing { to: *id, text });
+        }
+    }
+}
+
+/// Bytes of one text a browser may send.
+pub const REQUEST_BYTES_MAX: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests;

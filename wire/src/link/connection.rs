@@ -1,0 +1,237 @@
+//! One connection of a link: its phase, its timer, its turn to transmit, and what it tells.
+
+use super::admit::{Admitted, Refusal, admit};
+use super::event::clip;
+use super::{Alpn, CODE_CLOSED, ConnId, Event, Link, Side, Why, transport};
+use bytes::Bytes;
+use quinn_proto::{ConnectionHandle, Dir, StreamEvent, VarInt};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub(super) struct Slot {
+    pub(super) quic: quinn_proto::Connection,
+    pub(super) turn: u32,
+    pub(super) phase: Phase,
+    pub(super) queued: bool,
+    pub(super) wake: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The handshake is under way.
+    Opening,
+    /// `Connected` was told.
+    Open,
+    /// Over for the owner; quinn-proto still says good-bye.
+    Over,
+}
+
+impl Link {
+    /// Closes the connection at once and tells the peer `why`. What was not delivered is dropped,
+    /// and no [`Event::Closed`] follows here.
+    pub fn close(&mut self, now: Instant, conn: ConnId, why: &str) {
+        if self.slot(conn).is_some() {
+            self.close_at(now, conn.index, why);
+        }
+    }
+
+    /// Closes all connections ([`Self::close`]). One more [`Socket::transmit`] carries it out.
+    pub fn close_all(&mut self, now: Instant, why: &str) {
+        for index in (0..).take(self.slots.len()) {
+            if self.slot_at(index).is_some_and(|slot| slot.phase != Phase::Over) {
+                self.close_at(now, index, why);
+            }
+        }
+    }
+
+    /// The peer's address as it is now (it may move).
+    pub fn remote(&mut self, conn: ConnId) -> Option<SocketAddr> {
+        self.slot(conn).map(|slot| slot.quic.remote_address())
+    }
+
+    /// The round trip as estimated.
+    pub fn rtt(&mut self, conn: ConnId) -> Option<Duration> {
+        self.slot(conn).map(|slot| slot.quic.rtt())
+    }
+
+    /// After anything that a connection was told: its events, its timer, its turn to transmit.
+    pub(super) fn settle(&mut self, now: Instant, index: u32) {
+        self.settle_quiet(now, index);
+        self.enqueue(index);
+    }
+
+    pub(super) fn settle_quiet(&mut self, now: Instant, index: u32) {
+        let handle = ConnectionHandle(index as usize);
+        loop {
+            let Some(slot) = slot_mut(&mut self.slots, index) else { return };
+            if let Some(event) = slot.quic.poll_endpoint_events() {
+                let drained = event.is_drained();
+                if let Some(answer) = self.endpoint.handle_event(handle, event) {
+                    slot.quic.handle_event(answer);
+                }
+                if drained {
+                    // Its last words (why it is over) come after this event.
+                    while let Some(event) =
+                        slot_mut(&mut self.slots, index).and_then(|slot| slot.quic.poll())
+                    {
+                        self.told(now, index, event);
+                    }
+                    return self.remove(index);
+                }
+                continue;
+            }
+            let Some(event) = slot.quic.poll() else { break };
+            self.told(now, index, event);
+        }
+        self.schedule(index);
+    }
+
+    fn told(&mut self, now: Instant, index: u32, event: quinn_proto::Event) {
+        let Some(slot) = slot_mut(&mut self.slots, index) else { return };
+        let conn = ConnId { index, turn: slot.turn };
+        match event {
+            quinn_proto::Event::Connected if slot.phase == Phase::Opening => {
+                self.handshaking -= 1;
+                self.connected(now, conn);
+            }
+            quinn_proto::Event::ConnectionLost { reason } => {
+                let before = slot.phase;
+                slot.phase = Phase::Over;
+                if before == Phase::Opening {
+                    self.handshaking -= 1;
+                }
+                match (before, slot.quic.side()) {
+                    (Phase::Over, _) => {}
+                    (Phase::Opening, quinn_proto::Side::Server) => {
+                        self.counters.handshakes_failed += 1;
+                    }
+                    (Phase::Opening, quinn_proto::Side::Client) | (Phase::Open, _) => {
+                        self.events.push_back(Event::Closed { conn, why: Why::of(&reason) });
+                    }
+                }
+            }
+            quinn_proto::Event::Stream(event) if slot.phase == Phase::Open => {
+                self.stream_told(conn, &event);
+            }
+            quinn_proto::Event::Connected
+            | quinn_proto::Event::Stream(_)
+            | quinn_proto::Event::HandshakeDataReady
+            | quinn_proto::Event::DatagramReceived
+            | quinn_proto::Event::DatagramsUnblocked => {}
+        }
+    }
+
+    fn stream_told(&mut self, conn: ConnId, event: &StreamEvent) {
+        match *event {
+            StreamEvent::Opened { dir: Dir::Bi } => {
+                while let Some(slot) = slot_mut(&mut self.slots, conn.index)
+                    && let Some(stream) = slot.quic.streams().accept(Dir::Bi)
+                {
+                    self.events.push_back(Event::Opened { conn, stream });
+                    self.events.push_back(Event::Readable { conn, stream });
+                }
+            }
+            StreamEvent::Readable { id } => {
+                self.events.push_back(Event::Readable { conn, stream: id });
+            }
+            StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. } => {
+                self.events.push_back(Event::Writable { conn, stream: id });
+            }
+            StreamEvent::Available { dir: Dir::Bi } => self.events.push_back(Event::Room { conn }),
+            StreamEvent::Opened { dir: Dir::Uni }
+            | StreamEvent::Available { dir: Dir::Uni }
+            | StreamEvent::Finished { .. } => {}
+        }
+    }
+
+    fn connected(&mut self, now: Instant, conn: ConnId) {
+        let Some(slot) = slot_mut(&mut self.slots, conn.index) else { return };
+        match admit(&slot.quic, self.tls.wall_s(), self.tls.grace_s()) {
+            Ok(Admitted { alpn, subject, expires_s }) => {
+                slot.phase = Phase::Open;
+                if self.side == Side::Broker && matches!(alpn, Alpn::Viz | Alpn::Peer) {
+                    transport::widen(&mut slot.quic);
+                }
+                let remote = slot.quic.remote_address();
+                self.events.push_back(Event::Connected { conn, remote, alpn, subject, expires_s });
+            }
+            Err(Refusal { code, why }) => {
+                self.counters.refused_role += 1;
+                let client = slot.quic.side().is_client();
+                slot.quic.close(now, VarInt::from_u32(code), Bytes::from(why.clone()));
+                slot.phase = Phase::Over;
+                if client {
+                    self.events.push_back(Event::Closed { conn, why: Why::Failed(why) });
+                }
+            }
+        }
+    }
+
+    fn close_at(&mut self, now: Instant, index: u32, why: &str) {
+        let Some(slot) = slot_mut(&mut self.slots, index) else { return };
+        if slot.phase == Phase::Opening {
+            self.handshaking -= 1;
+        }
+        slot.phase = Phase::Over;
+        let why = Bytes::copy_from_slice(clip(why).as_bytes());
+        slot.quic.close(now, VarInt::from_u32(CODE_CLOSED), why);
+        self.settle(now, index);
+    }
+
+    fn remove(&mut self, index: u32) {
+        let Some(slot) = self.slots.get_mut(index as usize).and_then(Option::take) else { return };
+        if let Some(at) = slot.wake {
+            self.timers.remove(&(at, index));
+        }
+        if slot.phase == Phase::Opening {
+            self.handshaking -= 1;
+        }
+    }
+
+    /// Moves entries that are too early away from the front, where they would wake the owner.
+    pub(super) fn defer(&mut self) {
+        while let Some(&(at, index)) = self.timers.first()
+            && let Some(slot) = slot_mut(&mut self.slots, index)
+            && slot.quic.poll_timeout().is_none_or(|wanted| at < wanted)
+        {
+            (slot.wake, _) = (None, self.timers.pop_first());
+            self.schedule(index);
+        }
+    }
+
+    /// An entry that is too early stays till it is the first; then `defer` moves it.
+    fn schedule(&mut self, index: u32) {
+        let Some(slot) = slot_mut(&mut self.slots, index) else { return };
+        let Some(at) = slot.quic.poll_timeout() else { return };
+        if slot.wake.is_some_and(|wake| wake <= at) {
+            return;
+        }
+        if let Some(later) = slot.wake.replace(at) {
+            self.timers.remove(&(later, index));
+        }
+        self.timers.insert((at, index));
+    }
+
+    pub(super) fn enqueue(&mut self, index: u32) {
+        if let Some(slot) = slot_mut(&mut self.slots, index)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.busy.push_back(index);
+        }
+    }
+
+    /// The connection, while it is the owner's.
+    pub(super) fn slot(&mut self, conn: ConnId) -> Option<&mut Slot> {
+        self.slot_at(conn.index).filter(|s| s.turn == conn.turn && s.phase != Phase::Over)
+    }
+
+    pub(super) fn slot_at(&mut self, index: u32) -> Option<&mut Slot> {
+        slot_mut(&mut self.slots, index)
+    }
+}
+
+/// A function, not a method, so that other fields of the link stay free to use.
+pub(super) fn slot_mut(slots: &mut [Option<Box<Slot>>], index: u32) -> Option<&mut Slot> {
+    slots.get_mut(index as usize)?.as_deref_mut()
+}
