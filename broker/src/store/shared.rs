@@ -24,11 +24,11 @@ pub(super) struct Shared {
     /// Of all steps, by first time; a reader takes all of them with one count.
     pub(super) segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     pub(super) counts: Mutex<StoreCounts>,
-    pub(super) spill: Spill,
     pub(super) horizon: Mutex<Horizon>,
     /// Everything up to these is in minutes, in hours. Relaxed: a number by itself; what it says is
     /// in the segments, which are under a lock.
     pub(super) rolled_ms: [AtomicI64; 2],
+    pub(super) spill: Spill,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
@@ -40,6 +40,15 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Behind the last committed record of the WAL.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_synced(&self, at: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
         sources.values().cloned().collect()
@@ -103,15 +112,6 @@ impl Shared {
 
     pub(super) fn set_rolled(&self, level: Level, ms: i64) {
         self.rolled_ms[usize::from(level == HOURS)].store(ms, Ordering::Relaxed);
-    }
-
-    /// Behind the last committed record of the WAL.
-    pub(super) fn synced(&self) -> Position {
-        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn note_synced(&self, at: Position) {
-        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     pub(super) fn removed_ms(&self) -> i64 {
