@@ -11,7 +11,7 @@ use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::schema::{Column, Kind, Schema};
 
 /// A directory of its own, removed at the end.
-pub(super) struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
     pub(super) fn new(name: &str) -> Self {
@@ -27,7 +27,7 @@ impl Place {
         StoreConfig { free_bytes_min: 0, ..StoreConfig::at(self.0.clone()) }
     }
 
-    fn open(&self) -> (Store, Writer, Recovery) {
+    pub(super) fn open(&self) -> (Store, Writer, Recovery) {
         Store::open(self.config(), T0).unwrap()
     }
 }
