@@ -177,16 +177,11 @@ impl Store {
         if counts.blocks_corrupt < LOG_MAX {
             log::error!("{text}");
         }
-        self.warn(text);
-    }
-
-    /// Says something about the answer of this handle's query.
-    pub fn note(&self, text: String) {
-        self.warn(text);
+        self.note(text);
     }
 
     /// Says what the answer of this handle's query lacks.
-    pub(super) fn warn(&self, text: String) {
+    pub fn note(&self, text: String) {
         if let Some(errand) = &self.errand {
             errand.warn(text);
         }
@@ -197,7 +192,7 @@ impl Store {
     pub(super) fn opened(&self, segment: &Segment) -> Option<Arc<Loaded>> {
         match segment.loaded() {
             Ok(loaded) => {
-                loaded.damage.iter().for_each(|place| self.warn(place.clone()));
+                loaded.damage.iter().for_each(|place| self.note(place.clone()));
                 Some(loaded)
             }
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,

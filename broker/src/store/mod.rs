@@ -43,6 +43,8 @@ pub use select::{Part, Scratch};
 mod rollup_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wal_tests;
 
 use std::path::PathBuf;
 use strobe_wire::frame::FrameError;

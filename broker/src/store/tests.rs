@@ -11,7 +11,7 @@ use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::schema::{Column, Kind, Schema};
 
 /// A directory of its own, removed at the end.
-pub(super) struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
     pub(super) fn new(name: &str) -> Self {
@@ -27,7 +27,7 @@ impl Place {
         StoreConfig { free_bytes_min: 0, ..StoreConfig::at(self.0.clone()) }
     }
 
-    fn open(&self) -> (Store, Writer, Recovery) {
+    pub(super) fn open(&self) -> (Store, Writer, Recovery) {
         Store::open(self.config(), T0).unwrap()
     }
 }
@@ -76,7 +76,7 @@ fn value(column: usize, step: u64) -> u64 {
 }
 
 /// Rows `steps` of a host with two columns, one a second, committed.
-fn write(writer: &mut Writer, host: HostId, steps: std::ops::Range<u64>) {
+pub(super) fn write(writer: &mut Writer, host: HostId, steps: std::ops::Range<u64>) {
     let schema = schema(2);
     writer.schema(&schema).unwrap();
     writer.host(host, "node", &format!("h{}", host.0), &Labels::of(&[("dc", "x")])).unwrap();
@@ -117,12 +117,12 @@ pub(super) fn dump(store: &Store) -> Vec<(Labels, Vec<(i64, u64)>)> {
     out
 }
 
-fn expected(steps: std::ops::Range<u64>) -> Vec<(i64, u64)> {
+pub(super) fn expected(steps: std::ops::Range<u64>) -> Vec<(i64, u64)> {
     let at = |step: u64| T0 + i64::try_from(step).unwrap() * 1000;
     steps.map(|step| (at(step), (step as f64 / 100.0).to_bits())).collect()
 }
 
-fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == extension));
@@ -339,63 +339,6 @@ fn age_removes_raw_samples_and_the_rollups_answer() {
     // The sample at midnight belongs to the hour and the day before it.
     let segments = files(&place.0.join("segments"), "seg");
     assert_eq!(segments.len(), 5, "three of minutes, two of hours");
-}
-
-/// A day of a large fleet stood in one WAL file; now a file is closed when it is full and removed
-/// when its rows are sealed.
-#[test]
-fn wal_files_are_bounded_and_go_when_their_rows_are_sealed() {
-    let place = Place::new("rotate");
-    let config = StoreConfig { wal_file_bytes: 16 << 10, ..place.config() };
-    let (store, mut writer, _) = Store::open(config.clone(), T0).unwrap();
-    for second in 0..700 {
-        write(&mut writer, HOST, second..second + 1);
-    }
-    let wal = place.0.join("wal");
-    let sizes = |wal: &Path| -> Vec<u64> {
-        files(wal, "log").iter().map(|path| fs::metadata(path).unwrap().len()).collect()
-    };
-    let before = sizes(&wal);
-    assert!(5 < before.len(), "{before:?}");
-    assert!(before.iter().all(|bytes| *bytes < 17 << 10), "{before:?}");
-    assert_eq!(store.counts().wal_bytes, before.iter().sum::<u64>());
-    // Every file stands alone: each has the schema and the labels that its rows need.
-    drop((store, writer));
-    for path in &files(&wal, "log")[..2] {
-        fs::remove_file(path).unwrap();
-    }
-    let (store, mut writer, recovery) = Store::open(config, T0).unwrap();
-    assert_eq!(recovery.damage, Vec::<String>::new());
-    let left = dump(&store)[0].1.len();
-    assert!(400 < left && left < 700, "{left}");
-    // Sealed up to the window's end: what lies behind it holds its file only.
-    settle(&mut writer, T0 + 640_000);
-    let after = sizes(&wal);
-    assert!(after.len() <= 4, "{after:?}");
-    assert_eq!(dump(&store)[0].1.len(), left);
-    assert_eq!(store.counts().wal_bytes, after.iter().sum::<u64>());
-    // However often it is looked at, a file with a row that is not sealed stays.
-    settle(&mut writer, T0 + 1_239_000);
-    settle(&mut writer, T0 + 1_239_900);
-    writer.schema(&schema(2)).unwrap();
-    drop((store, writer));
-    let (store, _, _) = place.open();
-    assert_eq!(dump(&store)[0].1.len(), left);
-}
-
-#[test]
-fn the_size_cap_counts_the_wal_and_seals_it_away() {
-    let place = Place::new("cap-wal");
-    let config = StoreConfig { bytes_max: 64 << 10, wal_file_bytes: 8 << 10, ..place.config() };
-    let (store, mut writer, _) = Store::open(config, T0).unwrap();
-    for second in 0..2_000 {
-        write(&mut writer, HOST, second..second + 1);
-        settle(&mut writer, T0 + i64::try_from(second).unwrap() * 1000);
-        let counts = store.counts();
-        let bytes = counts.wal_bytes + counts.segment_bytes;
-        assert!(bytes <= 64 << 10, "{bytes} at {second}: {counts:?}");
-    }
-    assert_eq!(dump(&store)[0].1.last(), expected(1999..2000).last());
 }
 
 #[test]
