@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
                 whole.append(&mut pending);
             }
             Op::Remove => {
-                let oldest = journal.closed().next();
+                let oldest = journal.closed().first().map(|(number, _)| *number);
                 if let Some(number) = oldest {
                     journal.remove(number).expect("it is there");
                     broken = true;

@@ -229,7 +229,7 @@ fn corrupt(why: String) -> StoreError {
     StoreError::Corrupt { path: PathBuf::from("young"), offset: 0, why }
 }
 
-fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
+pub(super) fn decode_rows(bytes: &[u8]) -> Result<Rows, String> {
     let block = Block::open(Data::Memory(bytes))?;
     let (times, valid) = (block.times()?, block.validity()?);
     let mut rows = Rows::blank(block.columns, times.clone());
