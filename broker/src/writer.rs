@@ -214,11 +214,15 @@ impl Scribe {
         let idle = self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty();
         let every = if idle { PROBE_EVERY } else { self.commit_every };
         let due = self.committed + every <= now || self.stopping;
-        if due && (!idle || self.failing) {
+        let tick = self.tick_at <= now;
+        // Housekeeping closes the log's file, and with it commits what is appended: what is not
+        // reported by then could be refused after it was stored, and be stored a second time.
+        let wanted = if idle { due && self.failing } else { due || tick };
+        if wanted {
             self.commit(now_ms, report);
             self.committed = now;
         }
-        if self.tick_at <= now {
+        if tick {
             self.tick_at = now + if self.writer.is_tidy() { TICK_EVERY } else { TICK_BUSY };
             if let Err(error) = self.writer.tick(now_ms) {
                 log::error!("sealing is put off: {error}");
@@ -335,3 +339,77 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Housekeeping: a step of about 10 ms, this often while there is more of it.
 const TICK_BUSY: Duration = Duration::from_millis(50);
 const TICK_EVERY: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, StoreConfig};
+    use std::cell::Cell;
+    use std::path::PathBuf;
+    use std::rc::Rc;
+    use strobe_journal::disk::{Call, Fate, watch};
+    use strobe_wire::frame::{FrameKind, Header, Row, seal_row};
+    use strobe_wire::ids::Seq;
+    use strobe_wire::limits::FRAME_BYTES_MAX;
+    use strobe_wire::schema::{Column, Kind};
+
+    const T0: i64 = 1_699_999_200_000;
+
+    fn place(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("strobe-writer-{name}-{}", std::process::id()));
+        drop(std::fs::remove_dir_all(&dir));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn batch(turn: u64) -> Batch {
+        let column = Column { name: "c".into(), labels: Labels::default(), kind: Kind::Float };
+        let schema = Schema { section: "s".into(), columns: vec![column] };
+        let header = Header {
+            kind: FrameKind::Row,
+            host: HostId(7),
+            boot: BootId(1),
+            seq: Seq(turn),
+            wall_ns: T0 * 1_000_000,
+            boottime_ns: 0,
+            schema: schema.id(),
+        };
+        let mut slot = [0; FRAME_BYTES_MAX];
+        let row = Row { values: &[turn], valid: &[1], scores: &[] };
+        let bytes = seal_row(&mut slot, &header, &row).unwrap();
+        let frame = Item::Frame(Bytes::copy_from_slice(&slot[..bytes]));
+        Batch { turn, failures: 0, items: vec![Item::Schema(Arc::new(schema)), frame] }
+    }
+
+    /// Housekeeping once stored a batch that was then refused for want of space: it came again,
+    /// and stood in the log twice.
+    #[test]
+    fn what_housekeeping_stores_is_not_refused_afterwards() {
+        let dir = place("tick");
+        let full = Rc::new(Cell::new(false));
+        let seen = Rc::clone(&full);
+        watch(move |call| match call {
+            Call::Free(_) => Fate::Short(if seen.get() { 0 } else { u64::MAX / 2 }),
+            _ => Fate::Pass,
+        });
+        let (registry, _) = Registry::open(&dir).unwrap();
+        let (_store, writer, _) = Store::open(StoreConfig::at(dir.clone()), T0).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+        let start = Instant::now();
+        let mut scribe = Scribe::new(writer, registry, Duration::from_millis(50), start);
+        let mut reports = Vec::new();
+        // Housekeeping is due at 250 ms, in the middle between two commits.
+        for (at_ms, turn) in [(230, Some(1)), (255, Some(2)), (290, None)] {
+            if let Some(turn) = turn {
+                scribe.take(Order::Batch(batch(turn)));
+            }
+            full.set(turn.is_none());
+            let now = start + Duration::from_millis(at_ms);
+            scribe.on_timeout(now, T0, &mut |report| reports.push(report));
+        }
+        let stored = |report: &Report| matches!(report, Report::Stored { .. });
+        assert!(reports.len() == 2 && reports.iter().all(stored), "{reports:?}");
+        drop(scribe);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
