@@ -15,6 +15,8 @@ use strobe_wire::message::{Hello, Message, encode};
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) number: u64,
+    /// Failures that were heard of when it was made.
+    pub(super) failures: u64,
     pub(super) frames: usize,
     /// How far each boot will be stored when this turn is.
     pub(super) reached: Vec<(HostId, BootId, SessionId, u64)>,
@@ -83,13 +85,13 @@ impl Net {
             self.ingest.stored(host, boot, seq);
             let Some(place) = self.sessions.get(&session).copied() else { continue };
             let Some(stream) = self.streams.get_mut(&place) else { continue };
-            // A peer that does not read its acknowledgements gets only the newest.
-            if ACKS_WAITING_MAX <= stream.out.len() {
-                stream.out.pop_back();
-            }
-            stream.out.push_back(encode(&Message::Ack { boot: boot.0, seq }));
+            // A peer that does not read its acknowledgements gets only the newest, and everything
+            // else that was said to it.
+            stream.ack = Some(encode(&Message::Ack { boot: boot.0, seq }));
             self.acks += 1;
-            self.flush(place);
+            if stream.out.is_empty() {
+                self.flush(place);
+            }
         }
     }
 
@@ -115,6 +117,3 @@ impl Net {
         }
     }
 }
-
-/// Acknowledgements waiting in one stream.
-const ACKS_WAITING_MAX: usize = 16;

@@ -183,13 +183,19 @@ impl Net {
         }
         if self.keep_at <= now {
             self.keep_at = now + KEEP_EVERY;
-            order(Order::Windows(self.windows()));
+            if let Some(windows) = self.windows() {
+                order(Order::Windows(windows));
+            }
         }
         self.pump();
     }
 
-    /// The windows of every host that changed since the last time, for the writer to keep.
-    pub fn windows(&mut self) -> Windows {
+    /// The windows of every host that changed since the last time, for the writer to keep; `None`
+    /// while they hold numbers that are known not to be stored, but not yet which.
+    pub fn windows(&mut self) -> Option<Windows> {
+        if self.is_stale() {
+            return None;
+        }
         let changed = std::mem::take(&mut self.changed);
         let mut hosts: BTreeMap<HostId, Vec<BootRecord>> = BTreeMap::new();
         for (host, boot, window) in self.ingest.windows() {
@@ -198,7 +204,13 @@ impl Net {
             }
         }
         let hosts = hosts.into_iter().collect();
-        Windows { failures: self.failures, unkept: self.unkept, hosts }
+        Some(Windows { failures: self.failures, unkept: self.unkept, hosts })
+    }
+
+    /// Whether the writer is still to say which frames failed with the failure last heard of: every
+    /// turn made before it did, and until then the windows say too much.
+    fn is_stale(&self) -> bool {
+        self.turns.front().is_some_and(|turn| turn.failures != self.failures)
     }
 
     /// The writer says what became of a turn.
@@ -250,7 +262,7 @@ impl Net {
 
     fn batch(&mut self, now_ms: i64) -> Option<Batch> {
         let nothing = self.items.is_empty() && self.touched.is_empty();
-        if nothing || TURNS_MAX <= self.turns.len() {
+        if nothing || TURNS_MAX <= self.turns.len() || self.is_stale() {
             return None;
         }
         self.turn += 1;
@@ -265,7 +277,7 @@ impl Net {
         self.publish(&items);
         let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
         self.frames_in_flight += frames;
-        self.turns.push_back(Turn { number: self.turn, frames, reached });
+        self.turns.push_back(Turn { number: self.turn, failures: self.failures, frames, reached });
         Some(Batch { turn: self.turn, failures: self.failures, items })
     }
 

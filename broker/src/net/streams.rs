@@ -36,6 +36,8 @@ pub(super) struct Stream {
     pub(super) role: StreamRole,
     reader: Reader,
     pub(super) out: VecDeque<Bytes>,
+    /// The newest acknowledgement, until `out` takes it.
+    pub(super) ack: Option<Bytes>,
     pub(super) end: End,
 }
 
@@ -59,7 +61,7 @@ pub(super) enum End {
 impl Stream {
     fn new() -> Self {
         let (reader, out) = (Reader::default(), VecDeque::new());
-        Self { role: StreamRole::New, reader, out, end: End::Open }
+        Self { role: StreamRole::New, reader, out, ack: None, end: End::Open }
     }
 }
 
@@ -211,6 +213,7 @@ impl Net {
 
     pub(super) fn flush(&mut self, place: Place) {
         let Some(stream) = self.streams.get_mut(&place) else { return };
+        stream.out.extend(stream.ack.take());
         let sent = self.link.send(place.conn, place.stream, stream.out.make_contiguous());
         stream.out.retain(|chunk| !chunk.is_empty());
         if sent.is_err() {

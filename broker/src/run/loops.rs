@@ -93,7 +93,9 @@ impl Loop {
 
     fn end(&mut self) {
         let now = monotonic();
-        send(&self.orders, Order::Windows(self.net.windows()));
+        if let Some(windows) = self.net.windows() {
+            send(&self.orders, Order::Windows(windows));
+        }
         self.net.link.close_all(now, "the broker is stopping");
         // One turn's good-byes; who does not hear it finds out by silence.
         self.socket.transmit(now, &mut self.net.link);

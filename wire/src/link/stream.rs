@@ -25,13 +25,20 @@ impl Link {
         chunks: &mut [Bytes],
     ) -> Result<usize, StreamError> {
         let slot = self.slot(conn).ok_or(StreamError::Gone)?;
-        let taken = match slot.quic.send_stream(stream).write_chunks(chunks) {
-            Ok(written) => written.bytes,
-            Err(WriteError::Blocked) => 0,
-            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                return Err(StreamError::Closed);
+        let mut taken = 0;
+        // Until all is taken or it blocks: only who was blocked is told of room.
+        loop {
+            match slot.quic.send_stream(stream).write_chunks(chunks) {
+                Ok(written) => taken += written.bytes,
+                Err(WriteError::Blocked) => break,
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                    return Err(StreamError::Closed);
+                }
             }
-        };
+            if chunks.iter().all(Bytes::is_empty) {
+                break;
+            }
+        }
         self.enqueue(conn.index);
         Ok(taken)
     }
