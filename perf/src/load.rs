@@ -71,6 +71,7 @@ pub struct Agent {
     plan: Arc<Plan>,
     host: HostId,
     boot: BootId,
+    instance: String,
     state: State,
     reader: Reader,
     out: VecDeque<Bytes>,
@@ -136,6 +137,7 @@ impl Agent {
             plan,
             host,
             boot,
+            instance: format!("load-{:08x}", host.0 >> 96),
             state: State::Idle,
             reader: Reader::default(),
             out: VecDeque::new(),
@@ -145,6 +147,11 @@ impl Agent {
             due: None,
             welcomed: false,
         }
+    }
+
+    /// Gives it another name than its own; before it dials.
+    pub fn name(&mut self, instance: String) {
+        self.instance = instance;
     }
 
     /// Dials now.
@@ -206,12 +213,26 @@ impl Agent {
     }
 
     fn tick(&mut self, now: Instant, wall_ns: i64, tally: &mut Tally) {
-        if UNACKED_MAX < self.unacked.len() + self.plan.schemas.len() {
+        if !self.has_room() {
             tally.refused += 1;
             return;
         }
         self.values.tick(wall_ns);
-        for ((schema, _), values) in self.plan.schemas.iter().zip(self.values.sections()) {
+        let values = std::mem::take(&mut self.values.values);
+        self.push(now, wall_ns, &values, tally);
+        self.values.values = values;
+    }
+
+    /// Whether there is room for another row of all sections.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.unacked.len() + self.plan.schemas.len() <= UNACKED_MAX
+    }
+
+    /// Sends the values of all sections as of `wall_ns`, which may be long ago.
+    pub fn push(&mut self, now: Instant, wall_ns: i64, values: &[u64], tally: &mut Tally) {
+        let plan = Arc::clone(&self.plan);
+        for ((schema, _), values) in plan.schemas.iter().zip(plan.model.sections(values)) {
             self.seq += 1;
             let row = (*schema, values);
             let message = rows::message(self.host, self.boot, self.seq, wall_ns, row);
@@ -336,7 +357,7 @@ impl Agent {
         Hello {
             host: self.host.0,
             boot: self.boot.0,
-            instance: format!("load-{:08x}", self.host.0 >> 96),
+            instance: self.instance.clone(),
             job: "node".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: "simulated".into(),

@@ -83,13 +83,30 @@ impl Model {
         model.moves = columns.iter().map(|(_, _, moves)| *moves).collect();
         model
     }
+
+    /// Each section's part of a host's values.
+    pub fn sections<'a>(&'a self, values: &'a [u64]) -> impl Iterator<Item = &'a [u64]> {
+        let mut rest = values;
+        self.schemas.iter().map(move |schema| {
+            let (front, behind) = rest.split_at(schema.columns.len());
+            rest = behind;
+            front
+        })
+    }
+
+    /// For hosts whose rows are made elsewhere.
+    #[must_use]
+    pub fn given(schemas: Vec<Schema>) -> Self {
+        Self { schemas, moves: Vec::new() }
+    }
 }
 
 /// One host's numbers.
 #[derive(Debug)]
 pub struct Values {
     model: Arc<Model>,
-    values: Vec<u64>,
+    /// Of all sections.
+    pub(crate) values: Vec<u64>,
     random: u64,
     /// This host's pace, a hundred is the usual.
     pace: u64,
@@ -148,12 +165,7 @@ impl Values {
 
     /// Each section's values, in order.
     pub fn sections(&self) -> impl Iterator<Item = &[u64]> {
-        let mut rest = &self.values[..];
-        self.model.schemas.iter().map(move |schema| {
-            let (front, behind) = rest.split_at(schema.columns.len());
-            rest = behind;
-            front
-        })
+        self.model.sections(&self.values)
     }
 
     fn random(&mut self) -> u64 {

@@ -17,6 +17,7 @@ use strobe_wire::link::{
     Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
 };
 use strobe_wire::pki::{Authority, Identity, PkiError, Role, Subject};
+use strobe_wire::schema::Schema;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -78,6 +79,16 @@ pub enum RunError {
     /// Random numbers.
     #[error("the system gives no randomness: {0}")]
     Random(getrandom::Error),
+    /// Not everything was acknowledged.
+    #[error("{lost} frames were not acknowledged in {seconds} s: {reasons:?}")]
+    Replay {
+        /// How many.
+        lost: u64,
+        /// How long it was waited.
+        seconds: u64,
+        /// What was heard.
+        reasons: Vec<String>,
+    },
     /// Not all agents were welcomed.
     #[error("{welcomed} of {agents} agents were welcomed in {seconds} s: {reasons:?}")]
     Connect {
@@ -107,6 +118,15 @@ struct Member {
     link: Link,
     socket: Socket,
     wake: Option<Instant>,
+}
+
+/// What a host has to tell of a time that is over, as a spool would.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Its name.
+    pub instance: String,
+    /// Times in ms, and the values of all sections at each.
+    pub rows: Vec<(i64, Vec<u64>)>,
 }
 
 /// Who a simulated host is: its certificate and its ids.
@@ -141,9 +161,10 @@ pub fn hosts(authority: &Authority, count: usize) -> Result<Vec<Host>, RunError>
 /// # Errors
 /// See [`RunError`]; frames that are not acknowledged are no error but [`Outcome::lost`].
 pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
-    let mut fleet = Fleet::new(load, hosts)?;
+    let model = Model::new(load.shape, load.series);
+    let mut fleet = Fleet::new(Plan::new(load.broker, model, load.interval), hosts)?;
     let before = load.broker_pid.and_then(process::cpu_ns);
-    let connect_seconds = fleet.connect(load)?;
+    let connect_seconds = fleet.connect()?;
     let mut broker = load.broker_pid.and_then(Watch::begin);
     let own = || process::cpu_ns(std::process::id()).unwrap_or(0);
     let own_before = own();
@@ -172,11 +193,56 @@ pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
     Ok(Outcome { tally, lost, seconds, connect_seconds, generator_cpu_ns, connect_cpu_ns, broker })
 }
 
+/// Sends what each host has, and waits until all of it is acknowledged.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn replay(
+    broker: SocketAddr,
+    schemas: Vec<Schema>,
+    hosts: Vec<(Host, Past)>,
+) -> Result<(), RunError> {
+    let plan = Plan::new(broker, Model::given(schemas), Duration::from_secs(15));
+    let (hosts, past): (Vec<Host>, Vec<Past>) = hosts.into_iter().unzip();
+    let mut fleet = Fleet::new(plan, hosts)?;
+    let mut rest = Vec::with_capacity(past.len());
+    for (member, past) in fleet.members.iter_mut().zip(past) {
+        member.agent.name(past.instance);
+        rest.push(past.rows.into_iter());
+    }
+    fleet.connect()?;
+    let patience = Instant::now() + REPLAY;
+    let mut done = false;
+    while !done || fleet.unacked() != 0 {
+        done = true;
+        for (index, rows) in rest.iter_mut().enumerate() {
+            let now = Instant::now();
+            let agent = &mut fleet.members[index].agent;
+            let before = rows.len();
+            while agent.has_room()
+                && let Some((at_ms, values)) = rows.next()
+            {
+                agent.push(now, at_ms * 1_000_000, &values, &mut fleet.tally);
+            }
+            done &= rows.len() == 0;
+            if rows.len() != before {
+                fleet.schedule(index, Some(now));
+            }
+        }
+        if patience < Instant::now() {
+            let (lost, reasons) = (fleet.unacked(), std::mem::take(&mut fleet.tally.reasons));
+            return Err(RunError::Replay { lost, seconds: REPLAY.as_secs(), reasons });
+        }
+        fleet.turn(Instant::now() + Duration::from_millis(20))?;
+    }
+    fleet.close();
+    Ok(())
+}
+
 impl Fleet {
-    fn new(load: &Load, hosts: Vec<Host>) -> Result<Self, RunError> {
+    fn new(plan: Plan, hosts: Vec<Host>) -> Result<Self, RunError> {
         let epoch = (Instant::now(), SystemTime::now());
-        let model = Model::new(load.shape, load.series);
-        let plan = Arc::new(Plan::new(load.broker, model, load.interval));
+        let plan = Arc::new(plan);
         let mut fleet = Self {
             poll: Poll::new().map_err(io("making a poll"))?,
             events: Events::with_capacity(1024),
@@ -188,7 +254,7 @@ impl Fleet {
         let wall_s = epoch.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         for (index, host) in hosts.into_iter().enumerate() {
             let mut socket = Socket::bind(&SocketConfig {
-                bind: any_of(load.broker),
+                bind: any_of(plan.broker),
                 offload: Offload::Off,
                 batch: 1,
                 kernel_bytes: 0,
@@ -215,14 +281,15 @@ impl Fleet {
     }
 
     /// Until all were welcomed; the seconds it took.
-    fn connect(&mut self, load: &Load) -> Result<f64, RunError> {
+    fn connect(&mut self) -> Result<f64, RunError> {
         let began = Instant::now();
-        let patience = CONNECT + Duration::from_millis(5) * u32::try_from(load.agents).unwrap_or(0);
+        let agents = self.members.len();
+        let patience = CONNECT + Duration::from_millis(5) * u32::try_from(agents).unwrap_or(0);
         let mut dialled = 0;
-        while self.tally.welcomed < load.agents as u64 {
+        while self.tally.welcomed < agents as u64 {
             let under_way = dialled - usize::try_from(self.tally.welcomed).unwrap_or(0);
             let first = dialled;
-            dialled = load.agents.min(dialled + HANDSHAKES.saturating_sub(under_way));
+            dialled = agents.min(dialled + HANDSHAKES.saturating_sub(under_way));
             for index in first..dialled {
                 self.members[index].agent.dial(Instant::now());
                 self.schedule(index, Some(Instant::now()));
@@ -230,7 +297,7 @@ impl Fleet {
             if patience < began.elapsed() {
                 return Err(RunError::Connect {
                     welcomed: self.tally.welcomed,
-                    agents: load.agents,
+                    agents,
                     seconds: patience.as_secs(),
                     reasons: std::mem::take(&mut self.tally.reasons),
                 });
@@ -374,6 +441,8 @@ fn io(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |why| RunError::Io { what, why }
 }
 
+/// Time for one [`replay`].
+const REPLAY: Duration = Duration::from_secs(180);
 /// Handshakes at once: both ends' work for one is about a millisecond.
 const HANDSHAKES: usize = 64;
 /// Time for connecting, and 5 ms an agent more.

@@ -13,14 +13,12 @@
 //!
 //! How a column becomes bytes is `codec.rs`. Same rows, same bytes: nothing else goes in.
 
-use super::codec::{Take, put_times, put_values, put_varint, take_times, take_values};
-use super::head::{RemoteColumn, Rows};
+use super::codec::{Take, take_times, take_values};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use strobe_wire::schema::Kind;
-use zstd::bulk::{Compressor, Decompressor};
+use zstd::bulk::Decompressor;
 
 /// What a block is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,15 +27,6 @@ pub(super) struct Meta {
     pub(super) schema: u64,
     /// 0: raw samples.
     pub(super) step_ms: u32,
-}
-
-/// Samples to encode.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Content<'a> {
-    /// Sorted by time, no time twice.
-    Rows(&'a Rows),
-    /// A time column each, sorted, no time twice.
-    Own(&'a [RemoteColumn]),
 }
 
 /// Where a block's bytes are.
@@ -81,58 +70,15 @@ pub(super) struct Group {
     starts: Vec<(usize, usize)>,
 }
 
-/// Rows turned into columns.
+/// A group with what it takes to read its columns: all of a block that is worth keeping.
 #[derive(Debug)]
-struct Columns<'a> {
-    /// Of each column, the values it has.
-    values: Vec<Cow<'a, [u64]>>,
-    /// Of each column, a bit a row; none where columns have their own times.
-    bitmaps: Vec<Vec<u8>>,
+pub(super) struct Piece {
+    times: Vec<i64>,
+    /// Of the group's columns; empty: all rows everywhere.
+    valid: Vec<Option<Vec<u8>>>,
+    group: Group,
     rows: usize,
-}
-
-/// Encodes; `kinds` are the schema's, `level` is zstd's.
-pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i32) -> Vec<u8> {
-    let columns = Columns::new(content);
-    let mut plain = vec![times(content), columns.validity(), Vec::new()];
-    // What lives for minutes in memory goes without: they would be half of it.
-    if level != LEVEL_YOUNG {
-        plain[2] = statistics(&columns, kinds);
-    }
-    for first in (0..kinds.len()).step_by(GROUP) {
-        plain.push(group(content, &columns, kinds, first));
-    }
-    let flags = u32::from(matches!(content, Content::Own(_)));
-    let (first_ms, last_ms, rows) = span(content);
-    let mut out = MAGIC.to_vec();
-    out.extend(flags.to_le_bytes());
-    out.extend(meta.source.to_le_bytes());
-    out.extend(meta.schema.to_le_bytes());
-    out.extend(meta.step_ms.to_le_bytes());
-    for count in [plain.len(), rows, kinds.len()] {
-        out.extend(small(count).to_le_bytes());
-    }
-    out.extend(first_ms.to_le_bytes());
-    out.extend(last_ms.to_le_bytes());
-    let mut body = Vec::new();
-    let start = HEADER + plain.len() * REGION + 4;
-    for raw in &plain {
-        let packed = pack(raw, level);
-        let (codec, bytes) = packed.as_ref().map_or((0_u32, raw), |packed| (1, packed));
-        for field in [
-            small(start + body.len()),
-            small(bytes.len()),
-            small(raw.len()),
-            crc32c::crc32c(bytes),
-            codec,
-        ] {
-            out.extend(field.to_le_bytes());
-        }
-        body.extend_from_slice(bytes);
-    }
-    out.extend(crc32c::crc32c(&out).to_le_bytes());
-    out.extend(body);
-    out
+    own: bool,
 }
 
 impl Data<'_> {
@@ -283,38 +229,16 @@ impl<'a> Block<'a> {
         valid: &[Option<Vec<u8>>],
         each: &mut impl FnMut(i64, u64),
     ) -> Result<(), String> {
-        let place = column.checked_sub(group.first).and_then(|place| group.starts.get(place));
-        let &(start, end) = place.ok_or("the column is not in this group")?;
-        let mut take = Take(group.bytes.get(start..end).ok_or("cut off")?);
-        if self.own {
-            let count = usize::try_from(take.varint()?).map_err(|e| e.to_string())?;
-            if self.rows < count {
-                return Err("a column has more samples than the block".to_owned());
-            }
-            let times = take_times(&mut take, count)?;
-            let mut at = times.iter();
-            return take_values(&mut take, count, &mut |raw| {
-                if let Some(&time) = at.next() {
-                    each(time, raw);
-                }
-            });
-        }
-        let Some(bitmap) = valid.get(column).and_then(Option::as_deref) else {
-            let mut at = times.iter();
-            return take_values(&mut take, times.len(), &mut |raw| {
-                if let Some(&time) = at.next() {
-                    each(time, raw);
-                }
-            });
-        };
-        let set = |row: &usize| bitmap.get(row / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1);
-        let count = (0..times.len()).filter(set).count();
-        let mut at = times.iter().enumerate().filter(|(row, _)| set(row));
-        take_values(&mut take, count, &mut |raw| {
-            if let Some((_, &time)) = at.next() {
-                each(time, raw);
-            }
-        })
+        let own = self.own.then_some(self.rows);
+        let valid = valid.get(column).and_then(Option::as_deref);
+        group.column(column, own, (times, usize::MAX), valid, each)
+    }
+
+    /// A group that outlives the block.
+    pub(super) fn piece(&self, index: usize) -> Result<Piece, String> {
+        let group = self.group(index)?;
+        let valid = self.validity()?.into_iter().skip(group.first).take(GROUP).collect();
+        Ok(Piece { times: self.times()?, valid, group, rows: self.rows, own: self.own })
     }
 
     fn region(&self, index: usize) -> Result<Vec<u8>, String> {
@@ -335,10 +259,88 @@ impl<'a> Block<'a> {
     }
 }
 
+impl Group {
+    /// Calls `each` with the (time, raw bits) of `column`; `own` has the rows of a block whose
+    /// columns have times of their own. Behind row `upto` nobody looks.
+    fn column(
+        &self,
+        column: usize,
+        own: Option<usize>,
+        (times, upto): (&[i64], usize),
+        valid: Option<&[u8]>,
+        each: &mut impl FnMut(i64, u64),
+    ) -> Result<(), String> {
+        let place = column.checked_sub(self.first).and_then(|place| self.starts.get(place));
+        let &(start, end) = place.ok_or("the column is not in this group")?;
+        let mut take = Take(self.bytes.get(start..end).ok_or("cut off")?);
+        if let Some(rows) = own {
+            let count = usize::try_from(take.varint()?).map_err(|e| e.to_string())?;
+            if rows < count {
+                return Err("a column has more samples than the block".to_owned());
+            }
+            let times = take_times(&mut take, count)?;
+            let mut at = times.iter();
+            return take_values(&mut take, (count, usize::MAX), &mut |raw| {
+                if let Some(&time) = at.next() {
+                    each(time, raw);
+                }
+            });
+        }
+        let Some(bitmap) = valid else {
+            let mut at = times.iter();
+            return take_values(&mut take, (times.len(), upto), &mut |raw| {
+                if let Some(&time) = at.next() {
+                    each(time, raw);
+                }
+            });
+        };
+        let set = |row: &usize| bitmap.get(row / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1);
+        let count = (0..times.len()).filter(set).count();
+        let mut at = times.iter().enumerate().filter(|(row, _)| set(row));
+        take_values(&mut take, (count, usize::MAX), &mut |raw| {
+            if let Some((_, &time)) = at.next() {
+                each(time, raw);
+            }
+        })
+    }
+}
+
+impl Piece {
+    /// Calls `each` with the (time, raw bits) of `column`, which is in the group, within `bounds`.
+    pub(super) fn column(
+        &self,
+        column: usize,
+        bounds: (i64, i64),
+        each: &mut impl FnMut(i64, u64),
+    ) -> Result<(), String> {
+        let own = self.own.then_some(self.rows);
+        let place = column.checked_sub(self.group.first);
+        let valid = place.and_then(|place| self.valid.get(place)).and_then(Option::as_deref);
+        let upto = self.times.partition_point(|&time| time <= bounds.1);
+        self.group.column(column, own, (&self.times, upto), valid, &mut |time, raw| {
+            if bounds.0 <= time && time <= bounds.1 {
+                each(time, raw);
+            }
+        })
+    }
+
+    /// How much it holds.
+    pub(super) fn bytes(&self) -> usize {
+        let valid: usize = self.valid.iter().flatten().map(Vec::len).sum();
+        // And itself, its columns' places, and its entry in a map.
+        self.group.bytes.len() + valid + 8 * self.times.len() + 768
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_bytes(bytes: usize) -> Self {
+        let group = Group { bytes: vec![0; bytes], first: 0, starts: Vec::new() };
+        Self { times: Vec::new(), valid: Vec::new(), group, rows: 0, own: false }
+    }
+}
+
 thread_local! {
     /// A context costs more to make than a group to decompress.
     static UNPACK: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
-    static PACK: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
 }
 
 fn unpack(bytes: &[u8], length: usize) -> Result<Vec<u8>, String> {
@@ -351,141 +353,13 @@ fn unpack(bytes: &[u8], length: usize) -> Result<Vec<u8>, String> {
     })
 }
 
-/// `None` where it would not be shorter.
-fn pack(raw: &[u8], level: i32) -> Option<Vec<u8>> {
-    if raw.len() < PACK_BYTES_MIN {
-        return None;
-    }
-    PACK.with_borrow_mut(|context| {
-        if context.as_ref().is_none_or(|(of, _)| *of != level) {
-            *context = Some((level, Compressor::new(level).ok()?));
-        }
-        let (_, context) = context.as_mut()?;
-        context.compress(raw).ok().filter(|packed| packed.len() < raw.len())
-    })
-}
-
-fn span(content: Content<'_>) -> (i64, i64, usize) {
-    match content {
-        Content::Rows(rows) => {
-            let first = rows.times.first().copied().unwrap_or(0);
-            (first, rows.times.last().copied().unwrap_or(first), rows.len())
-        }
-        Content::Own(columns) => {
-            let first = columns.iter().filter_map(|c| c.times.first()).min().copied().unwrap_or(0);
-            let last = columns.iter().filter_map(|c| c.times.last()).max().copied();
-            let rows = columns.iter().map(|c| c.times.len()).max().unwrap_or(0);
-            (first, last.unwrap_or(first), rows)
-        }
-    }
-}
-
-fn times(content: Content<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    if let Content::Rows(rows) = content {
-        put_times(&mut out, &rows.times);
-    }
-    out
-}
-
-impl<'a> Columns<'a> {
-    fn new(content: Content<'a>) -> Self {
-        let rows = match content {
-            Content::Rows(rows) => rows,
-            Content::Own(columns) => {
-                let values = columns.iter().map(|c| Cow::Borrowed(c.values.as_slice())).collect();
-                return Self { values, bitmaps: Vec::new(), rows: 0 };
-            }
-        };
-        let mut values = vec![Vec::with_capacity(rows.len()); rows.columns];
-        let mut bitmaps = vec![vec![0_u8; rows.len().div_ceil(8)]; rows.columns];
-        // Row after row: reads are in order, and each column is written in order.
-        let stride = rows.stride().max(1);
-        let each = rows.values.chunks(rows.columns.max(1)).zip(rows.valid.chunks(stride));
-        for (row, (raws, valid)) in each.enumerate() {
-            let columns = values.iter_mut().zip(&mut bitmaps).zip(raws).enumerate();
-            for (column, ((values, bitmap), &raw)) in columns {
-                if valid[column / 8] >> (column % 8) & 1 == 1 {
-                    values.push(raw);
-                    bitmap[row / 8] |= 1 << (row % 8);
-                }
-            }
-        }
-        Self { values: values.into_iter().map(Cow::Owned).collect(), bitmaps, rows: rows.len() }
-    }
-
-    /// Per column 0 if every row has a value, else 1 and the bitmap.
-    fn validity(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (values, bitmap) in self.values.iter().zip(&self.bitmaps) {
-            let all = values.len() == self.rows;
-            out.push(u8::from(!all));
-            if !all {
-                out.extend(bitmap);
-            }
-        }
-        out
-    }
-
-    /// The raw values of a column.
-    fn raws(&self, column: usize) -> &[u64] {
-        self.values.get(column).map_or(&[], AsRef::as_ref)
-    }
-}
-
-fn statistics(columns: &Columns<'_>, kinds: &[Kind]) -> Vec<u8> {
-    let mut planes: [Vec<u8>; 6] = [const { Vec::new() }; 6];
-    for (column, kind) in kinds.iter().enumerate() {
-        let values: Vec<f64> = columns.raws(column).iter().map(|&raw| kind.value(raw)).collect();
-        let fold = |f: fn(f64, f64) -> f64| values.iter().copied().reduce(f).unwrap_or(f64::NAN);
-        for (plane, number) in planes.iter_mut().zip([
-            fold(f64::min),
-            fold(f64::max),
-            fold(|a, b| a + b),
-            values.first().copied().unwrap_or(f64::NAN),
-            values.last().copied().unwrap_or(f64::NAN),
-        ]) {
-            plane.extend(number.to_le_bytes());
-        }
-        planes[5].extend(small(values.len()).to_le_bytes());
-    }
-    planes.concat()
-}
-
-fn group(content: Content<'_>, columns: &Columns<'_>, kinds: &[Kind], first: usize) -> Vec<u8> {
-    let (mut lengths, mut body) = (Vec::new(), Vec::new());
-    for (index, kind) in kinds.iter().enumerate().skip(first).take(GROUP) {
-        let start = body.len();
-        if let Content::Own(own) = content {
-            let times = own.get(index).map_or(&[][..], |c| &c.times);
-            put_varint(&mut body, times.len() as u64);
-            put_times(&mut body, times);
-        }
-        put_values(&mut body, columns.raws(index), *kind);
-        put_varint(&mut lengths, (body.len() - start) as u64);
-    }
-    lengths.extend(body);
-    lengths
-}
-
-/// A count or offset within a block, which is far below 4 GiB.
-fn small(count: usize) -> u32 {
-    u32::try_from(count).expect("a block is bounded by its rows and columns")
-}
-
 /// Columns compressed together: what one read of a series has to decompress.
 pub(super) const GROUP: usize = 16;
-/// zstd's level for what is written to disk.
-pub(super) const LEVEL_SEALED: i32 = 3;
-/// zstd's level for young blocks, which live minutes.
-pub(super) const LEVEL_YOUNG: i32 = 1;
-const MAGIC: [u8; 4] = *b"HB1\x01";
-const HEADER: usize = 64;
-const REGION: usize = 20;
+pub(super) const MAGIC: [u8; 4] = *b"HB1\x01";
+pub(super) const HEADER: usize = 64;
+pub(super) const REGION: usize = 20;
 /// Read at once: the directory, times and validity of a few hundred columns.
 const FRONT: usize = 4096;
-/// zstd's own header and checks make anything shorter longer.
-const PACK_BYTES_MIN: usize = 24;
 const COLUMNS_MAX: usize = 65_536;
 /// Rows of one block: 10 min at 100 Hz, and room for late ones.
 pub(super) const ROWS_MAX: usize = 1 << 18;
@@ -493,8 +367,11 @@ const REGION_BYTES_MAX: usize = 256 << 20;
 
 #[cfg(test)]
 mod tests {
+    use super::super::encode::{Content, LEVEL_SEALED, encode};
+    use super::super::head::{RemoteColumn, Rows};
     use super::*;
     use proptest::prelude::*;
+    use strobe_wire::schema::Kind;
 
     const META: Meta = Meta { source: 7, schema: 9, step_ms: 0 };
 
@@ -587,7 +464,7 @@ mod tests {
         #[test]
         fn rubbish_behind_right_checksums_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut take = Take(&bytes);
-            let _ = take_values(&mut take, 30, &mut |_| ());
+            let _ = take_values(&mut take, (30, usize::MAX), &mut |_| ());
             let _ = take_times(&mut Take(&bytes), 1 << 40);
         }
     }

@@ -36,6 +36,7 @@ impl<'a> Take<'a> {
         self.array().map(u128::from_le_bytes)
     }
 
+    #[inline]
     pub(super) fn varint(&mut self) -> Result<u64, String> {
         // One byte is by far the most frequent.
         if let Some((&byte, rest)) = self.0.split_first()
@@ -43,6 +44,17 @@ impl<'a> Take<'a> {
         {
             self.0 = rest;
             return Ok(u64::from(byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, String> {
+        // Two bytes and three are most of the rest.
+        if let &[first, second, ref rest @ ..] = self.0
+            && second < 0x80
+        {
+            self.0 = rest;
+            return Ok(u64::from(first & 0x7f) | u64::from(second) << 7);
         }
         let (mut value, mut shift) = (0_u64, 0);
         loop {
@@ -94,24 +106,26 @@ pub(super) fn put_values(out: &mut Vec<u8>, raws: &[u64], kind: Kind) {
     put_deltas(out, &ints, twice);
 }
 
+/// Calls `each` with the first `upto` of `count` values.
 pub(super) fn take_values(
     take: &mut Take<'_>,
-    count: usize,
+    (count, upto): (usize, usize),
     each: &mut impl FnMut(u64),
 ) -> Result<(), String> {
     let [codec, scale] = take.array::<2>()?;
+    let upto = upto.min(count);
     match (codec, scale) {
-        (DELTA | DELTA_OF_DELTA, PLAIN) => take_deltas(take, count, codec == DELTA_OF_DELTA, each),
+        (DELTA | DELTA_OF_DELTA, PLAIN) => take_deltas(take, upto, codec == DELTA_OF_DELTA, each),
         (DELTA | DELTA_OF_DELTA, 0..=9) => {
             let kind = Kind::Gauge { scale };
-            take_deltas(take, count, codec == DELTA_OF_DELTA, &mut |raw| {
+            take_deltas(take, upto, codec == DELTA_OF_DELTA, &mut |raw| {
                 each(kind.value(raw).to_bits());
             })
         }
         (XOR, PLAIN) => {
             let planes = take.slice(count.checked_mul(8).ok_or("too many samples")?)?;
             let mut last = 0;
-            for index in 0..count {
+            for index in 0..upto {
                 let plane = |n: usize| planes.get(n * count + index).copied().unwrap_or(0);
                 let bytes = [0, 1, 2, 3, 4, 5, 6, 7].map(plane);
                 last ^= u64::from_be_bytes(bytes);

@@ -1,6 +1,7 @@
 //! The store's insides for the fuzz targets. Not part of any normal build.
 
-use super::block::{Block, Content, Data, GROUP, LEVEL_SEALED, LEVEL_YOUNG, Meta, encode};
+use super::block::{Block, Data, GROUP, Meta};
+use super::encode::{Content, LEVEL_SEALED, LEVEL_YOUNG, encode};
 use super::head::Rows;
 use super::seal::decode_rows;
 use super::segment::{self, Segment};

@@ -6,6 +6,7 @@
 
 use super::spill::Body;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use strobe_wire::frame::RowView;
 use strobe_wire::schema::{Labels, Schema};
@@ -50,6 +51,8 @@ pub(super) struct Section {
 /// An encoded block that is not in a segment yet.
 #[derive(Clone, Debug)]
 pub(super) struct Young {
+    /// No other block of this process has it.
+    pub(super) number: u64,
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
     pub(super) rows: usize,
@@ -89,6 +92,15 @@ impl Source {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, SourceState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Young {
+    /// A number for another one.
+    pub(super) fn next() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: it only has to differ.
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::head::{Source, split_remote};
 use super::horizon::Horizon;
+use super::pieces::Pieces;
 use super::redis::{Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
@@ -86,8 +87,10 @@ impl Store {
         let horizon = Horizon::read(&dir);
         let shared = Arc::new(Shared {
             spill: Spill::new(config.dir.join(SPILL)),
+            pieces: Pieces::new(config.head_bytes_max),
             config,
             sources: RwLock::default(),
+            instances: RwLock::default(),
             segments: RwLock::default(),
             counts: Mutex::default(),
             horizon: Mutex::new(horizon),
@@ -130,10 +133,6 @@ impl Store {
     /// Counts samples that were not taken.
     pub(crate) fn refused(&self, samples: u64) {
         self.shared.count(|counts| counts.samples_refused += samples);
-    }
-
-    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
-        self.shared.sources()
     }
 
     /// From when on a source has raw samples and minutes, here or in Redis.

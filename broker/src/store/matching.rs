@@ -41,6 +41,14 @@ impl Test {
         Ok(Self { name: matcher.name.clone(), is })
     }
 
+    /// The one value of the label `name` that it holds for, if there is one.
+    pub(super) fn only(&self, name: &str) -> Option<&str> {
+        match &self.is {
+            Is::Equal(value) if self.name == name && !value.is_empty() => Some(value),
+            _ => None,
+        }
+    }
+
     pub(super) fn holds(&self, value: &str) -> bool {
         match &self.is {
             Is::Equal(wanted) => wanted == value,

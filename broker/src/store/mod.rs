@@ -15,6 +15,7 @@
 mod block;
 mod check;
 mod codec;
+mod encode;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod head;
@@ -22,6 +23,7 @@ mod horizon;
 mod local;
 mod matching;
 mod names;
+mod pieces;
 pub mod redis;
 mod replay;
 mod rolled;
@@ -119,7 +121,8 @@ pub struct StoreConfig {
     pub wal_file_bytes: u64,
     /// Free space of the file system under which nothing more is accepted.
     pub free_bytes_min: u64,
-    /// Memory for rows that are not sealed yet; more seals early.
+    /// Memory for rows that are not sealed yet; more seals early. What was read lately may have
+    /// as much once more.
     pub head_bytes_max: usize,
 }
 

@@ -20,8 +20,8 @@
 //! that overlaps a late one counts samples twice.
 
 use super::StoreError;
-use super::block::Content;
-use super::block::{Block, Data, GROUP, Group, LEVEL_SEALED, Meta, encode};
+use super::block::{Block, Data, GROUP, Group, Meta};
+use super::encode::{Content, LEVEL_SEALED, encode};
 use super::head::{Rows, Source};
 use super::segment::{Entry, Loaded, Segment, SegmentWriter};
 use super::shared::Shared;

@@ -5,9 +5,8 @@
 //! the job runs, late ones too, are not in it: they wait for the next.
 
 use super::StoreError;
-use super::block::{
-    Block, Content, Data, GROUP, LEVEL_SEALED, LEVEL_YOUNG, Meta, ROWS_MAX, encode,
-};
+use super::block::{Block, Data, GROUP, Meta, ROWS_MAX};
+use super::encode::{Content, LEVEL_SEALED, LEVEL_YOUNG, encode};
 use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState, Young};
 use super::segment::{Segment, SegmentWriter};
 use super::spill::{Body, Spill};
@@ -199,6 +198,7 @@ fn seal_remote(source: u128, state: &mut SourceState, cut_ms: i64) {
         let section = state.section(id, &schema);
         section.widen(first, last);
         section.young.push(Young {
+            number: Young::next(),
             first_ms: first,
             last_ms: last,
             rows: 0,
@@ -213,6 +213,7 @@ fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: 
     let kinds: Vec<Kind> = section.schema.columns.iter().map(|column| column.kind).collect();
     let meta = Meta { source, schema: id, step_ms: 0 };
     Young {
+        number: Young::next(),
         first_ms: rows.times.first().copied().unwrap_or(i64::MAX),
         last_ms: rows.times.last().copied().unwrap_or(i64::MIN),
         rows: rows.len(),

@@ -10,7 +10,8 @@
 //! whole or absent. If the footer is broken, the chunks are scanned: every block that checks is
 //! kept and what does not is named.
 
-use super::block::{Block, Data, LEVEL_SEALED};
+use super::block::{Block, Data};
+use super::encode::LEVEL_SEALED;
 use super::{SegmentReport, StoreError};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};

@@ -4,10 +4,11 @@
 //! as no label of the source has the same name: a thousand hosts with one schema cost one look,
 //! and share the list of what was found. Full labels are put together only for who asks.
 
-use super::block::{Block, Data, GROUP, Group};
+use super::block::{Block, Data, GROUP, Piece};
 use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
 use super::local::Store;
 use super::matching::Test;
+use super::pieces::{Key, Pieces, Place};
 use super::rollup::{LAST, ROLLED};
 use super::{Limits, Matcher, StoreError, TimeRange};
 use std::collections::{BTreeMap, HashMap};
@@ -192,7 +193,9 @@ impl Store {
         let mut found = 0;
         let mut parts = Vec::new();
         let mut known = Known::default();
-        for source in self.sources() {
+        let one = tests.iter().find_map(|test| test.only("instance"));
+        let sources = one.map_or_else(|| self.shared.sources(), |one| self.shared.sources_of(one));
+        for source in sources {
             let part = select_source(&source, &tests, range, &mut known);
             if part.is_empty() {
                 continue;
@@ -267,7 +270,8 @@ impl Store {
         let bounds = (range.start_ms, range.end_ms);
         let by_schema = by_schema(places);
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
-        let kinds = gather_memory(source, places, &by_schema, bounds, scratch)?;
+        let kinds =
+            gather_memory(source, places, &by_schema, bounds, (scratch, &self.shared.pieces))?;
         let far = self.far(source.id, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
@@ -275,9 +279,10 @@ impl Store {
             for (&schema, wanted) in &by_schema {
                 for entry in loaded.blocks(source.id, schema, bounds) {
                     let data = Data::File(&loaded.file, entry.offset, entry.length);
-                    let read = Block::open(data).and_then(|block| {
-                        push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
-                    });
+                    let mut block = Lazy::new(data, Place::Segment(segment.number, entry.offset));
+                    let mut piece = |group| block.piece(group, &self.shared.pieces);
+                    let (kind, out) = (kinds.get(&schema), &mut scratch.pairs);
+                    let read = push_block(segment.step_ms, kind, wanted, bounds, out, &mut piece);
                     // One broken block is not the end of a query: it is counted and named.
                     if let Err(why) = read {
                         self.corrupt(&segment.path, entry.offset, &why);
@@ -296,7 +301,9 @@ impl Store {
                 if (block.meta.source, block.meta.schema) != (source.id, schema) {
                     return Err("it is of another host or section".to_owned());
                 }
-                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
+                let mut piece = |group| block.piece(group).map(Arc::new);
+                let (kind, out) = (kinds.get(&schema), &mut scratch.pairs);
+                push_block(block.meta.step_ms, kind, wanted, bounds, out, &mut piece)
             });
             if let Err(why) = read {
                 self.corrupt(std::path::Path::new("a block in Redis"), 0, &why);
@@ -323,7 +330,7 @@ fn gather_memory(
     places: &[Places],
     by_schema: &BTreeMap<u64, Vec<(usize, usize)>>,
     bounds: (i64, i64),
-    scratch: &mut Scratch,
+    (scratch, pieces): (&mut Scratch, &Pieces),
 ) -> Result<BTreeMap<u64, Arc<Schema>>, StoreError> {
     let mut young = Vec::new();
     let mut kinds = BTreeMap::new();
@@ -332,7 +339,7 @@ fn gather_memory(
         let Some(section) = state.sections.get(&schema) else { continue };
         let within = |y: &&Young| y.first_ms <= bounds.1 && bounds.0 <= y.last_ms;
         let within = section.young.iter().filter(within);
-        young.extend(within.map(|young| (schema, young.body.clone())));
+        young.extend(within.map(|young| (schema, young.number, young.body.clone())));
         kinds.insert(schema, Arc::clone(&section.schema));
         for &(column, series) in wanted {
             let kind = kind_of(&section.schema, column);
@@ -348,47 +355,62 @@ fn gather_memory(
         }
     }
     drop(state);
-    for (schema, body) in young {
+    for (schema, number, body) in young {
         let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
-        Block::open(body.data())
-            .and_then(|block| {
-                push_block(&block, kinds.get(&schema), wanted, bounds, &mut scratch.pairs)
-            })
+        let mut block = Lazy::new(body.data(), Place::Young(number));
+        let mut piece = |group| block.piece(group, pieces);
+        push_block(0, kinds.get(&schema), wanted, bounds, &mut scratch.pairs, &mut piece)
             .map_err(|why| StoreError::Corrupt { path: "young".into(), offset: 0, why })?;
     }
     Ok(kinds)
 }
 
-/// Appends a block's samples of the wanted (column, series).
+/// Appends a block's samples of the wanted (column, series), of groups as `piece` gives them.
 fn push_block(
-    block: &Block<'_>,
+    step_ms: u32,
     schema: Option<&Arc<Schema>>,
     wanted: &[(usize, usize)],
     bounds: (i64, i64),
     out: &mut [Vec<(i64, f64)>],
+    piece: &mut dyn FnMut(usize) -> Result<Arc<Piece>, String>,
 ) -> Result<(), String> {
-    if block.last_ms < bounds.0 || bounds.1 < block.first_ms {
-        return Ok(());
-    }
     let Some(schema) = schema else { return Ok(()) };
-    let rolled = block.meta.step_ms != 0;
-    let (times, valid) = (block.times()?, block.validity()?);
-    let mut group: Option<(usize, Group)> = None;
+    let rolled = step_ms != 0;
+    let mut group: Option<(usize, Arc<Piece>)> = None;
     for &(column, series) in wanted {
         let kind = if rolled { Kind::Float } else { kind_of(schema, column) };
         let column = if rolled { column * ROLLED + LAST } else { column };
         let index = column / GROUP;
         if group.as_ref().is_none_or(|(held, _)| *held != index) {
-            group = Some((index, block.group(index)?));
+            group = Some((index, piece(index)?));
         }
         let (Some((_, group)), Some(pairs)) = (&group, out.get_mut(series)) else { continue };
-        block.column(group, column, &times, &valid, &mut |time, raw| {
-            if bounds.0 <= time && time <= bounds.1 {
-                pairs.push((time, kind.value(raw)));
-            }
-        })?;
+        group.column(column, bounds, &mut |time, raw| pairs.push((time, kind.value(raw))))?;
     }
     Ok(())
+}
+
+/// A block that is opened when the first of its groups is not kept, and once.
+struct Lazy<'a> {
+    data: Data<'a>,
+    place: Place,
+    open: Option<Block<'a>>,
+}
+
+impl<'a> Lazy<'a> {
+    fn new(data: Data<'a>, place: Place) -> Self {
+        Self { data, place, open: None }
+    }
+
+    fn piece(&mut self, group: usize, pieces: &Pieces) -> Result<Arc<Piece>, String> {
+        pieces.piece(Key { place: self.place, group }, || {
+            let block = match self.open.take() {
+                Some(block) => block,
+                None => Block::open(self.data)?,
+            };
+            self.open.insert(block).piece(group)
+        })
+    }
 }
 
 fn select_source(

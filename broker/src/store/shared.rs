@@ -3,6 +3,7 @@
 use super::head::Source;
 use super::horizon::Horizon;
 use super::local::{Pending, SEGMENTS, segment_files};
+use super::pieces::Pieces;
 use super::redis::Archive;
 use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
@@ -21,6 +22,9 @@ use strobe_wire::schema::{Labels, Schema};
 pub(super) struct Shared {
     pub(super) config: StoreConfig,
     pub(super) sources: RwLock<BTreeMap<u128, Arc<Source>>>,
+    /// The same by `instance`, none for those without: a question about one of a thousand hosts
+    /// looks at that one.
+    pub(super) instances: RwLock<HashMap<String, Vec<Arc<Source>>>>,
     /// Of all steps, by first time; a reader takes all of them with one count.
     pub(super) segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     pub(super) counts: Mutex<StoreCounts>,
@@ -29,6 +33,7 @@ pub(super) struct Shared {
     /// in the segments, which are under a lock.
     pub(super) rolled_ms: [AtomicI64; 2],
     pub(super) spill: Spill,
+    pub(super) pieces: Pieces,
     /// Where blocks are that are no longer here.
     pub(super) archive: OnceLock<Archive>,
     /// End of the newest segment that retention removed. Relaxed: a number by itself.
@@ -61,8 +66,53 @@ impl Shared {
         }
         drop(sources);
         let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Source::new(id, Labels::default()));
+        let new = || {
+            let new = Arc::new(Source::new(id, Labels::default()));
+            self.list(&Labels::default(), &new);
+            new
+        };
         Arc::clone(sources.entry(id).or_insert_with(new))
+    }
+
+    /// The sources whose `instance` this is, and those that have none.
+    pub(super) fn sources_of(&self, instance: &str) -> Vec<Arc<Source>> {
+        let instances = self.instances.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |instance: &str| instances.get(instance).into_iter().flatten().cloned();
+        let mut sources: Vec<_> = of(instance).chain(of("")).collect();
+        sources.sort_by_key(|source| source.id);
+        sources.dedup_by_key(|source| source.id);
+        sources
+    }
+
+    /// Gives a source its labels.
+    pub(super) fn label(&self, source: &Arc<Source>, labels: Labels) {
+        let before = Arc::clone(&source.read().labels);
+        if *before == labels {
+            return;
+        }
+        // Listed under both in between: a reader looks at the labels themselves.
+        self.list(&labels, source);
+        let instance = labels.value(INSTANCE).unwrap_or_default().to_owned();
+        source.write().labels = Arc::new(labels);
+        let old = before.value(INSTANCE).unwrap_or_default();
+        if old != instance {
+            let mut instances = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sources) = instances.get_mut(old) {
+                sources.retain(|other| other.id != source.id);
+                if sources.is_empty() {
+                    instances.remove(old);
+                }
+            }
+        }
+    }
+
+    fn list(&self, labels: &Labels, source: &Arc<Source>) {
+        let mut instances = self.instances.write().unwrap_or_else(PoisonError::into_inner);
+        let instance = labels.value(INSTANCE).unwrap_or_default().to_owned();
+        let sources = instances.entry(instance).or_default();
+        if sources.iter().all(|other| other.id != source.id) {
+            sources.push(Arc::clone(source));
+        }
     }
 
     pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
@@ -128,7 +178,7 @@ impl Shared {
     /// Makes the sources and sections of a segment known.
     pub(super) fn learn(&self, footer: &Footer, schemas: &mut HashMap<u64, Arc<Schema>>) {
         for (id, labels) in &footer.sources {
-            self.source(*id).write().labels = Arc::new(labels.clone());
+            self.label(&self.source(*id), labels.clone());
         }
         for schema in &footer.schemas {
             schemas.entry(schema.id().0).or_insert_with(|| Arc::new(schema.clone()));
@@ -144,9 +194,7 @@ impl Shared {
     pub(super) fn apply(&self, pending: Pending, from_ms: i64) -> u64 {
         match pending {
             Pending::Labels(source, labels) => {
-                if *source.read().labels != labels {
-                    source.write().labels = Arc::new(labels);
-                }
+                self.label(&source, labels);
                 0
             }
             Pending::Row(source, schema, bytes) => {
@@ -191,3 +239,5 @@ impl Shared {
         Ok(dir.join(format!("{kind}-{next:016x}.seg")))
     }
 }
+
+const INSTANCE: &str = "instance";

@@ -380,6 +380,7 @@ fn a_segment_that_goes_during_a_query_is_no_error_and_a_broken_block_is_named() 
     let mut bytes = sealed.clone();
     bytes[at] ^= 1;
     fs::write(&path, &bytes).unwrap();
+    store.shared.pieces.clear();
     let query = store.for_query();
     dump(&query);
     let named = format!("{} at byte {}: ", path.display(), block.offset);
@@ -394,6 +395,38 @@ fn a_segment_that_goes_during_a_query_is_no_error_and_a_broken_block_is_named() 
     let left = dump(&query)[0].1.len();
     assert!(0 < left && left < 1300, "{left}");
     assert_eq!(query.warnings(), Vec::<String>::new());
+}
+
+fn found_of(store: &Store, instance: &str) -> usize {
+    let range = TimeRange { start_ms: T0, end_ms: T0 + 100_000 };
+    let (name, value) = ("instance".to_owned(), instance.to_owned());
+    let limits = Limits { series_max: 1000, samples_max: 1000 };
+    store.select(&[Matcher { name, op: MatchOp::Equal, value }], range, &limits).unwrap().len()
+}
+
+/// A question about one instance looks at the sources of that name alone, and a host that is
+/// named anew, or has no name but its columns', must not get lost.
+#[test]
+fn one_instance_is_found_under_its_newest_name() {
+    let place = Place::new("renamed");
+    let (store, mut writer, _) = place.open();
+    write(&mut writer, HOST, 0..3);
+    write(&mut writer, HostId(77), 0..3);
+    let found = |value| found_of(&store, value);
+    writer.host(HOST, "node", "old", &Labels::default()).unwrap();
+    writer.host(HostId(77), "node", "other", &Labels::default()).unwrap();
+    writer.commit(T0).unwrap();
+    assert_eq!([found("old"), found("new"), found("other")], [1, 0, 1]);
+    writer.host(HOST, "node", "new", &Labels::default()).unwrap();
+    writer.commit(T0).unwrap();
+    assert_eq!([found("old"), found("new"), found("other")], [0, 1, 1]);
+    drop((store, writer));
+    let (store, mut writer, _) = place.open();
+    let labels = Labels::of(&[("__name__", "up"), ("job", "x"), ("instance", "new")]);
+    writer.samples(&[RemoteSeries { labels, samples: vec![(T0, 1.0)] }]).unwrap();
+    writer.commit(T0).unwrap();
+    let found = |value| found_of(&store, value);
+    assert_eq!([found("old"), found("new"), found("other")], [0, 2, 1]);
 }
 
 #[test]

@@ -152,6 +152,18 @@ struct QueriesArguments {
     /// Leave the other systems out.
     #[arg(long)]
     alone: bool,
+    /// How Strobe is loaded; the others take remote-write.
+    #[arg(long, value_enum, default_value_t = By::Agents)]
+    by: By,
+    /// Seconds between loading and asking.
+    #[arg(long, default_value_t = 20)]
+    settle: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum By {
+    Agents,
+    RemoteWrite,
 }
 
 #[derive(Args, Debug)]
@@ -223,11 +235,16 @@ fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
 }
 
 fn queries_wanted(arguments: &QueriesArguments) -> Result<queries::Wanted, String> {
-    let QueriesArguments { hosts, minutes, interval_ms, turns, alone } = *arguments;
+    let QueriesArguments { hosts, minutes, interval_ms, turns, alone, by, settle } = *arguments;
     if hosts == 0 || minutes < 3 || !(1..=60_000).contains(&interval_ms) || turns == 0 {
         return Err("--hosts and --turns must be above 0, --minutes at least 3".into());
     }
-    Ok(queries::Wanted { hosts, minutes, interval_ms, turns, alone })
+    let by = match by {
+        By::Agents => queries::By::Agents,
+        By::RemoteWrite => queries::By::RemoteWrite,
+    };
+    let settle = Duration::from_secs(settle);
+    Ok(queries::Wanted { hosts, minutes, interval_ms, turns, alone, by, settle })
 }
 
 fn bytes_wanted(arguments: &BytesArguments) -> bytes::Wanted {

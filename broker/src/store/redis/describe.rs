@@ -189,10 +189,10 @@ impl Catalog {
 
     fn learn(&self, host: &Host, schemas: &HashMap<u64, Arc<Schema>>) {
         let source = self.shared.source(host.source);
-        let mut state = source.write();
-        if state.labels.0.is_empty() {
-            state.labels = Arc::new(labels_of(&host.fields));
+        if source.read().labels.0.is_empty() {
+            self.shared.label(&source, labels_of(&host.fields));
         }
+        let mut state = source.write();
         for (id, last_ms) in &host.sections {
             let Some(schema) = schemas.get(id) else { continue };
             // Where it began is not written; nothing is kept longer than this.

@@ -1,7 +1,8 @@
 //! The same data into Strobe, victoria-metrics and prometheus, and the same questions to each.
 //!
-//! Every remote-write request goes to all of them, one after the other, byte for byte the same;
-//! Strobe takes it where a user would send it, at the HTTP door of `strobe up`. Then each question is
+//! The peers take remote-write; Strobe takes the same samples as it does from a fleet, as rows of
+//! its own agents over QUIC that were spooled meanwhile, or by remote-write too, byte for byte the
+//! same requests at the HTTP door of `strobe up`. Then each question is
 //! asked in turns: every turn has a time of its own, so that no cache of answers helps, and every
 //! system gets the same turns. What is measured is from the first byte sent to the last received.
 
@@ -17,9 +18,11 @@ use crate::suite::{Bench, Found, shown, version_of};
 use fleet::{Fleet, Span, instance};
 use serde_json::{Value, json};
 use std::fs;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use strobe_wire::pki::Authority;
 
 /// What to load, and how often to ask.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,19 @@ pub struct Wanted {
     pub turns: usize,
     /// Strobe only.
     pub alone: bool,
+    /// How Strobe is loaded.
+    pub by: By,
+    /// Time between loading and asking.
+    pub settle: Duration,
+}
+
+/// How Strobe gets its samples.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// As rows of agents, over QUIC.
+    Agents,
+    /// As the peers get them.
+    RemoteWrite,
 }
 
 /// One of the systems.
@@ -57,6 +73,7 @@ struct Strobe {
     child: Child,
     dir: PathBuf,
     port: u16,
+    quic: SocketAddr,
 }
 
 /// A question, of one turn.
@@ -77,9 +94,13 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
     let now_ms = i64::try_from(run::wall_ms()).map_err(|_| "the clock is far off")?;
     let end_ms = (now_ms - END_AGO_MS).div_euclid(interval_ms) * interval_ms;
     let start_ms = end_ms - i64::try_from(wanted.minutes).unwrap_or(0) * 60_000;
-    let mut fleet = Fleet::new(wanted.hosts);
-    let samples = load(&mut systems, &mut fleet, wanted, start_ms)?;
-    run::sleep_until(run::now() + SETTLE);
+    let samples = load(&mut systems, wanted, start_ms)?;
+    if wanted.by == By::Agents {
+        for system in &mut systems {
+            system.replay(wanted, start_ms)?;
+        }
+    }
+    run::sleep_until(run::now() + wanted.settle);
     for system in &mut systems {
         system.loaded(samples)?;
     }
@@ -124,25 +145,28 @@ fn start(bench: &Bench, wanted: &Wanted, scratch: &Path) -> Result<Vec<System>, 
     Ok(systems)
 }
 
-fn load(
-    systems: &mut [System],
-    fleet: &mut Fleet,
-    wanted: &Wanted,
-    start_ms: i64,
-) -> Result<u64, String> {
+/// Into all that take remote-write.
+fn load(systems: &mut [System], wanted: &Wanted, start_ms: i64) -> Result<u64, String> {
+    let mut fleet = Fleet::new(wanted.hosts);
     let count = usize::try_from(60_000 / wanted.interval_ms).unwrap_or(1).max(1);
     let mut doors = systems.iter().map(System::connect).collect::<Result<Vec<_>, _>>()?;
     let mut samples = 0;
     for minute in 0..wanted.minutes {
         let start_ms = start_ms + i64::try_from(minute).unwrap_or(0) * 60_000;
         let span = Span { start_ms, step_ms: wanted.interval_ms, count };
+        samples += fleet.series() * count;
+        if wanted.alone && wanted.by == By::Agents {
+            continue;
+        }
         for first in (0..wanted.hosts).step_by(HOSTS_A_REQUEST) {
             let body = fleet.request(first, HOSTS_A_REQUEST, span);
             for (system, door) in systems.iter().zip(&mut doors) {
+                if wanted.by == By::Agents && matches!(system.runs, Runs::Strobe(_)) {
+                    continue;
+                }
                 again(door, system, &Peer::write(&body))?;
             }
         }
-        samples += fleet.series() * count;
         systems.iter_mut().for_each(|system| system.watch.look());
     }
     u64::try_from(samples).map_err(|why| why.to_string())
@@ -170,6 +194,26 @@ impl System {
             Runs::Peer(peer) => peer.port,
         };
         Http::connect(port).map_err(|why| format!("{}: {why}", self.name))
+    }
+
+    /// Into Strobe, as agents that were away would.
+    fn replay(&mut self, wanted: &Wanted, start_ms: i64) -> Result<(), String> {
+        let Runs::Strobe(strobe) = &self.runs else { return Ok(()) };
+        let text = |why: &dyn std::fmt::Display| why.to_string();
+        let authority = Authority::load(&strobe.dir.join("ca")).map_err(|why| text(&why))?;
+        let authority = authority.ok_or("strobe up has no authority")?;
+        let mut fleet = Fleet::new(wanted.hosts);
+        let count = 60_000 / wanted.interval_ms * i64::try_from(wanted.minutes).unwrap_or(0);
+        let count = usize::try_from(count).unwrap_or(0);
+        let span = Span { start_ms, step_ms: wanted.interval_ms, count };
+        for first in (0..wanted.hosts).step_by(HOSTS_A_REPLAY) {
+            let past = fleet.rows(first, HOSTS_A_REPLAY, span);
+            let hosts = run::hosts(&authority, past.len()).map_err(|why| text(&why))?;
+            let hosts = hosts.into_iter().zip(past).collect();
+            run::replay(strobe.quic, fleet.schemas(), hosts).map_err(|why| text(&why))?;
+            self.watch.look();
+        }
+        Ok(())
     }
 
     fn loaded(&mut self, samples: u64) -> Result<(), String> {
@@ -213,8 +257,11 @@ impl Strobe {
         fs::create_dir_all(&dir).map_err(|why| why.to_string())?;
         let log = fs::File::create(scratch.join("strobe.log")).map_err(|why| why.to_string())?;
         let port = free_port().map_err(|why| why.to_string())?;
+        // A port that was free a moment ago.
+        let quic = UdpSocket::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
+        let quic = quic.map_err(|why| why.to_string())?;
         let child = Command::new(program)
-            .args(["up", "--no-agent", "--broker-listen", "127.0.0.1:0", "--listen"])
+            .args(["up", "--no-agent", "--broker-listen", &quic.to_string(), "--listen"])
             .arg(format!("127.0.0.1:{port}"))
             .arg("--dir")
             .arg(&dir)
@@ -223,7 +270,7 @@ impl Strobe {
             .stderr(log)
             .spawn()
             .map_err(|why| format!("starting {}: {why}", program.display()))?;
-        let strobe = Self { child, dir, port };
+        let strobe = Self { child, dir, port, quic };
         let ready = Ask { method: "GET", path: "/-/ready", head: "", body: &[] };
         for _ in 0..200 {
             if Http::connect(port).and_then(|mut http| http.must(&ready)).is_ok() {
@@ -360,7 +407,7 @@ fn tell(wanted: &Wanted, systems: &[System], samples: u64) -> Found {
     head.extend(NAMES.map(str::to_owned));
     head.extend(["load: CPU µs a sample", "RSS peak MiB", "bytes a sample"].map(str::to_owned));
     let value = json!({ "what": "queries", "hosts": wanted.hosts, "samples": samples,
-        "minutes": wanted.minutes, "interval_ms": wanted.interval_ms, "turns": wanted.turns,
+        "minutes": wanted.minutes, "by": format!("{:?}", wanted.by), "interval_ms": wanted.interval_ms, "turns": wanted.turns,
         "systems": list });
     Found { name: "queries".into(), value, table: Table { head, rows }, failed: None }
 }
@@ -399,8 +446,8 @@ const HOSTS_A_REQUEST: usize = 50;
 const WARM_UP: usize = 3;
 /// The data ends so long ago that a window of ten minutes is over.
 const END_AGO_MS: i64 = 25 * 60_000;
-/// Seals, merges and compactions that the load left over.
-const SETTLE: Duration = Duration::from_secs(20);
+/// Hosts that are connected at once.
+const HOSTS_A_REPLAY: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -408,7 +455,15 @@ mod tests {
 
     #[test]
     fn turns_differ_and_lie_inside_the_data() {
-        let wanted = Wanted { hosts: 10, minutes: 65, interval_ms: 15_000, turns: 50, alone: true };
+        let wanted = Wanted {
+            hosts: 10,
+            minutes: 65,
+            interval_ms: 15_000,
+            turns: 50,
+            alone: true,
+            by: By::Agents,
+            settle: Duration::ZERO,
+        };
         let ask = |turn| questions(&wanted, turn, (0, 65 * 60_000));
         assert_ne!(ask(1)[0].times, ask(2)[0].times);
         assert_ne!(ask(1)[2].times, ask(2)[2].times);
