@@ -4,7 +4,7 @@
 //! Of a real host's series about three in ten differ from one second to the next (measured with
 //! `strobe-agent --once`, a second apart, on a machine that was compiling); the rest are errors
 //! that do not happen, sizes that do not change, and modes that no core is in. The model here has
-//! the same share: each column has its [`Moves`], each host its own pace.
+//! the same share: each column has its way to move, each host its own pace.
 
 use bytes::Bytes;
 use std::sync::Arc;

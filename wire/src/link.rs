@@ -93,13 +93,13 @@ pub enum Side {
 /// As what a connection was made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Alpn {
-    /// [`ALPN_AGENT`].
+    /// [`crate::message::ALPN_AGENT`].
     Agent,
-    /// [`ALPN_VIZ`].
+    /// [`crate::message::ALPN_VIZ`].
     Viz,
-    /// [`ALPN_PEER`].
+    /// [`crate::message::ALPN_PEER`].
     Peer,
-    /// [`ALPN_ENROL`].
+    /// [`crate::message::ALPN_ENROL`].
     Enrol,
 }
 

@@ -35,7 +35,7 @@ impl Link {
         }
     }
 
-    /// Closes all connections ([`Self::close`]). One more [`Socket::transmit`] carries it out.
+    /// Closes all connections ([`Self::close`]). One more `Socket::transmit` carries it out.
     pub fn close_all(&mut self, now: Instant, why: &str) {
         for index in (0..).take(self.slots.len()) {
             if self.slot_at(index).is_some_and(|slot| slot.phase != Phase::Over) {

@@ -49,7 +49,7 @@ pub enum Event {
         /// The connection.
         conn: ConnId,
     },
-    /// The connection is over, by the peer or the network; not sent for one's own [`Link::close`].
+    /// The connection is over, by the peer or the network; not sent for one's own `Link::close`.
     /// A client sees it also for a connection that was never `Connected`.
     Closed {
         /// The connection, which is unknown from now on.
@@ -184,7 +184,7 @@ pub struct Datagram {
     pub bytes: BytesMut,
 }
 
-/// Datagrams to send; their bytes are in the buffer given to [`Link::transmit`].
+/// Datagrams to send; their bytes are in the buffer given to `Link::transmit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transmit {
     /// To whom.

@@ -14,7 +14,7 @@ impl Link {
 
     /// Gives the stream as much of `chunks` as it takes, in order, and returns how many bytes that
     /// was; taken chunks are left empty, one taken in part is advanced. Less than all: wait for
-    /// [`Event::Writable`].
+    /// `Event::Writable`.
     ///
     /// # Errors
     /// The stream or its connection is over.
