@@ -10,7 +10,7 @@ use crate::window::Window;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strobe_wire::ids::{BootId, HostId};
@@ -59,8 +59,9 @@ struct Shared {
 struct Memory {
     hosts: BTreeMap<HostId, HostInfo>,
     tokens: Tokens,
-    /// Hosts whose record on disk is behind.
-    dirty: BTreeMap<HostId, ()>,
+    /// Hosts whose record on disk is behind, and the same in the order in which they fell behind.
+    dirty: BTreeSet<HostId>,
+    behind: VecDeque<HostId>,
 }
 
 impl Registry {
@@ -83,7 +84,7 @@ impl Registry {
     pub fn hello(&self, hello: &Hello, now_ms: i64) -> HostInfo {
         let id = HostId(hello.host);
         let mut memory = self.lock();
-        memory.dirty.insert(id, ());
+        memory.touch(id);
         let info = memory.hosts.entry(id).or_insert_with(|| HostInfo {
             first_seen_ms: now_ms,
             last_seen_ms: now_ms,
@@ -98,7 +99,7 @@ impl Registry {
     pub fn restore(&self, info: HostInfo) {
         let id = HostId(info.hello.host);
         let mut memory = self.lock();
-        memory.dirty.insert(id, ());
+        memory.touch(id);
         match memory.hosts.get_mut(&id) {
             Some(known) => {
                 known.first_seen_ms = known.first_seen_ms.min(info.first_seen_ms);
@@ -113,7 +114,7 @@ impl Registry {
         let mut memory = self.lock();
         if let Some(info) = memory.hosts.get_mut(&host) {
             info.last_seen_ms = info.last_seen_ms.max(now_ms);
-            memory.dirty.insert(host, ());
+            memory.touch(host);
         }
     }
 
@@ -137,17 +138,30 @@ impl Registry {
         self.lock().hosts.values().cloned().collect()
     }
 
-    /// Writes the hosts that changed and these windows, in one transaction.
+    /// How many hosts changed since they were written.
+    #[must_use]
+    pub fn behind(&self) -> usize {
+        self.lock().behind.len()
+    }
+
+    /// Writes these windows, and so many of the hosts that changed, those first that wait longest,
+    /// in one transaction.
     ///
     /// # Errors
     /// Nothing of it was written.
-    pub fn save(&self, windows: &[(HostId, Vec<BootRecord>)]) -> Result<(), RegistryError> {
+    pub fn save(
+        &self,
+        windows: &[(HostId, Vec<BootRecord>)],
+        hosts_max: usize,
+    ) -> Result<(), RegistryError> {
         let mut memory = self.lock();
-        let dirty = std::mem::take(&mut memory.dirty);
-        let hosts: Vec<(HostId, HostInfo)> = dirty
-            .keys()
-            .filter_map(|id| memory.hosts.get(id).map(|info| (*id, info.clone())))
-            .collect();
+        let count = hosts_max.min(memory.behind.len());
+        let taken: Vec<HostId> = memory.behind.drain(..count).collect();
+        let mut hosts: Vec<(HostId, HostInfo)> = Vec::with_capacity(count);
+        for id in &taken {
+            memory.dirty.remove(id);
+            hosts.extend(memory.hosts.get(id).map(|info| (*id, info.clone())));
+        }
         drop(memory);
         let written = self.write(|hosts_table, windows_table, _| {
             for (id, info) in &hosts {
@@ -160,7 +174,8 @@ impl Registry {
             Ok(())
         });
         if written.is_err() {
-            self.lock().dirty.extend(dirty);
+            let mut memory = self.lock();
+            taken.into_iter().for_each(|id| memory.touch(id));
         }
         written
     }
@@ -230,6 +245,14 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    fn touch(&mut self, id: HostId) {
+        if self.dirty.insert(id) {
+            self.behind.push_back(id);
+        }
     }
 }
 
@@ -321,12 +344,34 @@ mod tests {
         let mut window = Window::default();
         window.admit(1);
         window.admit(3);
-        registry.save(&[(HostId(7), vec![BootRecord::of(BootId(2), &window)])]).unwrap();
+        registry.save(&[(HostId(7), vec![BootRecord::of(BootId(2), &window)])], 1).unwrap();
         drop(registry);
         let (registry, windows) = Registry::open(&dir).unwrap();
         assert_eq!(windows, [(HostId(7), BootId(2), window)]);
         let info = registry.host(HostId(7)).unwrap();
         assert_eq!((info.first_seen_ms, info.last_seen_ms, info.connected), (5_000, 9_000, false));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// A slice at a time, whoever changes again goes to the end: nobody waits for ever.
+    #[test]
+    fn hosts_are_written_in_the_order_in_which_they_fell_behind() {
+        let dir = dir("slices");
+        let (registry, _) = Registry::open(&dir).unwrap();
+        for host in [3, 1, 2] {
+            registry.hello(&Hello { host, ..Hello::default() }, 5_000);
+        }
+        for _ in 0..3 {
+            registry.save(&[], 1).unwrap();
+            // These two are behind again at once.
+            registry.seen(HostId(2), 9_000);
+            registry.seen(HostId(3), 9_000);
+        }
+        assert_eq!(registry.behind(), 2);
+        drop(registry);
+        let (registry, _) = Registry::open(&dir).unwrap();
+        let known: Vec<HostId> = registry.hosts().iter().map(|i| HostId(i.hello.host)).collect();
+        assert_eq!(known, [HostId(1), HostId(2), HostId(3)]);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

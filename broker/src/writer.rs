@@ -18,6 +18,7 @@
 use crate::registry::{BootRecord, Registry};
 use crate::store::{RemoteSeries, StoreError, Writer};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -133,14 +134,34 @@ pub struct Scribe {
     waiting: Vec<SyncSender<Result<(), StoreError>>>,
     /// With the last WAL file that they cover whole.
     windows: Vec<(Option<u64>, Windows)>,
+    /// What they cover is on disk: a slice at a time, so that no commit waits for all of a fleet.
+    saves: VecDeque<Save>,
+    save_at: Instant,
+    hosts_at_once: usize,
     fault: Option<StoreError>,
     stopping: bool,
 }
 
+/// Windows that are being kept.
+#[derive(Debug)]
+struct Save {
+    through: Option<u64>,
+    /// Those that are left.
+    windows: Windows,
+    /// Slices that are left: there may be hosts that changed without their windows.
+    slices: usize,
+}
+
 impl Scribe {
-    /// Nothing to write yet.
+    /// Nothing to write yet. Between two commits, `hosts_at_once` of the hosts are kept.
     #[must_use]
-    pub fn new(writer: Writer, registry: Registry, commit_every: Duration, now: Instant) -> Self {
+    pub fn new(
+        writer: Writer,
+        registry: Registry,
+        commit_every: Duration,
+        hosts_at_once: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             writer,
             registry,
@@ -153,6 +174,9 @@ impl Scribe {
             batches: Vec::new(),
             waiting: Vec::new(),
             windows: Vec::new(),
+            saves: VecDeque::new(),
+            save_at: now,
+            hosts_at_once: hosts_at_once.max(1),
             fault: None,
             stopping: false,
         }
@@ -199,13 +223,15 @@ impl Scribe {
         } else {
             self.tick_at
         };
-        commit.min(self.tick_at)
+        let save = if self.saves.is_empty() { self.tick_at } else { self.save_at };
+        commit.min(self.tick_at).min(save)
     }
 
     /// Whether everything is written and nothing more is wanted.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.stopping && self.batches.is_empty() && self.windows.is_empty()
+        let idle = self.batches.is_empty() && self.windows.is_empty() && self.saves.is_empty();
+        self.stopping && idle
     }
 
     /// What is due: one fdatasync for everything taken, then the reports; and a small step of the
@@ -221,6 +247,11 @@ impl Scribe {
         if wanted {
             self.commit(now_ms, report);
             self.committed = now;
+        }
+        while self.save_at <= now || self.stopping {
+            let Some(save) = self.saves.pop_front() else { break };
+            self.save_at = now + self.commit_every;
+            self.save(save, report);
         }
         if tick {
             self.tick_at = now + if self.writer.is_tidy() { TICK_EVERY } else { TICK_BUSY };
@@ -241,7 +272,7 @@ impl Scribe {
                 self.answer(None);
                 self.settle(report);
                 for (through, windows) in windows {
-                    self.keep(through, &windows, report);
+                    self.keep(through, windows, report);
                 }
             }
             Err(error) => {
@@ -298,17 +329,30 @@ impl Scribe {
         }
     }
 
-    /// Windows first; then the log that they stand for may be let go of.
-    fn keep(&mut self, through: Option<u64>, windows: &Windows, report: &mut dyn FnMut(Report)) {
-        if windows.failures != self.failures {
-            return self.leave(windows, report);
+    /// What the windows cover is on disk by now: they may be kept.
+    fn keep(&mut self, through: Option<u64>, windows: Windows, report: &mut dyn FnMut(Report)) {
+        if windows.failures != self.failures || SAVES_MAX <= self.saves.len() {
+            return self.leave(&windows, report);
         }
-        if let Err(error) = self.registry.save(&windows.hosts) {
+        let hosts = windows.hosts.len().max(self.registry.behind());
+        let slices = hosts.div_ceil(self.hosts_at_once).max(1);
+        self.saves.push_back(Save { through, windows, slices });
+    }
+
+    /// The next slice; with the last one the log that the windows stand for may be let go of.
+    fn save(&mut self, mut save: Save, report: &mut dyn FnMut(Report)) {
+        let hosts = &mut save.windows.hosts;
+        let slice = hosts.split_off(hosts.len().saturating_sub(self.hosts_at_once));
+        if let Err(error) = self.registry.save(&slice, self.hosts_at_once) {
             log::error!("hosts and windows are kept in memory only for now: {error}");
-            return self.leave(windows, report);
+            hosts.extend(slice);
+            return self.leave(&save.windows, report);
         }
-        if windows.unkept == self.unkept {
-            self.writer.windows_kept(through);
+        save.slices -= 1;
+        if 0 < save.slices {
+            self.saves.push_front(save);
+        } else if save.windows.unkept == self.unkept {
+            self.writer.windows_kept(save.through);
         }
     }
 
@@ -334,6 +378,10 @@ fn failed(batch: &Batch, failures: u64, why: String) -> Report {
     Report::Failed { turn: batch.turn, failures, frames, why }
 }
 
+/// Hosts kept between two commits: some milliseconds.
+pub const HOSTS_AT_ONCE: usize = 250;
+/// Windows that wait to be kept; more come again.
+const SAVES_MAX: usize = 2;
 /// How often a store that refuses is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Housekeeping: a step of about 10 ms, this often while there is more of it.
@@ -396,7 +444,7 @@ mod tests {
         let (_store, writer, _) = Store::open(StoreConfig::at(dir.clone()), T0).unwrap();
         #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
         let start = Instant::now();
-        let mut scribe = Scribe::new(writer, registry, Duration::from_millis(50), start);
+        let mut scribe = Scribe::new(writer, registry, Duration::from_millis(50), 1, start);
         let mut reports = Vec::new();
         // Housekeeping is due at 250 ms, in the middle between two commits.
         for (at_ms, turn) in [(230, Some(1)), (255, Some(2)), (290, None)] {
@@ -409,6 +457,36 @@ mod tests {
         }
         let stored = |report: &Report| matches!(report, Report::Stored { .. });
         assert!(reports.len() == 2 && reports.iter().all(stored), "{reports:?}");
+        drop(scribe);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// Ten thousand hosts at once held up every acknowledgement behind them.
+    #[test]
+    fn hosts_are_kept_a_slice_between_two_commits_and_the_rest_at_the_end() {
+        let dir = place("slices");
+        let (registry, _) = Registry::open(&dir).unwrap();
+        for host in 1..=5 {
+            registry.hello(&Hello { host, ..Hello::default() }, T0);
+        }
+        let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(dir.clone()) };
+        let (_store, writer, _) = Store::open(config, T0).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+        let mut now = Instant::now();
+        let every = Duration::from_millis(50);
+        let mut scribe = Scribe::new(writer, registry.clone(), every, 1, now);
+        let hosts = (1..=4).map(|host| (HostId(host), Vec::new())).collect();
+        scribe.take(Order::Windows(Windows { failures: 0, unkept: 0, hosts }));
+        for behind in [4, 3, 2] {
+            now += every;
+            assert!(scribe.timeout() <= now);
+            scribe.on_timeout(now, T0, &mut |report| panic!("{report:?}"));
+            assert_eq!(registry.behind(), behind);
+        }
+        scribe.take(Order::Stop);
+        assert!(!scribe.is_done());
+        scribe.on_timeout(now, T0, &mut |report| panic!("{report:?}"));
+        assert_eq!((scribe.is_done(), registry.behind()), (true, 0));
         drop(scribe);
         std::fs::remove_dir_all(dir).unwrap();
     }

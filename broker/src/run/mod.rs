@@ -28,7 +28,7 @@ use crate::query::{Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
 use crate::store::{RemoteSeries, Store, StoreConfig};
-use crate::writer::{Order, Report, Scribe};
+use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
 use loops::{Loop, join, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
@@ -127,7 +127,7 @@ impl Broker {
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
-        let scribe = Scribe::new(writer, registry.clone(), every, monotonic());
+        let scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let shared = Arc::new(Shared {

@@ -146,7 +146,7 @@ fn fill_host(dir: &Path, base: i64) {
     let (registry, _) = Registry::open(dir).unwrap();
     registry.hello(&hello(), base);
     registry.seen(HostId(7), base + 5);
-    registry.save(&[]).unwrap();
+    registry.save(&[], 100).unwrap();
 }
 
 /// The whole broker: its state directory is lost, Redis is not.

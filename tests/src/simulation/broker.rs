@@ -70,7 +70,7 @@ impl Broker {
             }
         }
         let hub = Hub::default();
-        let scribe = Scribe::new(writer, registry.clone(), COMMIT, now);
+        let scribe = Scribe::new(writer, registry.clone(), COMMIT, HOSTS_AT_ONCE, now);
         // Nobody's certificate, and not its own, is ever due here: its keys are not random.
         let mut certificates = Certificates::new(keys.authority.clone(), CERTIFICATE_LIFE_S);
         drop(certificates.own(u64::try_from(now_ms / 1000).unwrap_or(0)));
@@ -155,3 +155,5 @@ fn is_loss(item: &Item) -> bool {
 /// Longer than until the end of the simulated certificates, which is in the year 4096.
 const CERTIFICATE_LIFE_S: u64 = 3_000 * 365 * 86_400;
 const COMMIT: Duration = Duration::from_millis(50);
+/// So that a crash finds some hosts kept and others not.
+const HOSTS_AT_ONCE: usize = 1;

@@ -236,10 +236,10 @@ impl World {
 
     /// Rows of each host, as long as there are faults; then only what was lost is told.
     fn sample(&mut self) {
-        let since_ns = i64::try_from((self.now - self.start).as_nanos()).expect("a short run");
-        let wall_ns = self.start_ms * 1_000_000 + since_ns;
+        let (wall_ns, since_ns) = (self.wall_ns(), (self.now - self.start).as_nanos());
+        let boottime_ns = 1 + u64::try_from(since_ns).expect("a short run");
         for agent in &mut self.agents {
-            let mut tick = Tick { wall_ns, boottime_ns: 1 + since_ns.unsigned_abs() };
+            let mut tick = Tick { wall_ns, boottime_ns };
             if !self.faults {
                 agent.settle(tick, &mut self.oracle);
                 continue;
@@ -335,7 +335,14 @@ impl World {
     }
 
     fn now_ms(&self) -> i64 {
-        self.start_ms + i64::try_from(self.elapsed_ms()).expect("a short run")
+        self.wall_ns().div_euclid(1_000_000)
+    }
+
+    /// Everyone sleeps once: what is due at the end of a day is done at the seal after it.
+    fn wall_ns(&self) -> i64 {
+        let since = self.now - self.start;
+        let since = since + if since < ASLEEP_AT { Duration::ZERO } else { ASLEEP };
+        self.start_ms * 1_000_000 + i64::try_from(since.as_nanos()).expect("a short run")
     }
 }
 
@@ -396,6 +403,9 @@ const DAY_END_MS: i64 = 20_700 * 86_400_000;
 const TICK: Duration = Duration::from_millis(200);
 /// Virtual time with faults.
 const FAULTS: Duration = Duration::from_secs(60);
+/// With 20 s of faults left, so that blocks and rollups meet them.
+const ASLEEP_AT: Duration = Duration::from_secs(40);
+const ASLEEP: Duration = Duration::from_secs(660);
 /// The day is over for half a minute by then, and what is due then is done.
 const TIDY: Duration = Duration::from_secs(105);
 /// A back-off, an idle timeout and a stall fit many times over.
