@@ -76,6 +76,11 @@ impl Output {
         Ok(Self { file: File::create(path)?, path: path.to_owned() })
     }
 
+    /// The file itself, if nobody stands at the door.
+    pub(crate) fn unwatched(&self) -> Option<&File> {
+        (!is_watched()).then_some(&self.file)
+    }
+
     /// Makes what was written durable.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use crate::disk::{self, Output};
 use crate::scan::{HEADER, MAGIC, crc, scan};
 use crate::tail::Position;
+use crate::uring::{Engine, choose};
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -19,6 +20,7 @@ pub struct Journal {
     closed: Vec<(u64, u64)>,
     active: u64,
     file: Output,
+    engine: Engine,
     /// Synced bytes of the active file.
     synced: u64,
     /// Appended and not yet written.
@@ -63,7 +65,8 @@ impl Journal {
         let synced = MAGIC.len() as u64;
         let dir = dir.to_owned();
         let pending = Vec::new();
-        Ok((Self { dir, _lock: lock, closed, active, file, synced, pending }, damage))
+        let engine = choose(&dir);
+        Ok((Self { dir, _lock: lock, closed, active, file, engine, synced, pending }, damage))
     }
 
     /// Reads every record of `dir` and changes nothing; for checking.
@@ -101,7 +104,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes and syncs everything appended: one write, one fdatasync.
+    /// Writes and syncs everything appended: one write, one fdatasync, however they are called.
     ///
     /// # Errors
     /// What the operating system said; everything appended is kept for the next commit.
@@ -109,7 +112,7 @@ impl Journal {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let written = self.file.write_all(&self.pending).and_then(|()| self.file.sync_data());
+        let written = self.engine.write_sync(&mut self.file, &self.pending);
         if let Err(error) = written {
             let path = file_path(&self.dir, self.active);
             // A half-written tail is cut off; if even that fails, recovery reads past it.

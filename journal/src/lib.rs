@@ -20,6 +20,8 @@ pub mod disk;
 mod file;
 mod scan;
 mod tail;
+#[expect(unsafe_code, reason = "what is handed to the kernel is not borrowed by it")]
+mod uring;
 
 pub use file::{Damage, Journal, free_bytes};
 pub use tail::{Position, read_between};
