@@ -3,9 +3,7 @@
 use super::tests::{HOST, Place, T0, dump, expected, files, schema, settle, write};
 use super::*;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
-use strobe_journal::disk::{Call, Fate, watch};
 
 /// A day of a large fleet stood in one WAL file; now a file is closed when it is full and removed
 /// when its rows are sealed.
@@ -62,19 +60,4 @@ fn the_size_cap_counts_the_wal_and_seals_it_away() {
         assert!(bytes <= 64 << 10, "{bytes} at {second}: {counts:?}");
     }
     assert_eq!(dump(&store)[0].1.last(), expected(1999..2000).last());
-}
-
-#[test]
-fn a_seal_that_fails_leaves_nothing_behind() {
-    let place = Place::new("part");
-    let (_store, mut writer, _) = place.open();
-    write(&mut writer, HOST, 0..700);
-    watch(|call| match call {
-        Call::Sync(path) if path.extension().is_some_and(|e| e == "part") => {
-            Fate::Fail(ErrorKind::StorageFull)
-        }
-        _ => Fate::Pass,
-    });
-    assert!(writer.settle(T0 + 640_000).is_err());
-    assert!(files(&place.0.join("segments"), "part").is_empty());
 }
