@@ -225,28 +225,45 @@ fn moments(
     steps: usize,
     meter: &Meter<'_>,
 ) -> Result<Vec<f64>, QueryError> {
-    let one = |step: usize| {
-        meter.spend(members.len())?;
-        let (mut n, mut mean, mut squares) = (0.0, 0.0_f64, 0.0);
-        for value in at_step(members, step) {
-            n += 1.0;
-            let before = value - mean;
-            // An infinite mean stays what it is, or every later difference would be NaN.
-            if mean.is_infinite() && (value.is_finite() || same_sign(mean, value)) {
-                squares = f64::NAN;
-                continue;
+    // Series after series: the steps do not wait for each other's divisions.
+    let mut all = vec![Moments::default(); steps];
+    for values in members {
+        meter.spend(steps)?;
+        for (moments, &value) in all.iter_mut().zip(*values) {
+            if !is_absent(value) {
+                moments.add(value);
             }
-            mean += value / n - mean / n;
-            squares += before * (value - mean);
         }
-        Ok(match aggregation {
-            _ if n == 0.0 => ABSENT,
-            Aggregation::Avg => mean,
-            Aggregation::Stddev => (squares / n).sqrt(),
-            _ => squares / n,
-        })
-    };
-    (0..steps).map(one).collect()
+    }
+    let out = all.into_iter().map(|Moments { n, mean, squares }| match aggregation {
+        _ if n == 0.0 => ABSENT,
+        Aggregation::Avg => mean,
+        Aggregation::Stddev => (squares / n).sqrt(),
+        _ => squares / n,
+    });
+    Ok(out.collect())
+}
+
+/// Of the values of one step so far.
+#[derive(Clone, Copy, Default)]
+struct Moments {
+    n: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    fn add(&mut self, value: f64) {
+        self.n += 1.0;
+        let before = value - self.mean;
+        // An infinite mean stays what it is, or every later difference would be NaN.
+        if self.mean.is_infinite() && (value.is_finite() || same_sign(self.mean, value)) {
+            self.squares = f64::NAN;
+            return;
+        }
+        self.mean += value / self.n - self.mean / self.n;
+        self.squares += before * (value - self.mean);
+    }
 }
 
 fn same_sign(a: f64, b: f64) -> bool {

@@ -73,6 +73,7 @@ pub(super) struct Group {
 /// A group with what it takes to read its columns: all of a block that is worth keeping.
 #[derive(Debug)]
 pub(super) struct Piece {
+    last_ms: i64,
     times: Vec<i64>,
     /// Of the group's columns; empty: all rows everywhere.
     valid: Vec<Option<Vec<u8>>>,
@@ -238,7 +239,8 @@ impl<'a> Block<'a> {
     pub(super) fn piece(&self, index: usize) -> Result<Piece, String> {
         let group = self.group(index)?;
         let valid = self.validity()?.into_iter().skip(group.first).take(GROUP).collect();
-        Ok(Piece { times: self.times()?, valid, group, rows: self.rows, own: self.own })
+        let (times, last_ms) = (self.times()?, self.last_ms);
+        Ok(Piece { last_ms, times, valid, group, rows: self.rows, own: self.own })
     }
 
     fn region(&self, index: usize) -> Result<Vec<u8>, String> {
@@ -316,7 +318,12 @@ impl Piece {
         let own = self.own.then_some(self.rows);
         let place = column.checked_sub(self.group.first);
         let valid = place.and_then(|place| self.valid.get(place)).and_then(Option::as_deref);
-        let upto = self.times.partition_point(|&time| time <= bounds.1);
+        // Most often all of it, and then the times are better read once, in order.
+        let upto = if self.last_ms <= bounds.1 {
+            usize::MAX
+        } else {
+            self.times.partition_point(|&time| time <= bounds.1)
+        };
         self.group.column(column, own, (&self.times, upto), valid, &mut |time, raw| {
             if bounds.0 <= time && time <= bounds.1 {
                 each(time, raw);
@@ -334,7 +341,7 @@ impl Piece {
     #[cfg(test)]
     pub(super) fn of_bytes(bytes: usize) -> Self {
         let group = Group { bytes: vec![0; bytes], first: 0, starts: Vec::new() };
-        Self { times: Vec::new(), valid: Vec::new(), group, rows: 0, own: false }
+        Self { last_ms: 0, times: Vec::new(), valid: Vec::new(), group, rows: 0, own: false }
     }
 }
 
