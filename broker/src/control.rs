@@ -3,6 +3,7 @@
 //! One [`ApiRequest`] and its [`ApiResponse`] a connection, framed as on QUIC. What only the owner
 //! may do (making tokens) is answered here and nowhere else.
 
+use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +40,13 @@ pub(crate) fn bind(dir: &Path) -> io::Result<UnixListener> {
     let listener = within(dir, |path| UnixListener::bind(path))?;
     std::fs::set_permissions(dir.join(NAME), std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Ends the waiting for connections, whatever became of the socket's name.
+pub(crate) fn close(listener: &UnixListener) {
+    if let Err(error) = shutdown(listener.as_raw_fd(), Shutdown::Both) {
+        log::error!("the control socket stays open: {error}");
+    }
 }
 
 /// Reads one request and writes its answer.

@@ -318,3 +318,17 @@ fn a_liar_is_closed_and_told_why() {
     broker.stop();
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+/// A stop that knocked at the control socket by its name waited for ever once the name was gone.
+#[test]
+fn a_broker_stops_though_its_directory_is_gone() {
+    let dir = dir("gone");
+    let broker = start(&dir);
+    std::fs::remove_dir_all(&dir).unwrap();
+    let (done, stopped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        broker.stop();
+        done.send(()).unwrap();
+    });
+    stopped.recv_timeout(Duration::from_secs(20)).expect("it stops");
+}

@@ -33,6 +33,7 @@ use clock::{monotonic, wall_ms, wall_s};
 use loops::{Loop, join, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,7 @@ struct Shared {
 struct Threads {
     network: Option<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
+    door: Option<UnixListener>,
     state: Option<StateDir>,
 }
 
@@ -160,13 +162,15 @@ impl Broker {
         };
         let mut others = broker.answerers(questions_in, &answers_out)?;
         others.push(broker.writer(scribe, orders_in, reports_out)?);
-        others.push(broker.control()?);
+        let (control, door) = broker.control()?;
+        others.push(control);
         if let Some(mirror) = mirror {
             let stopping = Arc::clone(&broker.shared.stopping);
             others.push(spawn("strobe-redis", move || mirror_loop(mirror, &stopping))?);
         }
         let network = spawn("strobe-net", move || network.run())?;
-        *broker.threads() = Threads { network: Some(network), others, state: Some(state) };
+        let (network, door, state) = (Some(network), Some(door), Some(state));
+        *broker.threads() = Threads { network, others, door, state };
         Ok(broker)
     }
 
@@ -257,8 +261,9 @@ impl Broker {
         // The network loop's last batch stands before this in the queue.
         let told = self.shared.orders.send(Order::Stop);
         debug_assert!(told.is_ok() || threads.others.is_empty(), "the writer ended by itself");
-        // Wakes the control thread; if it fails there is none.
-        drop(control::ask(&self.shared.config.dir, ApiRequest::default(), Duration::from_secs(1)));
+        if let Some(door) = threads.door {
+            control::close(&door);
+        }
         for thread in threads.others {
             join(Some(thread));
         }
@@ -335,11 +340,12 @@ impl Broker {
         spawn("strobe-writer", move || write_loop(scribe, &orders, &reports, &waker))
     }
 
-    fn control(&self) -> Result<JoinHandle<()>, BrokerError> {
-        let listener = control::bind(&self.shared.config.dir)
-            .map_err(|source| BrokerError::Io { doing: "open the control socket", source })?;
+    fn control(&self) -> Result<(JoinHandle<()>, UnixListener), BrokerError> {
+        let io = |source| BrokerError::Io { doing: "open the control socket", source };
+        let listener = control::bind(&self.shared.config.dir).map_err(io)?;
+        let door = listener.try_clone().map_err(io)?;
         let broker = self.clone();
-        spawn("strobe-control", move || {
+        let thread = spawn("strobe-control", move || {
             let busy = Arc::new(AtomicUsize::new(0));
             for stream in listener.incoming() {
                 if broker.shared.stopping.load(Ordering::Acquire) {
@@ -362,7 +368,8 @@ impl Broker {
                     busy.fetch_sub(1, Ordering::Relaxed);
                 }
             }
-        })
+        })?;
+        Ok((thread, door))
     }
 
     fn counts(&self) -> NetCounts {
