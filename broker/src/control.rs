@@ -73,9 +73,11 @@ fn receive(stream: &mut UnixStream) -> io::Result<Message> {
             Some(Incoming::Frame(_)) => return Err(io::Error::other("a frame is no answer")),
             None => {}
         }
-        match stream.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => reader.push(buffer.get(..read).unwrap_or_default()),
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => reader.push(buffer.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

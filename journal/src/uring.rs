@@ -44,6 +44,22 @@ pub(crate) fn choose(dir: &Path) -> Engine {
     if disk::is_watched() {
         return Engine::Plain;
     }
+    // On a thread of its own: when a ring is dropped, the kernel interrupts a system call of each
+    // thread that used it (its exit work is queued as a signal), and the caller has other calls.
+    let chosen = std::thread::scope(|scope| scope.spawn(|| trial(dir)).join());
+    match chosen {
+        Ok(Ok(Some(uring))) => Engine::Uring(Box::new(uring)),
+        Ok(Ok(None)) => Engine::Plain,
+        Ok(Err(error)) => {
+            log::debug!("{}: io_uring is not used: {error}", dir.display());
+            Engine::Plain
+        }
+        Err(_) => Engine::Plain,
+    }
+}
+
+/// A ring, if it was faster.
+fn trial(dir: &Path) -> io::Result<Option<Uring>> {
     let path = dir.join(PROBE);
     let chosen = Uring::new().and_then(|mut uring| {
         let file = File::create(&path)?;
@@ -60,14 +76,7 @@ pub(crate) fn choose(dir: &Path) -> Engine {
     });
     // Whatever became of the trial, nothing of it stays; a file that does is overwritten next time.
     let _ = std::fs::remove_file(&path);
-    match chosen {
-        Ok(Some(uring)) => Engine::Uring(Box::new(uring)),
-        Ok(None) => Engine::Plain,
-        Err(error) => {
-            log::debug!("{}: io_uring is not used: {error}", dir.display());
-            Engine::Plain
-        }
-    }
+    chosen
 }
 
 #[expect(clippy::disallowed_methods, reason = "the probe is what measures")]
