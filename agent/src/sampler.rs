@@ -196,12 +196,17 @@ impl Sampler {
     fn read_files(&mut self) {
         for file in &mut self.files {
             let mut before = (self.clock)();
-            let bytes = file.kept.read(&mut self.buffer);
+            let found = file.kept.read(&mut self.buffer).is_some();
             for source in self.sources.get_mut(file.sources.clone()).unwrap_or(&mut []) {
                 let Feed::File(format) = source.feed else { continue };
-                let read = match bytes {
+                let read = match file.kept.last(&self.buffer).filter(|_| found) {
                     Some(bytes) => {
-                        let changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        let mut changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        if source.sheet.has_all() {
+                            file.kept.suffices();
+                        } else if let Some(whole) = file.kept.read_on(&mut self.buffer) {
+                            changed |= source.fill(|sheet| format.parse(whole, sheet));
+                        }
                         mark(&mut self.sections, source.section, changed);
                         source.sheet.has_any()
                     }
@@ -284,15 +289,16 @@ impl Sampler {
         };
         for part in &mut section.parts {
             part.valid.fill(0);
-            let plan = section.plan.get(part.plan.clone()).unwrap_or(&[]);
-            for (at, (source, column)) in plan.iter().enumerate() {
-                let sheet = self.sources.get(*source).map(|source| &source.sheet);
-                let found = sheet.and_then(|sheet| sheet.value(*column));
-                if let Some(value) = part.values.get_mut(at) {
+            let mut values = part.values.iter_mut().enumerate();
+            for run in &part.runs {
+                let Some(Source { sheet, .. }) = self.sources.get(run.source) else { continue };
+                let found = run.columns.clone().map(|column| sheet.value(column));
+                // The columns first: a zip that ends takes one more of its first.
+                for (found, (at, value)) in found.zip(values.by_ref()) {
                     *value = found.unwrap_or(0);
-                }
-                if let Some(byte) = part.valid.get_mut(at / 8) {
-                    *byte |= u8::from(found.is_some()) << (at % 8);
+                    if let Some(byte) = part.valid.get_mut(at / 8) {
+                        *byte |= u8::from(found.is_some()) << (at % 8);
+                    }
                 }
             }
             let Part { schema, id, values, valid, .. } = &*part;
@@ -328,8 +334,7 @@ impl Sampler {
             }
         }
         let Some(section) = self.sections.get_mut(index) else { return };
-        section.parts = parts(section.name, columns, &self.table);
-        section.plan = plan;
+        section.parts = parts(section.name, columns, &plan, &self.table);
         section.refused = refused;
         section.changed = false;
         self.rebuilt += 1;

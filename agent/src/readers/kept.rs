@@ -22,6 +22,9 @@ pub(crate) struct Kept {
     rest: u32,
     /// Bytes of the last reading.
     length: usize,
+    extent: Extent,
+    /// The first page was not enough once.
+    spread: bool,
 }
 
 /// How the kernel hands a file out.
@@ -32,6 +35,16 @@ pub(crate) enum Shape {
     /// A page of records at a time (`seq_file`), the longest of so many bytes. A page that had
     /// room for one more was the last.
     Records(usize),
+    /// The same, of records that are the same while the kernel runs: once all that is wanted was
+    /// seen in the first page, the rest is not asked for, as long as it is there.
+    Fixed(usize),
+}
+
+/// How much of a file is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    Whole,
+    Start,
 }
 
 /// The one buffer all files are read into.
@@ -42,7 +55,8 @@ pub(crate) struct Buffer {
 
 impl Kept {
     pub(crate) fn new(path: PathBuf, shape: Shape) -> Self {
-        Self { path, file: None, shape, rest: 0, length: 0 }
+        let extent = Extent::Whole;
+        Self { path, file: None, shape, rest: 0, length: 0, extent, spread: false }
     }
 
     /// The file's bytes now, or `None` if it cannot be read.
@@ -62,6 +76,22 @@ impl Kept {
         };
         self.length = length;
         buffer.bytes.get(..length)
+    }
+
+    /// The whole of a file of which the last reading had only the start; `None` if it was whole.
+    pub(crate) fn read_on<'b>(&mut self, buffer: &'b mut Buffer) -> Option<&'b [u8]> {
+        if self.extent == Extent::Whole {
+            return None;
+        }
+        (self.extent, self.spread) = (Extent::Whole, true);
+        self.read(buffer)
+    }
+
+    /// The last reading had all that is wanted: the next may be shorter.
+    pub(crate) fn suffices(&mut self) {
+        if matches!(self.shape, Shape::Fixed(_)) && !self.spread {
+            self.extent = Extent::Start;
+        }
     }
 
     /// Whether the file may say something else than when this was last asked. Of a list of mounts
@@ -106,9 +136,11 @@ impl Kept {
             length += taken;
             let last = match self.shape {
                 Shape::Whole => taken < wanted,
-                Shape::Records(longest) => taken + longest < PAGE_BYTES && taken < wanted,
+                Shape::Records(longest) | Shape::Fixed(longest) => {
+                    taken + longest < PAGE_BYTES && taken < wanted
+                }
             };
-            if taken == 0 || last {
+            if taken == 0 || last || self.extent == Extent::Start {
                 return Ok(length);
             }
         }
@@ -162,6 +194,23 @@ mod tests {
         }
         assert_eq!(missing.read(&mut buffer), Some(&b"now"[..]));
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_start_suffices_until_it_does_not() {
+        let path = PathBuf::from("/proc/vmstat");
+        let mut buffer = Buffer::new();
+        let mut kept = Kept::new(path.clone(), Shape::Fixed(512));
+        let pages = |bytes: &[u8]| bytes.len().div_ceil(PAGE_BYTES);
+        let whole = std::fs::read(&path).unwrap();
+        assert!(PAGE_BYTES < whole.len(), "vmstat is more than a page since Linux 6");
+        assert_eq!(kept.read(&mut buffer).map(pages), Some(pages(&whole)));
+        assert_eq!(kept.read_on(&mut buffer), None);
+        kept.suffices();
+        assert_eq!(kept.read(&mut buffer).map(pages), Some(1));
+        assert_eq!(kept.read_on(&mut buffer).map(pages), Some(pages(&whole)));
+        kept.suffices();
+        assert_eq!(kept.read(&mut buffer).map(pages), Some(pages(&whole)), "it is not tried again");
     }
 
     #[test]

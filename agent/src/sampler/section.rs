@@ -10,8 +10,6 @@ use strobe_wire::schema::{Column, Schema};
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) name: &'static str,
-    /// Source and column behind each column of the rows, over all parts.
-    pub(super) plan: Vec<(usize, usize)>,
     pub(super) parts: Vec<Part>,
     pub(super) changed: bool,
     /// Whether this tick has a row of it.
@@ -23,21 +21,35 @@ pub(super) struct Section {
 pub(super) struct Part {
     pub(super) schema: Arc<Schema>,
     pub(super) id: SchemaId,
-    pub(super) plan: Range<usize>,
+    /// Where the values are, in the order of the columns.
+    pub(super) runs: Vec<Run>,
     pub(super) values: Vec<u64>,
     pub(super) valid: Vec<u8>,
 }
 
+/// Columns of a source that follow each other in the row too.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) source: usize,
+    pub(super) columns: Range<usize>,
+}
+
 impl Section {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, plan: Vec::new(), parts: Vec::new(), changed: true, due: true, refused: 0 }
+        Self { name, parts: Vec::new(), changed: true, due: true, refused: 0 }
     }
 }
 
-pub(super) fn parts(name: &str, columns: Vec<Column>, table: &Table) -> Vec<Part> {
+/// `plan` has the source and its column behind each of `columns`.
+pub(super) fn parts(
+    name: &str,
+    columns: Vec<Column>,
+    plan: &[(usize, usize)],
+    table: &Table,
+) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = columns.into_iter().peekable();
-    let mut first = 0;
+    let mut plans = plan.chunks(SECTION_COLUMNS_MAX);
     while rest.peek().is_some() {
         let section = match parts.len() {
             0 => name.to_owned(),
@@ -49,13 +61,21 @@ pub(super) fn parts(name: &str, columns: Vec<Column>, table: &Table) -> Vec<Part
         parts.push(Part {
             id: table.publish(&schema),
             schema,
-            plan: first..first + count,
+            runs: runs(plans.next().unwrap_or(&[])),
             values: vec![0; count],
             valid: vec![0; count.div_ceil(8)],
         });
-        first += count;
     }
     parts
+}
+
+fn runs(plan: &[(usize, usize)]) -> Vec<Run> {
+    let follows = |a: &(usize, usize), b: &(usize, usize)| a.0 == b.0 && a.1 + 1 == b.1;
+    let run = |chunk: &[(usize, usize)]| {
+        let &(source, first) = chunk.first()?;
+        Some(Run { source, columns: first..first + chunk.len() })
+    };
+    plan.chunk_by(follows).filter_map(run).collect()
 }
 
 /// Sections of one family.

@@ -25,7 +25,7 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
         ("stat", Shape::Whole, stat),
         ("loadavg", Shape::Whole, host(Format::Load, "loadavg")),
         ("meminfo", Shape::Whole, host(Format::Meminfo, "meminfo")),
-        ("vmstat", Shape::Records(LINE_BYTES_MAX), host(Format::Vmstat, "vmstat")),
+        ("vmstat", Shape::Fixed(LINE_BYTES_MAX), host(Format::Vmstat, "vmstat")),
         ("pressure/cpu", Shape::Whole, host(pressure(Resource::Cpu), "pressure")),
         ("pressure/io", Shape::Whole, host(pressure(Resource::Io), "pressure")),
         ("pressure/memory", Shape::Whole, host(pressure(Resource::Memory), "pressure")),
