@@ -30,8 +30,11 @@ pub(crate) struct Kept {
 /// How the kernel hands a file out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shape {
-    /// In one piece, if the buffer is large enough (`single_open` and sysctls).
+    /// In one piece, if the buffer is large enough (`single_open`).
     Whole,
+    /// So too, and the kernel allocates and zeroes as much as is asked for (sysctls): little is
+    /// asked for at once.
+    Line,
     /// A page of records at a time (`seq_file`), the longest of so many bytes. A page that had
     /// room for one more was the last.
     Records(usize),
@@ -126,7 +129,9 @@ impl Kept {
             if buffer.bytes.len() == length {
                 buffer.grow()?;
             }
-            let room = buffer.bytes.get_mut(length..).unwrap_or(&mut []);
+            let most = if self.shape == Shape::Line { LINE_BYTES } else { usize::MAX };
+            let end = buffer.bytes.len().min(length.saturating_add(most));
+            let room = buffer.bytes.get_mut(length..end).unwrap_or(&mut []);
             let wanted = room.len();
             let offset = u64::try_from(length).unwrap_or(u64::MAX);
             let taken = match file.read_at(room, offset) {
@@ -135,7 +140,7 @@ impl Kept {
             };
             length += taken;
             let last = match self.shape {
-                Shape::Whole => taken < wanted,
+                Shape::Whole | Shape::Line => taken < wanted,
                 Shape::Records(longest) | Shape::Fixed(longest) => {
                     taken + longest < PAGE_BYTES && taken < wanted
                 }
@@ -165,6 +170,8 @@ impl Buffer {
 const BUFFER_BYTES: usize = 32 << 10;
 /// /proc/stat of 4,096 cores and 10,000 interrupts is below 1 MiB.
 const FILE_BYTES_MAX: usize = 4 << 20;
+/// A sysctl of a line, which is far shorter.
+const LINE_BYTES: usize = 512;
 const RETRY_READS: u32 = 30;
 /// The smallest page there is; where pages are larger, it is read once more than needed.
 const PAGE_BYTES: usize = 4096;

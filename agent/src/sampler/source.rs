@@ -30,7 +30,7 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
         ("pressure/io", Shape::Whole, host(pressure(Resource::Io), "pressure")),
         ("pressure/memory", Shape::Whole, host(pressure(Resource::Memory), "pressure")),
         ("pressure/irq", Shape::Whole, extra(pressure(Resource::Irq), "pressure")),
-        ("sys/fs/file-nr", Shape::Whole, host(Format::Handles, "filefd")),
+        ("sys/fs/file-nr", Shape::Line, host(Format::Handles, "filefd")),
         ("net/sockstat", Shape::Whole, host(sockstat, "sockstat")),
         ("net/sockstat6", Shape::Whole, extra(sockstat, "sockstat")),
         ("net/netstat", Shape::Whole, host(Format::Pairs, "netstat")),
