@@ -8,6 +8,7 @@ mod form;
 mod json;
 mod metadata;
 mod time;
+pub use time::moment_ms;
 
 pub use form::Form;
 
