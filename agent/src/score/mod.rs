@@ -18,7 +18,7 @@
 //!   one (*spread*), and from what this hour of the day was like (*hour*; from the second day on).
 //!   Outliers are clipped before they are learned from.
 //! - **Tail.** No distribution is assumed for what is usual. For each kind of evidence the height
-//!   that [`TAIL_PART`] of the samples exceed is tracked, and the mean log excess over it (the Hill
+//!   that 5 % of the samples exceed is tracked, and the mean log excess over it (the Hill
 //!   estimator: B. M. Hill, Annals of Statistics 3, 1975). Beyond the height, the probability falls
 //!   as a power of the evidence. So each kind of evidence says how rare it is *in this column*, and
 //!   bursty columns do not cry wolf. What was seen n times is never called rarer than 1/n², which
