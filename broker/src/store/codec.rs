@@ -13,7 +13,7 @@
 //! column of floats:   codec, 8 planes of a byte a sample
 //! ```
 
-use super::predict::{Predictor, unzigzag, zigzag};
+use super::predict::{Predictor, bits, unzigzag, zigzag};
 use super::rice;
 use std::borrow::Cow;
 use strobe_wire::schema::Kind;
@@ -96,7 +96,11 @@ pub(super) fn take_times(take: &mut Take<'_>, count: usize) -> Result<Vec<i64>, 
         return Ok(times);
     }
     let first = unzigzag(take.varint()?);
-    Predictor::Line.samples(count, || take.varint(), |step| times.push(first.wrapping_add(step)))?;
+    Predictor::Line.samples(
+        count,
+        || take.varint(),
+        |step| times.push(first.wrapping_add(step)),
+    )?;
     Ok(times)
 }
 
@@ -118,11 +122,7 @@ pub(super) enum Written {
     Bytes(Vec<u8>),
     /// A head and varints to be packed by zstd; or another head to be packed, and bits that are
     /// as short as they get.
-    Either {
-        varints: Vec<u8>,
-        head: Vec<u8>,
-        bits: Vec<u8>,
-    },
+    Either { varints: Vec<u8>, head: Vec<u8>, bits: Vec<u8> },
 }
 
 /// A column's bytes: unpacked, and bits.
@@ -156,23 +156,26 @@ impl Numbers {
     /// Subtracts the one of `others` (places in the group) that leaves the least, if that is
     /// worth reading two columns for one: the bytes of `lo` are received as they are sent.
     pub(super) fn subtract(&mut self, others: &[(u8, &[i64])]) {
-        let alone = cost(&self.steps, |_| 0);
+        let alone = cost(&self.steps);
         let mut best = (alone - alone / 16, None);
         let unit = unit(&self.steps);
-        for &(place, steps) in others {
-            let apart = unit.saturating_sub(self::unit(steps));
+        for &(place, other) in others {
+            let apart = unit.saturating_sub(self::unit(other));
             for shift in [0, apart].into_iter().take(1 + usize::from(0 < apart)) {
-                let of = |row: usize| steps.get(row).map_or(0, |s| s.wrapping_shl(shift.into()));
-                let rest = cost(&self.steps, of) + LIKE_BITS;
-                if rest < best.0 {
-                    best = (rest, Some((place, shift, steps)));
+                let pairs = self.steps.iter().zip(other);
+                let rest = |(step, other): (&i64, &i64)| {
+                    step.wrapping_sub(other.wrapping_shl(shift.into()))
+                };
+                let rest: Vec<i64> = pairs.map(rest).collect();
+                let bits = cost(&rest) + LIKE_BITS;
+                if bits < best.0 {
+                    best = (bits, Some((place, shift, rest)));
                 }
             }
         }
-        let Some((place, shift, steps)) = best.1 else { return };
-        self.like = Some((place, shift));
-        for (step, other) in self.steps.iter_mut().zip(steps) {
-            *step = step.wrapping_sub(other.wrapping_shl(shift.into()));
+        if let Some((place, shift, rest)) = best.1 {
+            self.like = Some((place, shift));
+            self.steps = rest;
         }
     }
 
@@ -202,12 +205,8 @@ impl Numbers {
         if !trying {
             return Written::Bytes(varints);
         }
-        let cost = |predictor: &Predictor| {
-            let mut sum = 0;
-            predictor.misses(&samples, |miss| sum += bits(miss));
-            sum
-        };
-        let best = Predictor::TRIED.into_iter().min_by_key(cost).unwrap_or(predictor);
+        let best = Predictor::TRIED.into_iter().min_by_key(|tried| tried.cost(&samples));
+        let best = best.unwrap_or(predictor);
         let mut misses = Vec::with_capacity(samples.len());
         best.misses(&samples, |miss| misses.push(miss));
         let first: u64 = misses.iter().take(FIRST).map(|&miss| u64::from(bits(miss))).sum();
@@ -331,22 +330,12 @@ fn unit(steps: &[i64]) -> u8 {
     u8::try_from(all.trailing_zeros() & 63).unwrap_or(0)
 }
 
-/// About how many bits it takes to write the steps without another column's.
-fn cost(steps: &[i64], other: impl Fn(usize) -> i64) -> u64 {
-    let (mut all, mut sum, mut moves, mut last) = (0, 0, 0, 0_i64);
-    for (row, step) in steps.iter().enumerate() {
-        let step = step.wrapping_sub(other(row));
-        let miss = zigzag(step.wrapping_sub(last));
-        all |= step;
-        last = step;
-        sum += u64::from(bits(miss));
-        moves += u64::from(miss != 0);
-    }
-    sum - moves * u64::from(all.trailing_zeros() & 63)
-}
-
-fn bits(number: u64) -> u32 {
-    u64::BITS - number.leading_zeros()
+/// About how many bits it takes to write the steps.
+fn cost(steps: &[i64]) -> u64 {
+    let unit = unit(steps);
+    let samples: Vec<i64> = steps.iter().map(|step| step >> unit).collect();
+    let of = |predictor: Predictor| predictor.cost(&samples);
+    of(Predictor::Last).min(of(Predictor::Slope(2)))
 }
 
 /// The samples as decimals of the fewest digits that give every one back to the bit.

@@ -237,6 +237,8 @@ fn pack(raw: &[u8], level: i32) -> Option<Vec<u8>> {
 
 /// zstd's level for what is written to disk.
 pub(super) const LEVEL_SEALED: i32 = 3;
+/// zstd's level for lists of series, which are written once a segment.
+pub(super) const LEVEL_LISTS: i32 = 9;
 /// zstd's level for young blocks, which live minutes.
 pub(super) const LEVEL_YOUNG: i32 = 1;
 /// Of zstd's for a group, which a column of it does not pay for.

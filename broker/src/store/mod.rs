@@ -20,6 +20,7 @@ mod encode;
 pub(crate) mod fuzz;
 mod head;
 mod horizon;
+mod lists;
 mod local;
 mod matching;
 mod names;

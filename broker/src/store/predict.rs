@@ -72,6 +72,13 @@ impl Predictor {
         }
     }
 
+    /// About how many bits the misses take.
+    pub(super) fn cost(self, samples: &[i64]) -> u64 {
+        let mut sum = 0;
+        self.misses(samples, |miss| sum += u64::from(bits(miss)));
+        sum
+    }
+
     /// Calls `each` with `count` samples: 0, and then as the misses say.
     pub(super) fn samples(
         self,
@@ -135,6 +142,11 @@ pub(super) fn zigzag(number: i64) -> u64 {
 
 pub(super) fn unzigzag(number: u64) -> i64 {
     (number >> 1).cast_signed() ^ (number & 1).cast_signed().wrapping_neg()
+}
+
+/// Without the zeros before it.
+pub(super) fn bits(number: u64) -> u32 {
+    u64::BITS - number.leading_zeros()
 }
 
 /// Bits of a mean behind the point.

@@ -145,3 +145,40 @@ const WEIGHT: u32 = 4;
 const NUMBER_BITS: u8 = 31;
 const ONES_MAX: u32 = 20;
 const LENGTH_BITS: u32 = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_of_any_length_come_back(
+            numbers in prop::collection::vec((any::<u64>(), 0..64_u32), 0..200), start in 0..40_u8,
+        ) {
+            let numbers: Vec<u64> = numbers.into_iter().map(|(n, shift)| n >> shift).collect();
+            let mut writer = Writer::new(start);
+            numbers.iter().for_each(|&number| writer.put(number));
+            let bytes = writer.finish();
+            let mut reader = Reader::new(&bytes, start);
+            for &number in &numbers {
+                prop_assert_eq!(reader.take(), Ok(number));
+            }
+            // Fewer than eight bits are left, and behind them is the end.
+            let more = (0..9).map(|_| reader.take()).find_map(Result::err);
+            prop_assert!(more.is_some());
+        }
+    }
+
+    #[test]
+    fn noise_takes_little_more_than_its_bits() {
+        let mut seed = 1_u64;
+        let mut writer = Writer::new(10);
+        for _ in 0..600 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            writer.put(seed >> 54);
+        }
+        // Ten bits of noise each.
+        assert!(writer.finish().len() < 600 * 11 / 8);
+    }
+}
