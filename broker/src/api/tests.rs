@@ -78,7 +78,12 @@ fn history_stands_on_one_grid() {
     );
     assert_eq!((status, body.as_str()), (200, wanted.as_str()));
     for (body, status, why) in [
-        (r#"{"host":"08","range_ms":60000,"pixels":1,"terms":[]}"#, 404, "no host 08"),
+        (
+            r#"{"host":"00000000000000000000000000000008","range_ms":60000,"pixels":1,"terms":[]}"#,
+            404,
+            "no host 0",
+        ),
+        (r#"{"host":"08","range_ms":60000,"pixels":1,"terms":[]}"#, 400, "32 hexadecimal"),
         (r#"{"range_ms":60000,"pixels":1,"terms":[],"x":1}"#, 400, "unknown field"),
         (r#"{"range_ms":-5,"pixels":1,"terms":[]}"#, 400, "no time in it"),
         (

@@ -1,11 +1,12 @@
 //! What is in memory: every source (a host, or a (job, instance) of remote-write), its sections,
 //! and their rows that are not sealed yet.
 //!
-//! A host's section keeps the newest rows plain (row after row: an append is one copy). A
-//! remote-write source keeps a time column for each series.
+//! A section keeps the newest rows plain (row after row: an append is one copy). Series of
+//! remote-write become such rows where they share their times ([`super::remote`]).
 
+use super::remote::Remote;
 use super::spill::Body;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use strobe_wire::frame::RowView;
@@ -25,7 +26,7 @@ pub(super) struct SourceState {
     pub(super) labels: Arc<Labels>,
     /// By schema id.
     pub(super) sections: BTreeMap<u64, Section>,
-    pub(super) remote: HashMap<SeriesName, RemoteColumn>,
+    pub(super) remote: Remote,
 }
 
 /// A series within its source.
@@ -186,19 +187,32 @@ impl Rows {
         }
     }
 
-    /// Sorts by time; of rows of one time the first is kept.
+    /// Sorts by time. Rows of one time become one, of each column with the first value there is.
     pub(super) fn sort(&mut self) {
         if self.times.is_sorted_by(|a, b| a < b) {
             return;
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by_key(|row| self.times.get(*row));
-        order.dedup_by_key(|row| self.times.get(*row));
         let mut sorted = Self::new(self.columns);
         for row in order {
-            sorted.push_from(self, row);
+            if sorted.times.last().is_some_and(|last| Some(last) == self.times.get(row)) {
+                sorted.fill_from(self, row);
+            } else {
+                sorted.push_from(self, row);
+            }
         }
         *self = sorted;
+    }
+
+    /// The values that the last row lacks.
+    fn fill_from(&mut self, other: &Self, row: usize) {
+        let last = self.len().saturating_sub(1);
+        for column in 0..self.columns {
+            if let (None, Some(raw)) = (self.value(last, column), other.value(row, column)) {
+                self.set(last, column, raw);
+            }
+        }
     }
 
     /// Sorted rows in pieces of at most `rows_max`, each within one hour: a late row must not make
@@ -258,10 +272,6 @@ impl Rows {
 }
 
 impl RemoteColumn {
-    pub(super) fn bytes(&self) -> usize {
-        self.times.len() * 16
-    }
-
     /// Takes the samples before the cut, sorted, of one time the first.
     pub(super) fn take_before(&mut self, cut_ms: i64) -> Self {
         let samples = self.times.drain(..).zip(self.values.drain(..));

@@ -25,6 +25,7 @@ mod matching;
 mod names;
 mod pieces;
 pub mod redis;
+mod remote;
 mod replay;
 mod rolled;
 mod rollup;
