@@ -45,6 +45,8 @@ pub use select::{Part, Scratch};
 #[cfg(test)]
 mod rollup_tests;
 #[cfg(test)]
+mod seal_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wal_tests;

@@ -11,14 +11,18 @@
 //! memory, and read like a host's. A row may come in parts (its series in two requests, a fold in
 //! between): where rows meet they become one ([`super::head::Rows::sort`]).
 //!
+//! A fold takes what came since the newest seal began, and a seal folds what came before that, so
+//! that both know which WAL file the rows are in ([`super::head::Before`]).
+//!
 //! A column that was folded has a home, the section it went to: who looks for series finds it
 //! there, and goes past the columns here unless some have none yet.
 
 use super::block::Meta;
 use super::encode::{Content, LEVEL_SEALED, encode};
-use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, SourceState, Young};
+use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Since, SourceState, Young};
 use super::seal::make_young;
 use super::spill::{Body, Spill};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use strobe_wire::limits::SECTION_COLUMNS_MAX;
@@ -41,6 +45,23 @@ struct Staged {
     patience: usize,
     /// Nothing came since the last seal.
     quiet: bool,
+}
+
+/// Samples of a series.
+#[derive(Debug)]
+pub(super) struct More {
+    pub(super) name: SeriesName,
+    pub(super) samples: Vec<(i64, u64)>,
+    /// How many seals have begun.
+    pub(super) seals: u64,
+}
+
+/// What to fold: what lies before a time and came before the newest seal began, or since.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    cut_ms: i64,
+    seals: u64,
+    since: Since,
 }
 
 /// Columns that share their times, or have a part of them.
@@ -81,31 +102,30 @@ impl Remote {
 
 impl Staged {
     /// Whether a fold is worth trying.
-    fn is_due(&self) -> bool {
-        FOLD_ROWS + self.patience <= self.samples.times.len()
-    }
-
-    fn put_back(&mut self, taken: RemoteColumn) {
-        self.patience = taken.times.len();
-        self.samples.times.splice(0..0, taken.times);
-        self.samples.values.splice(0..0, taken.values);
+    fn is_due(&self, seals: u64) -> bool {
+        let count = self.samples.times.len();
+        FOLD_ROWS + self.patience <= count - self.samples.before.count(seals, count)
     }
 }
 
 /// Takes in samples of a series; returns how many.
-pub(super) fn push(
-    source: u128,
-    state: &mut SourceState,
-    name: SeriesName,
-    samples: &[(i64, u64)],
-    spill: &Spill,
-) -> usize {
+pub(super) fn push(source: u128, state: &mut SourceState, more: More, spill: &Spill) -> usize {
+    let More { name, samples, seals } = more;
     // Before these are added: what came with the same request for other series is there by then.
-    if let Some(column) = state.remote.columns.get(&name).filter(|column| column.is_due()) {
+    if let Some(column) = state.remote.columns.get(&name).filter(|column| column.is_due(seals)) {
         let last_ms = column.samples.times.iter().max().copied().unwrap_or(i64::MIN);
-        for id in fold(state, last_ms.saturating_add(1)) {
+        let cut = Cut { cut_ms: last_ms.saturating_add(1), seals, since: Since::Then };
+        let (folded, left) = fold(state, cut);
+        for (name, taken) in left {
+            if let Some(column) = state.remote.columns.get_mut(&name) {
+                column.patience = taken.times.len();
+                column.samples.put_back(taken, seals);
+            }
+        }
+        state.remote.count();
+        for id in folded {
             if let Some(section) = state.sections.get_mut(&id) {
-                make_young(source, id, section, spill);
+                make_young(source, id, section, spill, seals);
             }
         }
     }
@@ -115,6 +135,7 @@ pub(super) fn push(
         Staged::default()
     });
     column.quiet &= samples.is_empty();
+    column.samples.before.note(seals, column.samples.times.len());
     column.samples.times.extend(samples.iter().map(|sample| sample.0));
     column.samples.values.extend(samples.iter().map(|sample| sample.1));
     if let Some(section) = column.home.and_then(|home| state.sections.get_mut(&home)) {
@@ -125,12 +146,12 @@ pub(super) fn push(
     samples.len()
 }
 
-/// Moves samples before the cut into rows of sections, as far as series share their times; returns
-/// which sections.
-pub(super) fn fold(state: &mut SourceState, cut_ms: i64) -> Vec<u64> {
+/// Moves samples into rows of sections, as far as series share their times; returns which
+/// sections, and what is left over.
+fn fold(state: &mut SourceState, cut: Cut) -> (Vec<u64>, Vec<(SeriesName, RemoteColumn)>) {
     let mut groups: BTreeMap<Vec<i64>, Cluster> = BTreeMap::new();
     for (name, column) in &mut state.remote.columns {
-        let taken = column.samples.take_before(cut_ms);
+        let taken = column.samples.take(cut.cut_ms, cut.seals, cut.since);
         if !taken.times.is_empty() {
             let times = taken.times.clone();
             let new = |times: &Vec<i64>| Cluster { times: times.clone(), columns: BTreeMap::new() };
@@ -139,7 +160,7 @@ pub(super) fn fold(state: &mut SourceState, cut_ms: i64) -> Vec<u64> {
         }
     }
     let mut groups: Vec<Cluster> = groups.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse((group.columns.len(), group.times.len())));
+    groups.sort_by_key(|group| Reverse((group.columns.len(), group.times.len())));
     let least = if state.remote.columns.len() == 1 { 1 } else { 2 };
     let mut folded = Vec::new();
     for _ in 0..CLUSTERS_MAX {
@@ -150,15 +171,9 @@ pub(super) fn fold(state: &mut SourceState, cut_ms: i64) -> Vec<u64> {
         for part in groups.extract_if(.., |group| is_part(&group.times, &cluster.times)) {
             cluster.columns.extend(part.columns);
         }
-        folded.extend(place(state, cluster));
+        folded.extend(place(state, cluster, cut));
     }
-    for (name, taken) in groups.into_iter().flat_map(|group| group.columns) {
-        if let Some(column) = state.remote.columns.get_mut(&name) {
-            column.put_back(taken);
-        }
-    }
-    state.remote.count();
-    folded
+    (folded, groups.into_iter().flat_map(|group| group.columns).collect())
 }
 
 /// Whether all of `some` are among `all`; both ascend.
@@ -168,7 +183,7 @@ fn is_part(some: &[i64], all: &[i64]) -> bool {
 }
 
 /// Appends a cluster to the sections its columns went to before, what is new to new ones.
-fn place(state: &mut SourceState, cluster: Cluster) -> Vec<u64> {
+fn place(state: &mut SourceState, cluster: Cluster, cut: Cut) -> Vec<u64> {
     let mut by_home: BTreeMap<Option<u64>, Vec<(SeriesName, RemoteColumn)>> = BTreeMap::new();
     for (name, column) in cluster.columns {
         let home = state.remote.columns.get(&name).and_then(|staged| staged.home);
@@ -181,7 +196,7 @@ fn place(state: &mut SourceState, cluster: Cluster) -> Vec<u64> {
         match schema {
             // Where half of a section has gone, the rest is better off without its holes.
             Some(schema) if schema.columns.len() <= 2 * columns.len() => {
-                folded.push(append(state, &schema, &cluster.times, &columns));
+                folded.push(append(state, &schema, (&cluster.times, &columns), cut));
             }
             _ => new.extend(columns),
         }
@@ -189,7 +204,7 @@ fn place(state: &mut SourceState, cluster: Cluster) -> Vec<u64> {
     new.sort_by(|a, b| a.0.cmp(&b.0));
     for columns in new.chunks(SECTION_COLUMNS_MAX) {
         let schema = schema(ROWS, columns);
-        folded.push(append(state, &schema, &cluster.times, columns));
+        folded.push(append(state, &schema, (&cluster.times, columns), cut));
     }
     folded
 }
@@ -198,8 +213,8 @@ fn place(state: &mut SourceState, cluster: Cluster) -> Vec<u64> {
 fn append(
     state: &mut SourceState,
     schema: &Arc<Schema>,
-    times: &[i64],
-    columns: &[(SeriesName, RemoteColumn)],
+    (times, columns): (&[i64], &[(SeriesName, RemoteColumn)]),
+    cut: Cut,
 ) -> u64 {
     let id = schema.id().0;
     let mut rows = Rows::blank(schema.columns.len(), times.to_vec());
@@ -225,7 +240,7 @@ fn append(
     if let (Some(first), Some(last)) = (times.first(), times.last()) {
         section.widen(*first, *last);
     }
-    section.rows.append(rows);
+    section.append(rows, cut.seals, cut.since);
     id
 }
 
@@ -238,20 +253,16 @@ fn schema(section: &str, columns: &[(SeriesName, RemoteColumn)]) -> Arc<Schema> 
     Arc::new(Schema { section: section.to_owned(), columns: columns.collect() })
 }
 
-/// Moves samples before the cut to where they are sealed: rows, or blocks with their own times.
-pub(super) fn seal(source: u128, state: &mut SourceState, cut_ms: i64) {
-    fold(state, cut_ms);
-    let mut series: Vec<(SeriesName, RemoteColumn)> = Vec::new();
-    for (name, column) in &mut state.remote.columns {
-        let taken = column.samples.take_before(cut_ms);
-        if !taken.times.is_empty() {
-            column.patience = 0;
-            series.push((name.clone(), taken));
-        }
+/// Moves what came before a seal and lies before its cut to where it is sealed: rows, or blocks
+/// with their own times.
+pub(super) fn seal(source: u128, state: &mut SourceState, cut_ms: i64, number: u64) {
+    let (_, mut series) = fold(state, Cut { cut_ms, seals: number, since: Since::Before });
+    for column in state.remote.columns.values_mut() {
         let is_empty = column.samples.times.is_empty();
         if std::mem::replace(&mut column.quiet, true) && is_empty {
             column.home = None;
         }
+        column.patience = 0;
     }
     state.remote.count();
     series.sort_by(|a, b| a.0.cmp(&b.0));
@@ -271,6 +282,7 @@ pub(super) fn seal(source: u128, state: &mut SourceState, cut_ms: i64) {
             first_ms: first,
             last_ms: last,
             rows: 0,
+            after: 0,
             sealed: true,
             body: Body::Memory(Arc::new(bytes)),
         });

@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     pub(super) last_number: AtomicU64,
+    /// How many seals have begun. Relaxed: only the writer's thread counts and asks.
+    pub(super) seals: AtomicU64,
 }
 
 impl Shared {
@@ -209,9 +211,11 @@ impl Shared {
                 let id = frame.header.schema.0;
                 let mut state = source.write();
                 let section = state.section(id, &schema);
+                let seals = self.seals.load(Ordering::Relaxed);
+                section.before.note(seals, section.rows.len());
                 section.rows.push(time_ms, row);
                 section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section, &self.spill);
+                super::seal::make_young(source.id, id, section, &self.spill, seals);
                 u64::try_from(row.len()).unwrap_or(0)
             }
             Pending::Samples(record) => {
@@ -220,10 +224,17 @@ impl Shared {
                 let mut samples = record.samples;
                 samples.retain(|sample| from_ms <= sample.0);
                 let mut state = source.write();
-                let taken = remote::push(source.id, &mut state, name, &samples, &self.spill);
+                let seals = self.seals.load(Ordering::Relaxed);
+                let more = remote::More { name, samples, seals };
+                let taken = remote::push(source.id, &mut state, more, &self.spill);
                 u64::try_from(taken).unwrap_or(0)
             }
         }
+    }
+
+    /// Counts a seal that begins; what comes from now on is not in it.
+    pub(super) fn begin_seal(&self) -> u64 {
+        self.seals.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The next free file of a kind. A number is not used twice: Redis knows what it means.

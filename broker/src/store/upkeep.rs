@@ -111,7 +111,7 @@ fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     writer.commit_now()?;
     let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
-    let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
+    let job = SealJob::new(path, cut_ms, through, &writer.shared)?;
     writer.shared.spill.turn();
     writer.upkeep.seal = Some(job);
     step_seal(writer)

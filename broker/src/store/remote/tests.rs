@@ -2,7 +2,7 @@
 
 use super::super::head::Source;
 use super::super::tests::{Place, T0, dump};
-use super::super::{RemoteSeries, Store, Writer};
+use super::super::{RemoteSeries, Store, StoreConfig, Writer};
 use super::*;
 use proptest::prelude::*;
 use strobe_wire::schema::Labels;
@@ -138,6 +138,34 @@ fn a_series_that_ended_leaves_memory() {
     drop(sources);
     drop((store, writer));
     assert_eq!(found(&place.open().0), wanted(&all));
+}
+
+/// Seals under memory pressure begin at any sample: what is folded while one runs is in it, or in
+/// the WAL that it leaves, and never in both.
+#[test]
+fn what_is_folded_while_a_seal_runs_is_stored_once() {
+    let place = Place::new("fold-seal");
+    let config = StoreConfig { head_bytes_max: 5_000, ..place.config() };
+    let (store, mut writer, _) = Store::open(config, T0).unwrap();
+    let mut all = Vec::new();
+    for scrape in 0..120 {
+        let time = T0 + scrape * 5_000;
+        let job = |job: usize| format!("j{job:02}");
+        let of = |j| (0..3).map(move |n| series(&job(j), n, vec![(time, value(n, time))]));
+        send(&mut writer, &mut all, (0..40).flat_map(of).collect());
+        writer.tick(time).unwrap();
+    }
+    assert!(3 < store.counts().blocks_sealed / 40, "{:?}", store.counts());
+    assert_eq!(found(&store), wanted(&all));
+    drop((store, writer));
+    let (store, mut writer, _) = place.open();
+    assert_eq!(found(&store), wanted(&all));
+    writer.settle(T0 + 3_600_000).unwrap();
+    assert_eq!(found(&store), wanted(&all));
+    drop((store, writer));
+    let report = super::super::check::check(&place.0).unwrap();
+    let raw = report.files.iter().filter(|file| file.step_ms == 0);
+    assert_eq!(raw.map(|file| file.samples).sum::<u64>(), 120 * 40 * 3);
 }
 
 proptest! {
