@@ -42,14 +42,22 @@ pub(crate) fn json_answer(status: u16, value: &serde_json::Value) -> ApiResponse
     }
 }
 
+/// What the broker counts about itself.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    /// The network side.
+    pub net: NetCounts,
+    /// The store.
+    pub store: StoreCounts,
+    /// Redis, where it is used.
+    pub mirror: Option<MirrorCounts>,
+    /// Queries whose caller hung up before their answer.
+    pub queries_abandoned: u64,
+}
+
 /// `/metrics`, in Prometheus's text format.
-pub(crate) fn metrics(
-    net: &NetCounts,
-    store: &StoreCounts,
-    mirror: Option<&MirrorCounts>,
-    hosts: &[HostInfo],
-    now_ms: i64,
-) -> ApiResponse {
+pub(crate) fn metrics(numbers: &Numbers, hosts: &[HostInfo], now_ms: i64) -> ApiResponse {
+    let Numbers { net, store, mirror, queries_abandoned } = numbers;
     let mut out = Exposition::default();
     out.counter("frames_stored_total", "Frames that passed every check.", net.ingest.accepted);
     out.counter("frames_duplicate_total", "Frames that were stored before.", net.ingest.duplicate);
@@ -76,6 +84,8 @@ pub(crate) fn metrics(
     );
     out.counter("handshakes_failed_total", "TLS handshakes that failed.", net.handshakes_failed);
     out.counter("connections_refused_total", "Connections refused.", net.connections_refused);
+    let help = "Queries whose caller hung up before their answer.";
+    out.counter("queries_abandoned_total", help, *queries_abandoned);
     out.gauge("sessions", "Agents connected.", count(net.sessions));
     out.gauge("connections", "QUIC connections.", count(net.connections));
     out.gauge("subscribers", "Dashboards subscribed over QUIC.", count(net.subscribers));
@@ -193,9 +203,9 @@ mod tests {
 
     #[test]
     fn metrics_have_help_type_and_reasons() {
-        let mut net = NetCounts::default();
-        net.ingest.refused.insert("crc", 3);
-        let answer = metrics(&net, &StoreCounts::default(), Some(&MirrorCounts::default()), &[], 0);
+        let mut numbers = Numbers { mirror: Some(MirrorCounts::default()), ..Numbers::default() };
+        numbers.net.ingest.refused.insert("crc", 3);
+        let answer = metrics(&numbers, &[], 0);
         let body = String::from_utf8(answer.body).unwrap();
         assert!(body.contains("strobe_broker_refused_total{reason=\"crc\"} 3\n"), "{body}");
         assert!(body.contains("strobe_broker_redis_failures_total{reason=\"auth\"} 0\n"), "{body}");

@@ -24,6 +24,7 @@ pub use streams::Place;
 use crate::certificates::{CertificateCounts, Certificates, seconds};
 use crate::hub::{Hub, Update};
 use crate::ingest::{Counts, Ingest, SessionId};
+use crate::query::Caller;
 use crate::registry::{BootRecord, Registry};
 use crate::writer::{Batch, Item, Order, Report, Windows};
 use agents::Turn;
@@ -81,8 +82,8 @@ pub struct Parts {
 /// What an event asks of the driver.
 #[derive(Debug)]
 pub enum Ask {
-    /// Answer this request with [`Net::answer`].
-    Api(Place, ApiRequest),
+    /// Answer this request with [`Net::answer`], while the caller is there.
+    Api(Place, ApiRequest, Caller),
 }
 
 /// Numbers for `/metrics`.

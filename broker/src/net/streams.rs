@@ -5,6 +5,7 @@ use crate::certificates::{Enrolment, seconds};
 use crate::hub::{Subscription, Update};
 use crate::ingest::SessionId;
 use crate::own;
+use crate::query::Caller;
 use crate::writer::Item;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -46,8 +47,8 @@ pub(super) enum StreamRole {
     /// Nothing was said yet.
     New,
     Agent(SessionId),
-    /// A request is being answered.
-    Asking,
+    /// A request is being answered to this one.
+    Asking(Caller),
     Subscriber(Subscription),
 }
 
@@ -170,8 +171,9 @@ impl Net {
                 if !matches!(stream.role, StreamRole::New) {
                     return Err("a second request on one stream".to_owned());
                 }
-                stream.role = StreamRole::Asking;
-                ask(Ask::Api(place, request));
+                let caller = Caller::default();
+                stream.role = StreamRole::Asking(caller.clone());
+                ask(Ask::Api(place, request, caller));
                 Ok(())
             }
             (Alpn::Viz, Message::Subscribe) => {
@@ -194,7 +196,7 @@ impl Net {
         let Some(stream) = self.streams.get_mut(&place) else { return };
         match stream.role {
             // A request is one message; its answer is still to come.
-            StreamRole::Asking => {}
+            StreamRole::Asking(_) => {}
             StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
             StreamRole::New => stream.end = End::AfterOut,
             StreamRole::Agent(_) | StreamRole::Subscriber(_) => {
@@ -243,7 +245,11 @@ impl Net {
         self.subscribers.remove(&place);
         self.certificates.forget(place);
         let Some(stream) = self.streams.remove(&place) else { return };
-        let StreamRole::Agent(session) = stream.role else { return };
+        let session = match stream.role {
+            StreamRole::Agent(session) => session,
+            StreamRole::Asking(caller) => return caller.leave(),
+            StreamRole::New | StreamRole::Subscriber(_) => return,
+        };
         let whose = self.ingest.whose(session);
         self.ingest.close(session);
         self.sessions.remove(&session);

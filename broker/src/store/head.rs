@@ -1,11 +1,12 @@
 //! What is in memory: every source (a host, or a (job, instance) of remote-write), its sections,
 //! and their rows that are not sealed yet.
 //!
-//! A host's section keeps the newest rows plain (row after row: an append is one copy). A
-//! remote-write source keeps a time column for each series.
+//! A section keeps the newest rows plain (row after row: an append is one copy). Series of
+//! remote-write become such rows where they share their times ([`super::remote`]).
 
+use super::remote::Remote;
 use super::spill::Body;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use strobe_wire::frame::RowView;
@@ -25,7 +26,7 @@ pub(super) struct SourceState {
     pub(super) labels: Arc<Labels>,
     /// By schema id.
     pub(super) sections: BTreeMap<u64, Section>,
-    pub(super) remote: HashMap<SeriesName, RemoteColumn>,
+    pub(super) remote: Remote,
 }
 
 /// A series within its source.
@@ -83,6 +84,15 @@ pub(super) struct Before {
     /// The seal that had begun last when the list was added to.
     seal: u64,
     count: usize,
+}
+
+/// Which side of the newest seal's beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Since {
+    /// That seal's, if they lie before its cut.
+    Before,
+    /// The next one's.
+    Then,
 }
 
 /// Samples of one remote-write series, in the order they came.
@@ -149,6 +159,18 @@ impl Section {
         let own_times = schema.section == REMOTE;
         let (before, young) = (Before::default(), Vec::new());
         Self { schema, own_times, span: (i64::MAX, i64::MIN), rows, before, young }
+    }
+
+    /// Appends rows that came before the newest seal began, or since.
+    pub(super) fn append(&mut self, rows: Rows, seals: u64, since: Since) {
+        if since == Since::Then {
+            self.before.note(seals, self.rows.len());
+            return self.rows.append(rows);
+        }
+        let later = self.rows.split_off(self.before.count(seals, self.rows.len()));
+        self.rows.append(rows);
+        self.before = Before { seal: seals, count: self.rows.len() };
+        self.rows.append(later);
     }
 
     pub(super) fn widen(&mut self, first_ms: i64, last_ms: i64) {
@@ -231,19 +253,32 @@ impl Rows {
         }
     }
 
-    /// Sorts by time; of rows of one time the first is kept.
+    /// Sorts by time. Rows of one time become one, of each column with the first value there is.
     pub(super) fn sort(&mut self) {
         if self.times.is_sorted_by(|a, b| a < b) {
             return;
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by_key(|row| self.times.get(*row));
-        order.dedup_by_key(|row| self.times.get(*row));
         let mut sorted = Self::new(self.columns);
         for row in order {
-            sorted.push_from(self, row);
+            if sorted.times.last().is_some_and(|last| Some(last) == self.times.get(row)) {
+                sorted.fill_from(self, row);
+            } else {
+                sorted.push_from(self, row);
+            }
         }
         *self = sorted;
+    }
+
+    /// The values that the last row lacks.
+    fn fill_from(&mut self, other: &Self, row: usize) {
+        let last = self.len().saturating_sub(1);
+        for column in 0..self.columns {
+            if let (None, Some(raw)) = (self.value(last, column), other.value(row, column)) {
+                self.set(last, column, raw);
+            }
+        }
     }
 
     /// Sorted rows in pieces of at most `rows_max`, each within one hour: a late row must not make
@@ -303,25 +338,30 @@ impl Rows {
 }
 
 impl RemoteColumn {
-    pub(super) fn bytes(&self) -> usize {
-        self.times.len() * 16
+    /// Takes the samples before the cut that came before the newest seal began, or since; sorted,
+    /// of one time the first.
+    pub(super) fn take(&mut self, cut_ms: i64, seals: u64, since: Since) -> Self {
+        let count = self.before.count(seals, self.times.len());
+        let samples = self.times.drain(..).zip(self.values.drain(..)).enumerate();
+        let wanted = |index: usize| (index < count) == (since == Since::Before);
+        let (mut taken, left): (Vec<_>, Vec<_>) = samples
+            .map(|(index, sample)| (sample, wanted(index)))
+            .partition(|(sample, wanted)| *wanted && sample.0 < cut_ms);
+        (self.times, self.values) = left.into_iter().map(|(sample, _)| sample).unzip();
+        if since == Since::Before {
+            self.before.clear();
+        }
+        taken.sort_by_key(|(sample, _)| sample.0);
+        taken.dedup_by_key(|(sample, _)| sample.0);
+        let (times, values) = taken.into_iter().map(|(sample, _)| sample).unzip();
+        Self { before: Before::default(), times, values }
     }
 
-    /// Takes the samples before the cut that came before the seal began, sorted, of one time the
-    /// first.
-    pub(super) fn take_before(&mut self, cut_ms: i64, seal: u64) -> Self {
-        let count = self.before.count(seal, self.times.len());
-        let samples = self.times.drain(..).zip(self.values.drain(..)).enumerate();
-        let (mut before, after): (Vec<_>, Vec<_>) = samples
-            .map(|(index, sample)| (sample, index < count))
-            .partition(|(s, old)| *old && s.0 < cut_ms);
-        (self.times, self.values) = after.into_iter().map(|(sample, _)| sample).unzip();
-        self.before.clear();
-        let mut before: Vec<(i64, u64)> = before.drain(..).map(|(sample, _)| sample).collect();
-        before.sort_by_key(|sample| sample.0);
-        before.dedup_by_key(|sample| sample.0);
-        let (times, values) = before.into_iter().unzip();
-        Self { before: Before::default(), times, values }
+    /// Puts samples back that came since the newest seal began.
+    pub(super) fn put_back(&mut self, taken: Self, seals: u64) {
+        let at = self.before.count(seals, self.times.len());
+        self.times.splice(at..at, taken.times);
+        self.values.splice(at..at, taken.values);
     }
 }
 

@@ -27,6 +27,7 @@ mod names;
 mod pieces;
 mod predict;
 pub mod redis;
+mod remote;
 mod replay;
 mod rice;
 mod rolled;

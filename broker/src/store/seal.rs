@@ -7,14 +7,14 @@
 use super::StoreError;
 use super::block::{Block, Data, GROUP, Meta, ROWS_MAX};
 use super::encode::{Content, LEVEL_SEALED, LEVEL_YOUNG, encode};
-use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState, Young};
+use super::head::{Rows, Section, Source, Young};
+use super::remote;
 use super::segment::{Segment, SegmentWriter};
 use super::shared::Shared;
 use super::spill::{Body, Spill};
 use std::path::PathBuf;
 use std::sync::Arc;
-use strobe_wire::limits::SECTION_COLUMNS_MAX;
-use strobe_wire::schema::{Column, Kind, Schema};
+use strobe_wire::schema::Kind;
 
 /// A seal that is under way.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl SealJob {
             let mut blocks = Vec::new();
             let labels = {
                 let mut state = source.write();
-                seal_remote(source.id, &mut state, self.cut_ms, self.number);
+                remote::seal(source.id, &mut state, self.cut_ms, self.number);
                 for (&id, section) in &mut state.sections {
                     seal_rows(source.id, id, section, (self.cut_ms, self.number))?;
                     let own = section.young.iter_mut().filter(|young| young.sealed).map(|young| {
@@ -194,45 +194,6 @@ fn seal_rows(
         section.young.push(Young { sealed: true, ..block });
     }
     Ok(())
-}
-
-/// Moves remote-write samples before the cut into blocks of sorted series.
-fn seal_remote(source: u128, state: &mut SourceState, cut_ms: i64, seal: u64) {
-    let mut series: Vec<(SeriesName, RemoteColumn)> = Vec::new();
-    state.remote.retain(|name, column| {
-        let taken = column.take_before(cut_ms, seal);
-        if !taken.times.is_empty() {
-            series.push((name.clone(), taken));
-        }
-        !column.times.is_empty()
-    });
-    series.sort_by(|a, b| a.0.cmp(&b.0));
-    for chunk in series.chunks(SECTION_COLUMNS_MAX) {
-        let columns = chunk.iter().map(|(name, _)| Column {
-            name: name.name.clone(),
-            labels: name.labels.clone(),
-            kind: Kind::Float,
-        });
-        let schema = Arc::new(Schema { section: REMOTE.to_owned(), columns: columns.collect() });
-        let id = schema.id().0;
-        let kinds = vec![Kind::Float; chunk.len()];
-        let columns: Vec<RemoteColumn> = chunk.iter().map(|(_, column)| column.clone()).collect();
-        let meta = Meta { source, schema: id, step_ms: 0 };
-        let bytes = encode(&meta, Content::Own(&columns), &kinds, LEVEL_SEALED);
-        let span = columns.iter().flat_map(|column| &column.times).copied();
-        let (first, last) = span.fold((i64::MAX, i64::MIN), |s, t| (s.0.min(t), s.1.max(t)));
-        let section = state.section(id, &schema);
-        section.widen(first, last);
-        section.young.push(Young {
-            number: Young::next(),
-            first_ms: first,
-            last_ms: last,
-            rows: 0,
-            after: 0,
-            sealed: true,
-            body: Body::Memory(Arc::new(bytes)),
-        });
-    }
 }
 
 fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: i32) -> Young {

@@ -5,6 +5,7 @@ use super::horizon::Horizon;
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::pieces::Pieces;
 use super::redis::Archive;
+use super::remote;
 use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
 use super::spill::Spill;
@@ -222,16 +223,13 @@ impl Shared {
             Pending::Samples(record) => {
                 let source = self.source(record.source);
                 let name = super::head::SeriesName { name: record.name, labels: record.labels };
+                let mut samples = record.samples;
+                samples.retain(|sample| from_ms <= sample.0);
                 let mut state = source.write();
-                let remote = state.remote.entry(name).or_default();
-                let fresh = record.samples.iter().filter(|sample| from_ms <= sample.0);
-                let before = remote.times.len();
-                remote.before.note(self.seals.load(Ordering::Relaxed), before);
-                for &(time, raw) in fresh {
-                    remote.times.push(time);
-                    remote.values.push(raw);
-                }
-                u64::try_from(remote.times.len() - before).unwrap_or(0)
+                let seals = self.seals.load(Ordering::Relaxed);
+                let more = remote::More { name, samples, seals };
+                let taken = remote::push(source.id, &mut state, more, &self.spill);
+                u64::try_from(taken).unwrap_or(0)
             }
         }
     }

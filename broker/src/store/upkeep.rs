@@ -1,6 +1,7 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
+use super::head::SourceState;
 use super::horizon::Horizon;
 use super::local::Writer;
 use super::rollup::{HOURS, Level, MINUTES, RollupJob, step_end};
@@ -285,11 +286,14 @@ fn forget(shared: &Arc<Shared>, now_ms: i64) {
     let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
     let oldest = oldest.chain(far).min();
     for source in shared.sources() {
-        source.write().sections.retain(|_, section| {
+        let mut state = source.write();
+        let SourceState { sections, remote, .. } = &mut *state;
+        sections.retain(|_, section| {
             0 < section.rows.len()
                 || !section.young.is_empty()
                 || oldest.is_some_and(|oldest| oldest <= section.span.1)
         });
+        remote.keep_homes(sections);
     }
 }
 
@@ -302,7 +306,7 @@ pub(super) fn measure(shared: &Shared) {
             bytes += section.rows.bytes();
             bytes += section.young.iter().map(|young| young.body.held()).sum::<usize>();
         }
-        bytes += state.remote.values().map(|column| column.bytes()).sum::<usize>();
+        bytes += state.remote.bytes();
     }
     shared.count(|counts| counts.head_bytes = u64::try_from(bytes).unwrap_or(u64::MAX));
 }
