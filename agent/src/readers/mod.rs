@@ -13,12 +13,19 @@ mod disk;
 pub(crate) mod filesystem;
 pub(crate) mod host;
 mod memory;
+mod net_tables;
 mod network;
+
+mod engine;
+pub(crate) mod leaf;
+pub(crate) mod walk_host;
+pub(crate) mod walk_links;
 
 #[cfg(test)]
 mod tests;
 
 use sheet::{Entry, Sheet};
+use std::path::PathBuf;
 use strobe_wire::limits::LABEL_VALUE_BYTES_MAX;
 use strobe_wire::schema::{Column, Kind, Labels};
 
@@ -52,6 +59,24 @@ pub(crate) enum Format {
     Disks,
     /// /proc/net/dev.
     Devices,
+    /// /proc/net/softnet_stat.
+    Softnet,
+    /// /proc/schedstat.
+    Schedstat,
+    /// /proc/net/stat/nf_conntrack.
+    Conntrack,
+    /// /proc/net/arp.
+    Arp,
+    /// /proc/net/udp and udp6.
+    Udp,
+}
+
+/// The trees that walks go through.
+#[derive(Clone, Debug)]
+pub(crate) struct Roots {
+    pub(crate) procfs: PathBuf,
+    pub(crate) sysfs: PathBuf,
+    pub(crate) rootfs: PathBuf,
 }
 
 impl Format {
@@ -69,11 +94,21 @@ impl Format {
             Self::Six => network::parse_six(bytes, sheet),
             Self::Disks => disk::parse(bytes, sheet),
             Self::Devices => network::parse_devices(bytes, sheet),
+            Self::Softnet => net_tables::parse_softnet(bytes, sheet),
+            Self::Schedstat => net_tables::parse_schedstat(bytes, sheet),
+            Self::Conntrack => net_tables::parse_conntrack(bytes, sheet),
+            Self::Arp => net_tables::parse_arp(bytes, sheet),
+            Self::Udp => net_tables::parse_udp(bytes, sheet),
         }
     }
 
     /// The columns of one entry, as many as its values.
     pub(crate) fn columns(self, entry: &Entry) -> Vec<Column> {
+        self.columns_about(entry, "")
+    }
+
+    /// The same of a file that is about something it does not name itself.
+    pub(crate) fn columns_about(self, entry: &Entry, about: &str) -> Vec<Column> {
         let key = &*String::from_utf8_lossy(&entry.key);
         match self {
             Self::Cores => cpu::core_columns(key),
@@ -87,10 +122,16 @@ impl Format {
             Self::Pairs | Self::Six => network::field_columns(entry.shape, key),
             Self::Disks => disk::columns(key, entry.count),
             Self::Devices => network::device_columns(key),
+            Self::Softnet => net_tables::softnet_columns(key),
+            Self::Schedstat => net_tables::schedstat_columns(key),
+            Self::Conntrack => net_tables::conntrack_columns(),
+            Self::Arp => net_tables::arp_columns(key),
+            Self::Udp => net_tables::udp_columns(about),
         }
     }
 }
 
+pub(crate) const NANOSECONDS: Kind = Kind::Counter { scale: 9 };
 pub(crate) const COUNTER: Kind = Kind::Counter { scale: 0 };
 pub(crate) const GAUGE: Kind = Kind::Gauge { scale: 0 };
 
