@@ -15,6 +15,7 @@ mod catalog;
 mod families;
 mod mounts;
 mod name;
+mod patient;
 mod section;
 mod source;
 
@@ -194,6 +195,7 @@ impl Sampler {
     /// Asks for the file systems' space and waits for it, for those who sample once. The next
     /// tick, at the same time, has the answers.
     pub fn settle(&mut self, now: Tick, timeout: Duration) {
+        self.families.settle(now.boottime_ns, timeout);
         self.mounts.next_ns = 0;
         self.mounts.ask(now.boottime_ns, &mut self.buffer);
         self.mounts.hazard.wait(now.boottime_ns, timeout);

@@ -51,6 +51,10 @@ pub(crate) enum Read {
     Whole(u64),
     /// A whole number with a sign, decimal or `0x…`, times this.
     Level(i64),
+    /// The number it begins with (`4: ACTIVE`, `2.5 Gb/sec`), times this.
+    Leading(u64),
+    /// A number as `0x…`; all ones are a counter that the device does not have.
+    Hexadecimal,
     /// 1 if it is this text, 0 otherwise.
     Is(&'static str),
     /// How many words it has.
@@ -65,6 +69,8 @@ pub(crate) struct Info {
     name: &'static str,
     labels: Vec<(&'static str, String)>,
     texts: Vec<Text>,
+    /// Whether the texts are told without the `0x` they begin with.
+    bare: bool,
 }
 
 /// A file of many values.
@@ -153,7 +159,20 @@ impl Found {
             file: Attribute::new(path.clone()),
             last: Vec::new(),
         };
-        self.infos.push(Info { name, labels, texts: texts.iter().map(text).collect() });
+        let texts = texts.iter().map(text).collect();
+        self.infos.push(Info { name, labels, texts, bare: false });
+    }
+
+    /// The same, and texts that are numbers are told without their `0x`.
+    pub(crate) fn info_bare(
+        &mut self,
+        name: &'static str,
+        labels: &[(&'static str, &str)],
+        texts: &[(&'static str, PathBuf)],
+    ) {
+        let before = self.infos.len();
+        self.info(name, labels, texts);
+        self.infos.iter_mut().skip(before).for_each(|info| info.bare = true);
     }
 
     /// A file of many values, if it is there.
@@ -286,10 +305,15 @@ impl Read {
             Self::Whole(factor) => number(text)?.checked_mul(factor),
             Self::Level(factor) => {
                 let value = match text.strip_prefix(b"0x") {
-                    Some(digits) => hexadecimal(digits)?,
-                    None => signed(text)?,
+                    Some(digits) => i64::try_from(hexadecimal(digits)?).ok()?,
+                    None => signed(text)?.cast_signed(),
                 };
-                value.cast_signed().checked_mul(factor).map(i64::cast_unsigned)
+                value.checked_mul(factor).map(i64::cast_unsigned)
+            }
+            Self::Leading(factor) => leading(text, factor),
+            Self::Hexadecimal => {
+                let value = hexadecimal(text.strip_prefix(b"0x")?)?;
+                (value != u64::MAX).then_some(value)
             }
             Self::Is(wanted) => Some(u64::from(text == wanted.as_bytes())),
             Self::Words => u64::try_from(super::text::words(text).count()).ok(),
@@ -301,7 +325,7 @@ impl Read {
 impl Info {
     pub(crate) fn column(&self) -> Column {
         let fixed = self.labels.iter().map(|(name, value)| (*name, Cow::from(value.as_str())));
-        let read = self.texts.iter().map(|text| (text.label, text.value()));
+        let read = self.texts.iter().map(|text| (text.label, text.value(self.bare)));
         let pairs = fixed.chain(read).map(|(name, value)| (name.to_owned(), value.into_owned()));
         Column { name: self.name.to_owned(), labels: Labels::new(pairs.collect()), kind: GAUGE }
     }
@@ -318,8 +342,10 @@ impl Text {
         }
     }
 
-    fn value(&self) -> Cow<'_, str> {
-        let text = String::from_utf8_lossy(self.last.trim_ascii());
+    fn value(&self, bare: bool) -> Cow<'_, str> {
+        let text = self.last.trim_ascii();
+        let text = text.strip_prefix(b"0x").filter(|_| bare).unwrap_or(text);
+        let text = String::from_utf8_lossy(text);
         // A byte that is no UTF-8 becomes three.
         if text.len() <= LABEL_VALUE_BYTES_MAX { text } else { bounded(&text).into() }
     }
@@ -402,7 +428,18 @@ fn natural(name: &str) -> (&str, u64) {
 
 fn hexadecimal(digits: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
-    i64::from_str_radix(text, 16).ok().map(i64::cast_unsigned)
+    u64::from_str_radix(text, 16).ok()
+}
+
+/// Whole and, behind a point, tenths; what is finer is cut off.
+fn leading(text: &[u8], factor: u64) -> Option<u64> {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (whole, rest) = text.split_at_checked(digits(text))?;
+    let tenth = match rest {
+        [b'.', digit @ b'0'..=b'9', ..] => u64::from(digit - b'0'),
+        _ => 0,
+    };
+    number(whole)?.checked_mul(factor)?.checked_add(factor / 10 * tenth)
 }
 
 fn is_stale(error: &io::Error) -> bool {

@@ -18,8 +18,11 @@ mod network;
 
 mod engine;
 pub(crate) mod leaf;
+pub(crate) mod walk_hardware;
 pub(crate) mod walk_host;
 pub(crate) mod walk_links;
+pub(crate) mod walk_sensors;
+pub(crate) mod walk_storage;
 
 #[cfg(test)]
 mod tests;
@@ -69,6 +72,8 @@ pub(crate) enum Format {
     Arp,
     /// /proc/net/udp and udp6.
     Udp,
+    /// /sys/fs/xfs/*/stats/stats.
+    Xfs,
 }
 
 /// The trees that walks go through.
@@ -99,6 +104,7 @@ impl Format {
             Self::Conntrack => net_tables::parse_conntrack(bytes, sheet),
             Self::Arp => net_tables::parse_arp(bytes, sheet),
             Self::Udp => net_tables::parse_udp(bytes, sheet),
+            Self::Xfs => walk_storage::parse_xfs(bytes, sheet),
         }
     }
 
@@ -127,6 +133,7 @@ impl Format {
             Self::Conntrack => net_tables::conntrack_columns(),
             Self::Arp => net_tables::arp_columns(key),
             Self::Udp => net_tables::udp_columns(about),
+            Self::Xfs => walk_storage::xfs_columns(about),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::readers::Roots;
 use crate::readers::leaf::Found;
-use crate::readers::{walk_host, walk_links};
+use crate::readers::{walk_hardware, walk_host, walk_links, walk_sensors, walk_storage};
 use strobe_wire::settings::nearest;
 
 /// One collector.
@@ -19,6 +19,8 @@ pub struct Collector {
     pub(super) section: &'static str,
     /// Whether there being nothing on this host is no failure, as node_exporter has it.
     pub(super) may_be_empty: bool,
+    /// The directory of sysfs without which nothing is read, for what may hang when it is.
+    pub(super) patient: Option<&'static str>,
     pub(super) source: Source,
 }
 
@@ -95,7 +97,15 @@ pub fn known(name: &str) -> Result<&'static Collector, String> {
 
 const fn tick(name: &'static str) -> Collector {
     let source = Source::Tick;
-    Collector { name, on: true, interval_ms: 0, section: "host", may_be_empty: false, source }
+    Collector {
+        name,
+        on: true,
+        interval_ms: 0,
+        section: "host",
+        may_be_empty: false,
+        patient: None,
+        source,
+    }
 }
 
 /// On, every fifteen seconds, in rows of its own.
@@ -105,7 +115,15 @@ const fn walked(
     walk: fn(&Roots, &mut Found),
 ) -> Collector {
     let source = Source::Walk { watch, walk };
-    Collector { name, on: true, interval_ms: SLOW_MS, section: name, may_be_empty: true, source }
+    Collector {
+        name,
+        on: true,
+        interval_ms: SLOW_MS,
+        section: name,
+        may_be_empty: true,
+        patient: None,
+        source,
+    }
 }
 
 impl Collector {
@@ -118,6 +136,11 @@ impl Collector {
         Self { may_be_empty: false, ..self }
     }
 
+    /// On a thread of its own, which is there if this directory is.
+    const fn patient(self, directory: &'static str) -> Self {
+        Self { patient: Some(directory), ..self }
+    }
+
     const fn opt_in(self) -> Self {
         Self { on: false, ..self }
     }
@@ -128,6 +151,7 @@ impl Collector {
 }
 
 const SLOW_MS: u64 = 15_000;
+const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
 const NONE: &[&str] = &[];
 
@@ -160,6 +184,20 @@ pub const COLLECTORS: &[Collector] = &[
     walked("clocksource", NONE, walk_host::clock_sources).within("identity").every(HOUR_MS),
     walked("dmi", NONE, walk_host::dmi).within("identity").wanted().every(HOUR_MS),
     walked("os", NONE, walk_host::os).within("identity").wanted().every(HOUR_MS),
+    walked("btrfs", &["fs/btrfs"], walk_storage::btrfs).every(MINUTE_MS),
+    walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpufreq"),
+    walked("edac", &["devices/system/edac/mc"], walk_hardware::edac),
+    walked("fibrechannel", &["class/fc_host"], walk_hardware::fibre_channel).wanted(),
+    walked("hwmon", &["class/hwmon"], walk_sensors::hwmon).wanted().patient("class/hwmon"),
+    walked("infiniband", &["class/infiniband"], walk_hardware::infiniband).wanted(),
+    walked("nvme", &["class/nvme"], walk_storage::nvme).wanted().every(MINUTE_MS),
+    walked("powersupplyclass", &["class/power_supply"], walk_hardware::power_supplies)
+        .patient("class/power_supply"),
+    walked("rapl", &["class/powercap"], walk_hardware::rapl).wanted(),
+    walked("tapestats", &["class/scsi_tape"], walk_storage::tapes).wanted(),
+    walked("thermal_throttle", NONE, walk_hardware::throttles),
+    walked("thermal_zone", &["class/thermal"], walk_hardware::thermal).patient("class/thermal"),
+    walked("xfs", &["fs/xfs"], walk_storage::xfs),
     walked("cpu_vulnerabilities", NONE, walk_host::vulnerabilities).every(HOUR_MS).opt_in(),
     walked("ksmd", NONE, walk_host::ksmd).opt_in(),
 ];

@@ -11,6 +11,7 @@
 //! are staggered by a second each so that no tick pays for all of them.
 
 use super::catalog::{Collector, Pick, Source};
+use super::patient::{Patient, Standing};
 use super::section::Section;
 use super::source::files;
 use super::{Roots, SectionRow, Tick};
@@ -24,6 +25,7 @@ use nix::sys::stat::Mode;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use strobe_wire::schema::{Column, Kind};
 
 /// All of them.
@@ -34,6 +36,8 @@ pub(super) struct Families {
     table: Arc<Table>,
     reader: Reader,
     groups: Vec<Group>,
+    /// Those that may hang, each a section.
+    patients: Vec<Slow>,
     /// What the others cost.
     costs: Section,
     costs_next_ns: u64,
@@ -48,9 +52,23 @@ struct Group {
     members: Vec<Family>,
 }
 
+/// A family on a thread of its own.
+#[derive(Debug)]
+struct Slow {
+    section: Section,
+    collector: &'static Collector,
+    interval_ns: u64,
+    next_ns: u64,
+    patient: Patient,
+    /// Without it there is nothing to read.
+    base: PathBuf,
+    cost_ns: u64,
+    succeeded: bool,
+}
+
 /// One collector's files.
 #[derive(Debug)]
-struct Family {
+pub(super) struct Family {
     collector: &'static Collector,
     walk: Walk,
     found: Found,
@@ -81,6 +99,7 @@ struct Watch {
 impl Families {
     pub(super) fn new(roots: Roots, picks: &[Pick], clock: fn() -> u64, table: Arc<Table>) -> Self {
         let mut groups: Vec<Group> = Vec::new();
+        let mut patients = Vec::new();
         for pick in picks {
             let (watch, walk): (&[&str], _) = match pick.collector.source {
                 Source::Walk { watch, walk } => (watch, Walk::Call(walk)),
@@ -102,6 +121,19 @@ impl Families {
                 walked: false,
                 cost_ns: 0,
             };
+            if let Some(base) = pick.collector.patient {
+                patients.push(Slow {
+                    section: Section::new(pick.collector.name),
+                    collector: pick.collector,
+                    interval_ns,
+                    next_ns: 0,
+                    patient: Patient::new(family, roots.clone(), clock),
+                    base: roots.sysfs.join(base),
+                    cost_ns: 0,
+                    succeeded: pick.collector.may_be_empty,
+                });
+                continue;
+            }
             match groups.iter_mut().find(|group| group.section.name == name) {
                 Some(group) => group.members.push(family),
                 None => groups.push(Group {
@@ -114,7 +146,16 @@ impl Families {
         }
         let costs = Section::new("collectors");
         let reader = Reader::new();
-        Self { roots, clock, table, reader, groups, costs, costs_next_ns: 0, rebuilt: 0 }
+        Self { roots, clock, table, reader, groups, patients, costs, costs_next_ns: 0, rebuilt: 0 }
+    }
+
+    /// Waits for those that may take their time, for those who sample once. The next tick, at the
+    /// same time, has their values.
+    pub(super) fn settle(&mut self, now_ns: u64, timeout: Duration) {
+        for slow in &mut self.patients {
+            slow.ask(now_ns);
+            slow.patient.wait(timeout);
+        }
     }
 
     /// Reads what is due and hands out its rows.
@@ -136,9 +177,8 @@ impl Families {
             let from_ns = if group.next_ns + SECOND_NS < now_ns { now_ns } else { group.next_ns };
             group.next_ns = from_ns.saturating_add(wait_ns);
             for family in &mut group.members {
-                let before = (self.clock)();
-                group.section.changed |= family.read(&self.roots, now_ns, &mut self.reader, buffer);
-                family.cost_ns = (self.clock)().saturating_sub(before);
+                let (roots, reader) = (&self.roots, &mut self.reader);
+                group.section.changed |= family.read(roots, now_ns, self.clock, reader, buffer);
             }
             if group.section.changed {
                 let columns = group.members.iter().map(|member| member.found.columns());
@@ -148,6 +188,9 @@ impl Families {
             let members = &group.members;
             let value = |member: usize, index: usize| members.get(member)?.found.value(index);
             group.section.emit(value, sink);
+        }
+        for slow in &mut self.patients {
+            self.rebuilt += u64::from(slow.tick(now_ns, &self.table, sink));
         }
         self.tell_costs(now_ns, sink);
     }
@@ -174,22 +217,77 @@ impl Families {
         self.costs_next_ns = now_ns.saturating_add(ROW_NS_MAX);
         if self.costs.changed {
             let members = self.groups.iter().flat_map(|group| &group.members);
-            let columns = members.map(|member| cost_columns(member.collector.name));
-            self.costs.rebuild(columns.collect(), &self.table);
+            let names = members.map(|member| member.collector.name);
+            let names = names.chain(self.patients.iter().map(|slow| slow.collector.name));
+            self.costs.rebuild(names.map(cost_columns).collect(), &self.table);
             self.rebuilt += 1;
         }
-        let groups = &self.groups;
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let costs = members.map(|family| (family.cost_ns, family.succeeds()));
+        let costs = costs.chain(self.patients.iter().map(|slow| (slow.cost_ns, slow.succeeded)));
         let value = |member: usize, index: usize| {
-            let family = groups.iter().flat_map(|group| &group.members).nth(member)?;
-            Some(if index == 0 { family.cost_ns } else { u64::from(family.succeeds()) })
+            let (cost_ns, succeeded) = costs.clone().nth(member)?;
+            Some(if index == 0 { cost_ns } else { u64::from(succeeded) })
         };
         self.costs.emit(value, sink);
     }
 }
 
+impl Slow {
+    fn ask(&mut self, now_ns: u64) {
+        if !self.base.is_dir() {
+            self.next_ns = now_ns.saturating_add(ABSENT_NS);
+            return;
+        }
+        self.next_ns = now_ns.saturating_add(self.interval_ns);
+        self.patient.ask(now_ns);
+    }
+
+    /// Asks when it is due, tells when there is an answer; whether its columns are others.
+    fn tick(&mut self, now_ns: u64, table: &Table, sink: &mut impl FnMut(SectionRow<'_>)) -> bool {
+        match self.patient.standing(now_ns) {
+            Standing::Idle if now_ns.saturating_add(SLACK_NS) < self.next_ns => return false,
+            Standing::Idle => self.ask(now_ns),
+            Standing::Busy => {}
+            Standing::Hung => self.succeeded = false,
+            Standing::Done => {
+                let section = &mut self.section;
+                let taken = self.patient.take(|work| {
+                    let changed = std::mem::take(&mut work.changed);
+                    let found = &work.family.found;
+                    if changed {
+                        section.rebuild(vec![found.columns()], table);
+                    }
+                    section.emit(|_, index| found.value(index), sink);
+                    (changed, work.family.cost_ns, work.family.succeeds())
+                });
+                if let Some((changed, cost_ns, succeeded)) = taken {
+                    (self.cost_ns, self.succeeded) = (cost_ns, succeeded);
+                    return changed;
+                }
+            }
+        }
+        false
+    }
+}
+
 impl Family {
     /// Walks if it has to and reads if it is time; whether its columns are others.
-    fn read(
+    pub(super) fn read(
+        &mut self,
+        roots: &Roots,
+        now_ns: u64,
+        clock: fn() -> u64,
+        reader: &mut Reader,
+        buffer: &mut Buffer,
+    ) -> bool {
+        let before = clock();
+        let changed = self.walk_and_read(roots, now_ns, reader, buffer);
+        self.cost_ns = clock().saturating_sub(before);
+        changed
+    }
+
+    fn walk_and_read(
         &mut self,
         roots: &Roots,
         now_ns: u64,
