@@ -57,6 +57,8 @@ pub(crate) enum Read {
     Hexadecimal,
     /// 1 if it is this text, 0 otherwise.
     Is(&'static str),
+    /// The same, whether in large letters or small.
+    IsAnyCase(&'static str),
     /// How many words it has.
     Words,
     /// No file is read: always this.
@@ -132,7 +134,7 @@ impl Found {
 
     /// The attributes of `specs` that `dir` has, all with these labels.
     pub(crate) fn object(&mut self, dir: &Path, specs: &[Spec], labels: &[(&str, &str)]) {
-        for (file, name, kind, read) in specs {
+        for Spec(file, name, kind, read) in specs {
             self.leaf(dir.join(file), *read, column(name, labels, *kind));
         }
     }
@@ -316,6 +318,9 @@ impl Read {
                 (value != u64::MAX).then_some(value)
             }
             Self::Is(wanted) => Some(u64::from(text == wanted.as_bytes())),
+            Self::IsAnyCase(wanted) => {
+                Some(u64::from(text.eq_ignore_ascii_case(wanted.as_bytes())))
+            }
             Self::Words => u64::try_from(super::text::words(text).count()).ok(),
             Self::Constant(value) => Some(value),
         }
@@ -345,7 +350,7 @@ impl Text {
     fn value(&self, bare: bool) -> Cow<'_, str> {
         let text = self.last.trim_ascii();
         let text = text.strip_prefix(b"0x").filter(|_| bare).unwrap_or(text);
-        let text = String::from_utf8_lossy(text);
+        let text = lossy(text);
         // A byte that is no UTF-8 becomes three.
         if text.len() <= LABEL_VALUE_BYTES_MAX { text } else { bounded(&text).into() }
     }
@@ -394,14 +399,46 @@ impl Reader {
 }
 
 /// File, metric, kind, and how the text is a number.
-pub(crate) type Spec = (&'static str, &'static str, Kind, Read);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec(
+    pub(crate) &'static str,
+    pub(crate) &'static str,
+    pub(crate) Kind,
+    pub(crate) Read,
+);
 
 /// The text of a file, trimmed, for those who walk.
 pub(crate) fn text_of(path: &Path) -> Option<String> {
     let mut room = [0; 4096];
     let length = File::open(path).and_then(|file| file.read_at(&mut room, 0)).ok()?;
-    let text = String::from_utf8_lossy(room.get(..length)?.trim_ascii()).into_owned();
+    let text = lossy(room.get(..length)?.trim_ascii()).into_owned();
     Some(text).filter(|text| !text.is_empty())
+}
+
+/// The same with the blanks it begins and ends with, but without the newline.
+pub(crate) fn line_of(path: &Path) -> Option<String> {
+    let mut room = [0; 4096];
+    let length = File::open(path).and_then(|file| file.read_at(&mut room, 0)).ok()?;
+    let line = lossy(room.get(..length)?).trim_matches('\n').to_owned();
+    Some(line).filter(|line| !line.is_empty())
+}
+
+/// One mark for any number of bytes in a row that are no UTF-8, as Go has it.
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.into();
+    }
+    let mut text = String::with_capacity(bytes.len());
+    let mut marked = false;
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        marked &= chunk.valid().is_empty();
+        if !chunk.invalid().is_empty() && !marked {
+            text.push(char::REPLACEMENT_CHARACTER);
+            marked = true;
+        }
+    }
+    text.into()
 }
 
 /// The names in a directory, sorted, for those who walk; none if it is not there.

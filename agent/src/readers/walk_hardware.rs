@@ -15,12 +15,12 @@ pub(crate) fn cpufreq(roots: &Roots, found: &mut Found) {
         found.object(
             &base.join(&name).join("cpufreq"),
             &[
-                ("cpuinfo_cur_freq", "node_cpu_frequency_hertz", GAUGE, hertz),
-                ("cpuinfo_min_freq", "node_cpu_frequency_min_hertz", GAUGE, hertz),
-                ("cpuinfo_max_freq", "node_cpu_frequency_max_hertz", GAUGE, hertz),
-                ("scaling_cur_freq", "node_cpu_scaling_frequency_hertz", GAUGE, hertz),
-                ("scaling_min_freq", "node_cpu_scaling_frequency_min_hertz", GAUGE, hertz),
-                ("scaling_max_freq", "node_cpu_scaling_frequency_max_hertz", GAUGE, hertz),
+                Spec("cpuinfo_cur_freq", "node_cpu_frequency_hertz", GAUGE, hertz),
+                Spec("cpuinfo_min_freq", "node_cpu_frequency_min_hertz", GAUGE, hertz),
+                Spec("cpuinfo_max_freq", "node_cpu_frequency_max_hertz", GAUGE, hertz),
+                Spec("scaling_cur_freq", "node_cpu_scaling_frequency_hertz", GAUGE, hertz),
+                Spec("scaling_min_freq", "node_cpu_scaling_frequency_min_hertz", GAUGE, hertz),
+                Spec("scaling_max_freq", "node_cpu_scaling_frequency_max_hertz", GAUGE, hertz),
             ],
             &[("cpu", cpu)],
         );
@@ -70,8 +70,8 @@ pub(crate) fn thermal(roots: &Roots, found: &mut Found) {
             found.object(
                 &dir,
                 &[
-                    ("cur_state", "node_cooling_device_cur_state", GAUGE, Read::Level(1)),
-                    ("max_state", "node_cooling_device_max_state", GAUGE, Read::Level(1)),
+                    Spec("cur_state", "node_cooling_device_cur_state", GAUGE, Read::Level(1)),
+                    Spec("max_state", "node_cooling_device_max_state", GAUGE, Read::Level(1)),
                 ],
                 &[("name", number), ("type", &*kind)],
             );
@@ -88,8 +88,8 @@ pub(crate) fn edac(roots: &Roots, found: &mut Found) {
         found.object(
             &dir,
             &[
-                ("ce_count", "node_edac_correctable_errors_total", COUNTER, Read::Whole(1)),
-                ("ue_count", "node_edac_uncorrectable_errors_total", COUNTER, Read::Whole(1)),
+                Spec("ce_count", "node_edac_correctable_errors_total", COUNTER, Read::Whole(1)),
+                Spec("ue_count", "node_edac_uncorrectable_errors_total", COUNTER, Read::Whole(1)),
             ],
             &labels,
         );
@@ -271,52 +271,52 @@ const SUPPLY_TEXTS: [&str; 11] = [
 ];
 /// `4: ACTIVE` is state 4; `40 Gb/sec (4X QDR)` is a rate; data is counted in words of four bytes.
 const INFINIBAND: &[Spec] = &[
-    ("state", "node_infiniband_state_id", GAUGE, Read::Leading(1)),
-    ("phys_state", "node_infiniband_physical_state_id", GAUGE, Read::Leading(1)),
-    ("rate", "node_infiniband_rate_bytes_per_second", GAUGE, Read::Leading(125_000_000)),
-    (
+    Spec("state", "node_infiniband_state_id", GAUGE, Read::Leading(1)),
+    Spec("phys_state", "node_infiniband_physical_state_id", GAUGE, Read::Leading(1)),
+    Spec("rate", "node_infiniband_rate_bytes_per_second", GAUGE, Read::Leading(125_000_000)),
+    Spec(
         "counters_ext/port_multicast_rcv_packets",
         "node_infiniband_legacy_multicast_packets_received_total",
         COUNTER,
         Read::Whole(1),
     ),
-    (
+    Spec(
         "counters_ext/port_multicast_xmit_packets",
         "node_infiniband_legacy_multicast_packets_transmitted_total",
         COUNTER,
         Read::Whole(1),
     ),
-    (
+    Spec(
         "counters_ext/port_rcv_data_64",
         "node_infiniband_legacy_data_received_bytes_total",
         COUNTER,
         Read::Whole(4),
     ),
-    (
+    Spec(
         "counters_ext/port_rcv_packets_64",
         "node_infiniband_legacy_packets_received_total",
         COUNTER,
         Read::Whole(1),
     ),
-    (
+    Spec(
         "counters_ext/port_unicast_rcv_packets",
         "node_infiniband_legacy_unicast_packets_received_total",
         COUNTER,
         Read::Whole(1),
     ),
-    (
+    Spec(
         "counters_ext/port_unicast_xmit_packets",
         "node_infiniband_legacy_unicast_packets_transmitted_total",
         COUNTER,
         Read::Whole(1),
     ),
-    (
+    Spec(
         "counters_ext/port_xmit_data_64",
         "node_infiniband_legacy_data_transmitted_bytes_total",
         COUNTER,
         Read::Whole(4),
     ),
-    (
+    Spec(
         "counters_ext/port_xmit_packets_64",
         "node_infiniband_legacy_packets_transmitted_total",
         COUNTER,
@@ -339,13 +339,13 @@ const INFINIBAND: &[Spec] = &[
         "counters/port_xmit_constraint_errors",
         "node_infiniband_port_constraint_errors_transmitted_total",
     ),
-    (
+    Spec(
         "counters/port_rcv_data",
         "node_infiniband_port_data_received_bytes_total",
         COUNTER,
         Read::Whole(4),
     ),
-    (
+    Spec(
         "counters/port_xmit_data",
         "node_infiniband_port_data_transmitted_bytes_total",
         COUNTER,
@@ -372,7 +372,7 @@ const INFINIBAND: &[Spec] = &[
 ];
 
 const fn ib(file: &'static str, name: &'static str) -> Spec {
-    (file, name, COUNTER, Read::Whole(1))
+    Spec(file, name, COUNTER, Read::Whole(1))
 }
 
 const FIBRE: [(&str, &str); 14] = [

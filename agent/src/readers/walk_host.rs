@@ -3,7 +3,7 @@
 
 use super::engine::Call;
 use super::kept::Shape;
-use super::leaf::{Found, Read, names, numbered, text_of};
+use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::{COUNTER, Format, GAUGE, Roots, column};
 use strobe_wire::schema::Kind;
 
@@ -12,8 +12,8 @@ pub(crate) fn entropy(roots: &Roots, found: &mut Found) {
     found.object(
         &random,
         &[
-            ("entropy_avail", "node_entropy_available_bits", GAUGE, Read::Level(1)),
-            ("poolsize", "node_entropy_pool_size_bits", GAUGE, Read::Level(1)),
+            Spec("entropy_avail", "node_entropy_available_bits", GAUGE, Read::Level(1)),
+            Spec("poolsize", "node_entropy_pool_size_bits", GAUGE, Read::Level(1)),
         ],
         &[],
     );
@@ -23,8 +23,8 @@ pub(crate) fn conntrack(roots: &Roots, found: &mut Found) {
     found.object(
         &roots.procfs.join("sys/net/netfilter"),
         &[
-            ("nf_conntrack_count", "node_nf_conntrack_entries", GAUGE, Read::Level(1)),
-            ("nf_conntrack_max", "node_nf_conntrack_entries_limit", GAUGE, Read::Level(1)),
+            Spec("nf_conntrack_count", "node_nf_conntrack_entries", GAUGE, Read::Level(1)),
+            Spec("nf_conntrack_max", "node_nf_conntrack_entries_limit", GAUGE, Read::Level(1)),
         ],
         &[],
     );
@@ -65,6 +65,19 @@ pub(crate) fn clock_sources(roots: &Roots, found: &mut Found) {
         let current = base.join(&name).join("current_clocksource");
         let texts = [("clocksource", current)];
         found.info("node_time_clocksource_current_info", &[("device", device)], &texts);
+    }
+}
+
+/// CPUs that the scheduler leaves alone, as in `1,3-5`.
+pub(crate) fn isolated(roots: &Roots, found: &mut Found) {
+    let text = text_of(&roots.sysfs.join("devices/system/cpu/isolated")).unwrap_or_default();
+    for range in text.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) else { continue };
+        for cpu in (first..=last).take(4096) {
+            let labels = [("cpu", &*cpu.to_string())];
+            found.constant(1, column("node_cpu_isolated", &labels, GAUGE));
+        }
     }
 }
 
@@ -152,15 +165,15 @@ pub(crate) fn ksmd(roots: &Roots, found: &mut Found) {
     found.object(
         &roots.sysfs.join("kernel/mm/ksm"),
         &[
-            ("full_scans", "node_ksmd_full_scans_total", COUNTER, Read::Whole(1)),
-            ("merge_across_nodes", "node_ksmd_merge_across_nodes", GAUGE, Read::Level(1)),
-            ("pages_shared", "node_ksmd_pages_shared", GAUGE, Read::Level(1)),
-            ("pages_sharing", "node_ksmd_pages_sharing", GAUGE, Read::Level(1)),
-            ("pages_to_scan", "node_ksmd_pages_to_scan", GAUGE, Read::Level(1)),
-            ("pages_unshared", "node_ksmd_pages_unshared", GAUGE, Read::Level(1)),
-            ("pages_volatile", "node_ksmd_pages_volatile", GAUGE, Read::Level(1)),
-            ("run", "node_ksmd_run", GAUGE, Read::Level(1)),
-            ("sleep_millisecs", "node_ksmd_sleep_seconds", milliseconds, Read::Level(1)),
+            Spec("full_scans", "node_ksmd_full_scans_total", COUNTER, Read::Whole(1)),
+            Spec("merge_across_nodes", "node_ksmd_merge_across_nodes", GAUGE, Read::Level(1)),
+            Spec("pages_shared", "node_ksmd_pages_shared", GAUGE, Read::Level(1)),
+            Spec("pages_sharing", "node_ksmd_pages_sharing", GAUGE, Read::Level(1)),
+            Spec("pages_to_scan", "node_ksmd_pages_to_scan", GAUGE, Read::Level(1)),
+            Spec("pages_unshared", "node_ksmd_pages_unshared", GAUGE, Read::Level(1)),
+            Spec("pages_volatile", "node_ksmd_pages_volatile", GAUGE, Read::Level(1)),
+            Spec("run", "node_ksmd_run", GAUGE, Read::Level(1)),
+            Spec("sleep_millisecs", "node_ksmd_sleep_seconds", milliseconds, Read::Level(1)),
         ],
         &[],
     );

@@ -1,14 +1,11 @@
 //! The walk for hardware monitors. A sensor sits behind i2c, SMBus or firmware and may answer after
 //! seconds or never: for a hazard thread.
 
-use super::leaf::{Found, Read, names, text_of};
+use super::leaf::{Found, Read, line_of, names, text_of};
 use super::{GAUGE, Roots, column};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use strobe_wire::schema::{Column, Kind};
-
-/// Sensors (`temp1`) and their files by property (`input`, `max`).
-type Sensors = BTreeMap<String, BTreeMap<String, PathBuf>>;
 
 /// One name of a file taken apart.
 struct Name<'n> {
@@ -26,7 +23,7 @@ pub(crate) fn hwmon(roots: &Roots, found: &mut Found) {
             continue;
         }
         let Some(chip) = chip(&dir, &name) else { continue };
-        let mut sensors = Sensors::new();
+        let mut sensors = BTreeMap::new();
         gather(&dir, &mut sensors);
         // Older drivers keep their sensors beside the device.
         gather(&dir.join("device"), &mut sensors);
@@ -38,7 +35,7 @@ pub(crate) fn hwmon(roots: &Roots, found: &mut Found) {
         }
         for (sensor, files) in &sensors {
             let labels = [("chip", &*chip), ("sensor", &**sensor)];
-            if let Some(text) = files.get("label").and_then(|path| text_of(path)) {
+            if let Some(text) = files.get("label").and_then(|path| line_of(path)) {
                 let labels = [labels[0], labels[1], ("label", &*text)];
                 found.constant(1, column("node_hwmon_sensor_label", &labels, GAUGE));
             }
@@ -115,7 +112,8 @@ fn chip(dir: &Path, hwmon: &str) -> Option<String> {
     named.filter(|name| !name.is_empty()).or_else(real).or_else(|| Some(clean(hwmon)))
 }
 
-fn gather(dir: &Path, sensors: &mut Sensors) {
+/// Sensors (`temp1`) and their files by property (`input`, `max`).
+fn gather(dir: &Path, sensors: &mut BTreeMap<String, BTreeMap<String, PathBuf>>) {
     for name in names(dir) {
         let Some(Name { kind, sensor, property }) = take_apart(&name) else { continue };
         // What cannot be read now (write-only, or a chip asleep) is looked for at the next walk.

@@ -111,20 +111,20 @@ fn ratio_of(mode: &str, devices: usize) -> f64 {
 }
 
 const LAYOUT: &[Spec] = &[
-    ("used_bytes", "node_btrfs_used_bytes", GAUGE, Read::Level(1)),
-    ("total_bytes", "node_btrfs_size_bytes", GAUGE, Read::Level(1)),
+    Spec("used_bytes", "node_btrfs_used_bytes", GAUGE, Read::Level(1)),
+    Spec("total_bytes", "node_btrfs_size_bytes", GAUGE, Read::Level(1)),
 ];
 const TAPE: &[Spec] = &[
-    ("in_flight", "node_tape_io_now", GAUGE, Read::Level(1)),
-    ("io_ns", "node_tape_io_time_seconds_total", NANOSECONDS, Read::Whole(1)),
-    ("other_cnt", "node_tape_io_others_total", COUNTER, Read::Whole(1)),
-    ("read_byte_cnt", "node_tape_read_bytes_total", COUNTER, Read::Whole(1)),
-    ("read_cnt", "node_tape_reads_completed_total", COUNTER, Read::Whole(1)),
-    ("read_ns", "node_tape_read_time_seconds_total", NANOSECONDS, Read::Whole(1)),
-    ("resid_cnt", "node_tape_residual_total", COUNTER, Read::Whole(1)),
-    ("write_byte_cnt", "node_tape_written_bytes_total", COUNTER, Read::Whole(1)),
-    ("write_cnt", "node_tape_writes_completed_total", COUNTER, Read::Whole(1)),
-    ("write_ns", "node_tape_write_time_seconds_total", NANOSECONDS, Read::Whole(1)),
+    Spec("in_flight", "node_tape_io_now", GAUGE, Read::Level(1)),
+    Spec("io_ns", "node_tape_io_time_seconds_total", NANOSECONDS, Read::Whole(1)),
+    Spec("other_cnt", "node_tape_io_others_total", COUNTER, Read::Whole(1)),
+    Spec("read_byte_cnt", "node_tape_read_bytes_total", COUNTER, Read::Whole(1)),
+    Spec("read_cnt", "node_tape_reads_completed_total", COUNTER, Read::Whole(1)),
+    Spec("read_ns", "node_tape_read_time_seconds_total", NANOSECONDS, Read::Whole(1)),
+    Spec("resid_cnt", "node_tape_residual_total", COUNTER, Read::Whole(1)),
+    Spec("write_byte_cnt", "node_tape_written_bytes_total", COUNTER, Read::Whole(1)),
+    Spec("write_cnt", "node_tape_writes_completed_total", COUNTER, Read::Whole(1)),
+    Spec("write_ns", "node_tape_write_time_seconds_total", NANOSECONDS, Read::Whole(1)),
 ];
 /// Line, field of it, metric.
 const XFS: [(&str, usize, &str); 39] = [

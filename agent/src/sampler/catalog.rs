@@ -3,7 +3,8 @@
 
 use crate::readers::Roots;
 use crate::readers::leaf::Found;
-use crate::readers::{walk_hardware, walk_host, walk_links, walk_sensors, walk_storage};
+use crate::readers::{walk_hardware, walk_host, walk_links};
+use crate::readers::{walk_sensors, walk_storage, walk_tables};
 use strobe_wire::settings::nearest;
 
 /// One collector.
@@ -185,7 +186,7 @@ pub const COLLECTORS: &[Collector] = &[
     walked("dmi", NONE, walk_host::dmi).within("identity").wanted().every(HOUR_MS),
     walked("os", NONE, walk_host::os).within("identity").wanted().every(HOUR_MS),
     walked("btrfs", &["fs/btrfs"], walk_storage::btrfs).every(MINUTE_MS),
-    walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpufreq"),
+    walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpu0/cpufreq"),
     walked("edac", &["devices/system/edac/mc"], walk_hardware::edac),
     walked("fibrechannel", &["class/fc_host"], walk_hardware::fibre_channel).wanted(),
     walked("hwmon", &["class/hwmon"], walk_sensors::hwmon).wanted().patient("class/hwmon"),
@@ -198,6 +199,19 @@ pub const COLLECTORS: &[Collector] = &[
     walked("thermal_throttle", NONE, walk_hardware::throttles),
     walked("thermal_zone", &["class/thermal"], walk_hardware::thermal).patient("class/thermal"),
     walked("xfs", &["fs/xfs"], walk_storage::xfs),
+    walked("ipvs", NONE, walk_tables::ipvs).wanted(),
+    walked("mdadm", NONE, walk_tables::mdadm).wanted(),
+    walked("nfs", NONE, walk_tables::nfs).wanted(),
+    walked("nfsd", NONE, walk_tables::nfsd).wanted(),
+    walked("zfs", NONE, walk_tables::zfs).wanted(),
+    walked("cpu_isolated", NONE, walk_host::isolated).within("identity").every(HOUR_MS),
+    walked("buddyinfo", NONE, walk_tables::buddyinfo).wanted().opt_in(),
+    walked("cgroups", NONE, walk_tables::cgroups).wanted().opt_in(),
+    walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
+    walked("meminfo_numa", NONE, walk_tables::numa).wanted().opt_in(),
+    walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),
+    walked("softirqs", NONE, walk_tables::softirqs).wanted().opt_in(),
+    walked("zoneinfo", NONE, walk_tables::zoneinfo).wanted().opt_in(),
     walked("cpu_vulnerabilities", NONE, walk_host::vulnerabilities).every(HOUR_MS).opt_in(),
     walked("ksmd", NONE, walk_host::ksmd).opt_in(),
 ];
