@@ -9,6 +9,9 @@ pub mod fuzz;
 
 mod readers;
 
+#[expect(unsafe_code, reason = "adjtimex(2) has no safe wrapper in nix")]
+mod adjust;
+
 mod hazard;
 pub mod sampler;
 pub mod schemas;

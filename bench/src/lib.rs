@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strobe_agent::sampler::{Sampler, Tick, Trees};
+use strobe_agent::sampler::{Choice, Sampler, Tick, Trees};
 use strobe_agent::schemas::Table;
 use strobe_wire::frame::{FrameKind, Header, Row, open, seal_row};
 use strobe_wire::ids::{BootId, HostId, SchemaId, Seq};
@@ -63,6 +63,8 @@ impl Host {
     pub fn new(procfs: &Path) -> Self {
         let trees = Trees {
             procfs: procfs.to_owned(),
+            sysfs: procfs.join("none"),
+            choice: Choice::default(),
             rootfs: PathBuf::from("/"),
             filesystem_interval_ms: 3_600_000,
         };

@@ -52,7 +52,7 @@ fn read(format: Format, bytes: &[u8]) -> Vec<String> {
             columns
         })
         .collect();
-    assert_eq!(columns.len(), sheet.columns());
+    assert_eq!(columns.len(), sheet.width());
     for chunk in columns.chunks(400) {
         let schema = Schema { section: "x".to_owned(), columns: chunk.to_vec() };
         assert_eq!(schema.check(), Ok(()));
