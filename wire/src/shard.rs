@@ -133,7 +133,9 @@ impl Owners {
             *owner = owner.filter(|broker| loads.contains_key(broker));
         }
         for shard in then.surplus(ring, &loads, room) {
-            then.owner(shard).and_then(|owner| loads.get_mut(&owner)).map(|load| *load -= 1);
+            if let Some(load) = then.owner(shard).and_then(|owner| loads.get_mut(&owner)) {
+                *load -= 1;
+            }
             then.set(shard, None);
         }
         for shard in Shard::all() {
@@ -142,7 +144,9 @@ impl Owners {
             }
             let has_room = |broker: &BrokerId| loads.get(broker).is_some_and(|&load| load < room);
             let found = ring.from(shard.point()).find(has_room);
-            found.and_then(|broker| loads.get_mut(&broker)).map(|load| *load += 1);
+            if let Some(load) = found.and_then(|broker| loads.get_mut(&broker)) {
+                *load += 1;
+            }
             then.set(shard, found);
         }
         then
