@@ -62,6 +62,7 @@ pub struct Net {
     keep_at: Instant,
     session_next: u64,
     acks: u64,
+    revocations: u64,
 }
 
 /// The parts a [`Net`] is made of.
@@ -148,6 +149,7 @@ impl Net {
             keep_at: now + KEEP_EVERY,
             session_next: 1,
             acks: 0,
+            revocations: 0,
         }
     }
 
@@ -162,8 +164,9 @@ impl Net {
     pub fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
         self.link.on_timeout(now);
         self.certify(now, seconds(now_ms));
+        self.close_revoked(now);
         while let Some(event) = self.link.poll() {
-            self.on_event(event);
+            self.on_event(event, now);
         }
         for _ in 0..self.readable.len() {
             let Some(place) = self.readable.pop_front() else { break };

@@ -68,11 +68,12 @@ impl Stream {
 
 impl Net {
     #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
-    pub(super) fn on_event(&mut self, event: Event) {
+    pub(super) fn on_event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Connected { conn, alpn, subject, expires_s, .. } => {
                 let expires_s = expires_s.unwrap_or(u64::MAX);
                 self.conns.insert(conn, Conn { alpn, subject, expires_s, streams: Vec::new() });
+                self.close_if_revoked(conn, now);
             }
             Event::Opened { conn, stream } => {
                 if let Some(known) = self.conns.get_mut(&conn) {
@@ -144,7 +145,9 @@ impl Net {
         let (alpn, is_past) = (conn.alpn, conn.expires_s < now_s);
         match (alpn, message) {
             (Alpn::Agent | Alpn::Viz, Message::Renew { csr }) => {
-                let signed = self.certificates.renew(place, &csr, now_s)?;
+                let subject = conn.subject.ok_or("no certificate")?;
+                let standing = self.registry.standing(subject.host);
+                let signed = self.certificates.renew(place, &csr, standing, now_s)?;
                 self.say(place, &signed)
             }
             // Past its end it may renew, for which it is asked, and nothing else.

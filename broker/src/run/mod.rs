@@ -12,6 +12,7 @@
 mod clock;
 mod error;
 mod loops;
+mod operate;
 
 pub use error::BrokerError;
 
@@ -198,12 +199,12 @@ impl Broker {
                 let net = self.counts();
                 let mirror = shared.mirror.as_deref();
                 let mirror = mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
-                let (store, hosts) = (shared.store.counts(), shared.registry.hosts());
+                let (store, hosts) = (shared.store.counts(), self.known());
                 let queries_abandoned = shared.queries_abandoned.load(Ordering::Relaxed);
                 let numbers = own::Numbers { net, store, mirror, queries_abandoned };
                 own::metrics(&numbers, &hosts, wall_ms())
             }
-            "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
+            "/api/strobe/v1/hosts" => own::hosts(&self.known(), wall_ms()),
             path if path.starts_with("/api/v1/") || path == api::HISTORY => {
                 self.evaluate(request, caller)
             }
@@ -290,21 +291,6 @@ impl Broker {
         }
         self.shared.hub.close();
         drop(threads.state);
-    }
-
-    /// What only the owner of the state directory may ask, and everything else.
-    fn operate(&self, request: &ApiRequest) -> ApiResponse {
-        if request.path != "/api/strobe/v1/tokens" {
-            return self.respond(request, &Caller::default());
-        }
-        let lifetime = request.query.strip_prefix("lifetime_ms=").and_then(|ms| ms.parse().ok());
-        let Some(lifetime_ms) = lifetime else {
-            return own::error(400, "bad_data", "lifetime_ms=NUMBER is wanted");
-        };
-        match self.enrolment_token(Duration::from_millis(lifetime_ms)) {
-            Ok(token) => own::text(200, &token.to_string()),
-            Err(why) => own::error(422, "execution", &why.to_string()),
-        }
     }
 
     /// Stores samples; they are on disk when this says `Ok`.
