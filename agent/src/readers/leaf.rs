@@ -11,15 +11,15 @@
 //! over is opened for each reading. Files of many values are [`Table`]s, parsed as those of /proc.
 
 use super::engine::{Call, Engine};
-use super::kept::{Buffer, Kept, Shape};
-use super::sheet::{Outcome, Sheet, Vanish};
+use super::kept::{Buffer, Shape};
+use super::table::Table;
 use super::text::{number, signed};
 use super::{Format, GAUGE, bounded, column};
 use nix::errno::Errno;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use strobe_wire::limits::LABEL_VALUE_BYTES_MAX;
 use strobe_wire::schema::{Column, Kind, Labels};
@@ -75,16 +75,6 @@ pub(crate) struct Info {
     bare: bool,
 }
 
-/// A file of many values.
-#[derive(Debug)]
-pub(crate) struct Table {
-    kept: Kept,
-    format: Format,
-    /// What the file is about, if it does not say so itself.
-    about: Box<str>,
-    pub(crate) sheet: Sheet,
-}
-
 #[derive(Debug)]
 struct Text {
     label: &'static str,
@@ -115,6 +105,11 @@ pub(crate) struct Seen {
 }
 
 impl Found {
+    /// Whether there is no room for another column.
+    pub(crate) fn is_full(&self) -> bool {
+        COLUMNS_MAX <= self.leaves.len() + self.infos.len()
+    }
+
     /// A column read from one file, if the file is there.
     pub(crate) fn leaf(&mut self, path: PathBuf, read: Read, column: Column) {
         if path.exists() {
@@ -124,7 +119,7 @@ impl Found {
 
     /// A column that is the sum of several files.
     pub(crate) fn sum(&mut self, paths: Vec<PathBuf>, read: Read, column: Column) {
-        if COLUMNS_MAX <= self.leaves.len() + self.infos.len() {
+        if self.is_full() {
             self.refused += 1;
             return;
         }
@@ -151,7 +146,7 @@ impl Found {
         labels: &[(&'static str, &str)],
         texts: &[(&'static str, PathBuf)],
     ) {
-        if COLUMNS_MAX <= self.leaves.len() + self.infos.len() {
+        if self.is_full() {
             self.refused += 1;
             return;
         }
@@ -180,9 +175,7 @@ impl Found {
     /// A file of many values, if it is there.
     pub(crate) fn table(&mut self, path: PathBuf, shape: Shape, format: Format, about: &str) {
         if path.exists() && self.tables.len() < TABLES_MAX {
-            let sheet = Sheet::new(Vanish::Go);
-            let kept = Kept::new(path, shape);
-            self.tables.push(Table { kept, format, about: about.into(), sheet });
+            self.tables.push(Table::new(path, shape, format, about));
         }
     }
 
@@ -209,9 +202,7 @@ impl Found {
         let mut columns: Vec<_> = self.leaves.iter().map(|leaf| leaf.column.clone()).collect();
         columns.extend(self.infos.iter().map(Info::column));
         for table in &self.tables {
-            for entry in table.sheet.entries() {
-                columns.extend(table.format.columns_about(entry, &table.about));
-            }
+            columns.extend(table.columns());
         }
         if let Some(engine) = &self.engine {
             columns.extend(engine.sheet.entries().iter().flat_map(|entry| engine.columns(entry)));
@@ -266,22 +257,6 @@ impl Found {
         for file in leaves.chain(texts.map(|text| &mut text.file)) {
             reader.open -= usize::from(file.file.take().is_some());
         }
-    }
-}
-
-impl Table {
-    /// Whether its columns are others.
-    fn read(&mut self, buffer: &mut Buffer) -> bool {
-        self.sheet.begin();
-        let Some(bytes) = self.kept.read(buffer) else { return false };
-        self.format.parse(bytes, &mut self.sheet);
-        let changed = self.sheet.end() == Outcome::Changed;
-        if changed {
-            self.sheet.learn();
-            self.format.parse(bytes, &mut self.sheet);
-            self.sheet.learned();
-        }
-        changed
     }
 }
 
@@ -382,7 +357,9 @@ impl Attribute {
         if let Some(file) = &self.file {
             return file.read_at(&mut reader.room, 0);
         }
-        let file = File::open(&self.path)?;
+        // Not blocking: what is a pipe in somebody's tree must not hold the sampler.
+        let mut how = File::options();
+        let file = how.read(true).custom_flags(libc::O_NONBLOCK).open(&self.path)?;
         let length = file.read_at(&mut reader.room, 0);
         if reader.open < FILES_OPEN_MAX {
             reader.open += 1;

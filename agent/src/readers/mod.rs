@@ -22,6 +22,7 @@ mod zfs;
 
 mod engine;
 pub(crate) mod leaf;
+mod table;
 pub(crate) mod walk_hardware;
 pub(crate) mod walk_host;
 pub(crate) mod walk_links;
