@@ -24,13 +24,12 @@ pub fn monotonic_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// From `now_ns` on the wall clock to the next multiple of `every`, `after` it. Never less than a
-/// quarter of `every`: one that has just been is not due again because the clock was slewed.
+/// From `now_ns` on the wall clock to the next multiple of `every`. Never less than a quarter of
+/// `every`: one that has just been is not due again because the clock was slewed.
 #[must_use]
-pub fn until_multiple_ns(now_ns: i64, every: Duration, after: Duration) -> i64 {
+pub fn until_multiple_ns(now_ns: i64, every: Duration) -> i64 {
     let every_ns = ns(every).max(1);
-    let since_ns = now_ns.saturating_sub(ns(after)).rem_euclid(every_ns);
-    let until_ns = every_ns - since_ns;
+    let until_ns = every_ns - now_ns.rem_euclid(every_ns);
     if until_ns < every_ns / 4 { until_ns + every_ns } else { until_ns }
 }
 
@@ -74,8 +73,12 @@ impl Look {
         self.claimed = claimed;
         self.at = now
             + if found {
-                let until_ns = until_multiple_ns(wall_ns, self.every, self.after);
-                Duration::from_nanos(u64::try_from(until_ns).unwrap_or(0))
+                // Behind the next tick, not this host's next moment: who found a tick early by
+                // looking again would meet that moment before there is another tick, and again so
+                // every second.
+                let every_ns = ns(self.every).max(1);
+                let until_ns = every_ns - wall_ns.rem_euclid(every_ns);
+                self.after + Duration::from_nanos(u64::try_from(until_ns).unwrap_or(0))
             } else {
                 (self.every / 16).min(AGAIN_MAX)
             };
@@ -104,15 +107,30 @@ mod tests {
     #[test]
     fn multiples_of_the_wall_clock() {
         let s = Duration::from_secs;
-        let until =
-            |now_ms: i64, after| until_multiple_ns(now_ms * 1_000_000, s(1), after) / 1_000_000;
-        assert_eq!([0, 1, 600, 750].map(|ms| until(ms, s(0))), [1000, 999, 400, 250]);
+        let until = |now_ms: i64| until_multiple_ns(now_ms * 1_000_000, s(1)) / 1_000_000;
+        assert_eq!([0, 1, 600, 750].map(until), [1000, 999, 400, 250]);
         // A millisecond early is the tick that has just been, not one due at once.
-        assert_eq!(until(999, s(0)), 1001);
-        assert_eq!(until(-300, s(0)), 300);
-        let after = Duration::from_millis(100);
-        assert_eq!([100, 101, 0].map(|ms| until(ms, after)), [1000, 999, 1100]);
-        assert_eq!(until_multiple_ns(i64::MIN, s(1), after).rem_euclid(1), 0);
+        assert_eq!(until(999), 1001);
+        assert_eq!(until(-300), 300);
+        assert!(0 < until_multiple_ns(i64::MIN, s(1)));
+    }
+
+    /// An agent that had once found its tick late looked sixteen times a second ever after: the look
+    /// that found the tick was early, and this host's own moment came before the next one.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+    fn a_look_that_was_late_once_is_in_step_again() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut look = Look::new(start, ms(1000), 0xb000);
+        let mut looks = 0;
+        while look.at() < start + ms(20_000) {
+            let at = look.at();
+            let at_ms = i64::try_from((at - start).as_millis()).unwrap();
+            // A tick at each second but the first.
+            look.looked(at, at_ms * 1_000_000, u64::try_from(at_ms / 1000).unwrap());
+            looks += 1;
+        }
+        assert!(looks < 40, "{looks} looks in 20 s");
     }
 
     #[test]

@@ -295,7 +295,7 @@ fn wait(timer: &TimerFd, interval_ms: u64, stop: &Stop) -> Result<Woken, AgentEr
 fn aim(timer: &TimerFd, interval_ms: u64) -> Result<(), AgentError> {
     let every = Duration::from_millis(interval_ms);
     let now_ns = clock::wall_ns();
-    let first_ns = now_ns.saturating_add(until_multiple_ns(now_ns, every, Duration::ZERO));
+    let first_ns = now_ns.saturating_add(until_multiple_ns(now_ns, every));
     let first = Duration::from_nanos(u64::try_from(first_ns).unwrap_or(0));
     timer
         .set(
