@@ -23,7 +23,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 use strobe_agent::ring::Ring;
-use strobe_bench::fleet::{Fleet, Plan, T0, config, equal};
+use strobe_bench::fleet::{Dir, Fleet, Plan, T0, config, equal};
 use strobe_bench::pair::{Pair, frame_of_1_kib, identities, read};
 use strobe_bench::{FILES, FIXTURE, Host, ROW_BYTES, SEALED_BYTES, Tree, look, seal};
 use strobe_broker::query::{Deadline, Engine, Limits as QueryLimits, parse};
@@ -87,7 +87,7 @@ fn report(wanted: &str, record: bool) -> Result<(), String> {
     for (name, times) in operations().iter().filter(|(name, _)| name.contains(wanted)) {
         // Made once, outside valgrind, and sealed: each process opens it.
         let needs = name == "block/scan" || name.starts_with("query/");
-        let dir = if needs { fleet.get_or_insert_with(sealed).dir() } else { Path::new("") };
+        let dir = if needs { fleet.get_or_insert_with(sealed).path() } else { Path::new("") };
         let count = |runs| count(name, runs, times.whole, dir);
         let instructions =
             count(times.many)?.saturating_sub(count(times.few)?) / (times.many - times.few);
@@ -250,7 +250,7 @@ fn sealing(seals: bool, times: u64) {
 }
 
 /// A thousand hosts with ten minutes, sealed; the first has an hour.
-fn sealed() -> Fleet {
+fn sealed() -> Dir {
     println!("(a thousand hosts are made)");
     let mut fleet = Fleet::new(&Plan {
         name: "instructions",
@@ -261,7 +261,7 @@ fn sealed() -> Fleet {
     });
     fleet.commit();
     fleet.seal();
-    fleet
+    fleet.close()
 }
 
 /// All 97 series of an hour of a host.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strobe_broker::store::{MatchOp, Matcher, Store, StoreConfig, Writer};
 use strobe_perf::rows::{Model, Shape, Values, message};
-use strobe_wire::ids::{BootId, HostId};
-use strobe_wire::schema::Labels;
+use strobe_wire::ids::{BootId, HostId, SchemaId};
+use strobe_wire::schema::{Labels, Schema};
 
 /// Series of a host.
 pub const SERIES: usize = 175;
@@ -32,7 +32,11 @@ pub struct Plan {
     pub sections: &'static [(&'static str, i64)],
 }
 
-/// A store with hosts in it; its directory is removed when it is dropped.
+/// A directory of its own, removed when it is dropped.
+#[derive(Debug)]
+pub struct Dir(PathBuf);
+
+/// A store with hosts in it.
 #[derive(Debug)]
 pub struct Fleet {
     /// For readers.
@@ -40,11 +44,12 @@ pub struct Fleet {
     /// For more rows.
     pub writer: Writer,
     model: Arc<Model>,
+    ids: Vec<SchemaId>,
     sections: &'static [(&'static str, i64)],
     values: Vec<Values>,
     /// Second of the next row.
     second: i64,
-    dir: PathBuf,
+    dir: Dir,
 }
 
 impl Fleet {
@@ -69,7 +74,9 @@ impl Fleet {
             writer.host(HostId(host), "node", &name, &Labels::default()).expect("a good name");
             values.push(Values::new(Arc::clone(&model), u64::try_from(host).unwrap_or(0)));
         }
-        Self { store, writer, model, sections: plan.sections, values, second: 0, dir }
+        let (sections, dir) = (plan.sections, Dir(dir));
+        let ids = model.schemas.iter().map(Schema::id).collect();
+        Self { store, writer, model, ids, sections, values, second: 0, dir }
     }
 
     /// With rows, sealed as a running broker seals them: the newest minutes are in memory, as young
@@ -101,11 +108,12 @@ impl Fleet {
             values.tick(now_ns);
             // Hosts do not tick in the same millisecond.
             let wall_ns = now_ns + i64::try_from(host).unwrap_or(0) * 37 % 1_000 * 1_000_000;
-            for (schema, row) in self.model.schemas.iter().zip(values.sections()) {
+            let sections = self.model.schemas.iter().zip(&self.ids).zip(values.sections());
+            for ((schema, id), row) in sections {
                 let wanted =
                     |(name, from): &(&str, i64)| *name == schema.section && *from <= self.second;
                 if self.sections.is_empty() || self.sections.iter().any(wanted) {
-                    let row = message(HostId(host), BootId(1), seq, wall_ns, (schema.id(), row));
+                    let row = message(HostId(host), BootId(1), seq, wall_ns, (*id, row));
                     let frame: Bytes = row.slice(PREFIX_BYTES..);
                     self.writer.frame(&frame).expect("a row");
                 }
@@ -153,14 +161,28 @@ impl Fleet {
     /// Where it is.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.dir.0
+    }
+
+    /// Closes the store, for others to open it.
+    #[must_use]
+    pub fn close(self) -> Dir {
+        self.dir
     }
 }
 
-impl Drop for Fleet {
+impl Dir {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
     fn drop(&mut self) {
         // What stays in the temporary directory harms nobody.
-        let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
