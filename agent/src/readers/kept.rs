@@ -168,8 +168,9 @@ impl Buffer {
 
 /// Enough for every file of a 64-core machine; grows by doubling.
 const BUFFER_BYTES: usize = 32 << 10;
-/// /proc/stat of 4,096 cores and 10,000 interrupts is below 1 MiB.
-const FILE_BYTES_MAX: usize = 4 << 20;
+/// /proc/stat of 4,096 cores and 10,000 interrupts is below 1 MiB; /proc/interrupts, which is read on
+/// request only, is 13 MB on 1,152.
+const FILE_BYTES_MAX: usize = 16 << 20;
 /// A sysctl of a line, which is far shorter.
 const LINE_BYTES: usize = 512;
 const RETRY_READS: u32 = 30;

@@ -142,8 +142,7 @@ impl Sheet {
     }
 
     /// How many columns there are.
-    #[cfg(test)]
-    pub(crate) fn columns(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.values.len()
     }
 
@@ -253,7 +252,7 @@ mod tests {
     }
 
     fn now(sheet: &Sheet) -> Vec<Option<u64>> {
-        (0..sheet.columns()).map(|index| sheet.value(index)).collect()
+        (0..sheet.width()).map(|index| sheet.value(index)).collect()
     }
 
     #[test]
@@ -285,7 +284,7 @@ mod tests {
         let keys: Vec<String> = (0..COLUMNS_MAX + 5).map(|n| n.to_string()).collect();
         let things: Vec<_> = keys.iter().map(|key| (key.as_str(), 1)).collect();
         assert_eq!(read(&mut sheet, &things), Outcome::Changed);
-        assert_eq!((sheet.columns(), sheet.refused()), (COLUMNS_MAX, 5));
+        assert_eq!((sheet.width(), sheet.refused()), (COLUMNS_MAX, 5));
         assert_eq!(read(&mut sheet, &things), Outcome::Same);
     }
 

@@ -1,6 +1,8 @@
 //! A section: the columns that change together, cut into parts that fit a frame.
 
+use super::SectionRow;
 use crate::schemas::Table;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use strobe_wire::ids::SchemaId;
@@ -37,6 +39,67 @@ pub(super) struct Run {
 impl Section {
     pub(super) fn new(name: &'static str) -> Self {
         Self { name, parts: Vec::new(), changed: true, due: true, refused: 0 }
+    }
+
+    /// New schemas from all columns of all members: those of member `n` are `members[n]`.
+    pub(super) fn rebuild(&mut self, members: Vec<Vec<Column>>, table: &Table) {
+        let (mut columns, mut plan, mut known) = (Vec::new(), Vec::new(), HashSet::new());
+        self.refused = 0;
+        for (member, described) in members.into_iter().enumerate() {
+            for (index, column) in described.into_iter().enumerate() {
+                // Two keys may differ only in bytes that a name or label cannot show.
+                let unique = known.insert((column.name.clone(), column.labels.clone()));
+                if unique && plan.len() < PARTS_MAX * SECTION_COLUMNS_MAX {
+                    plan.push((member, index));
+                    columns.push(column);
+                } else {
+                    self.refused += 1;
+                }
+            }
+        }
+        self.parts = parts(self.name, columns, &plan, table);
+        self.changed = false;
+    }
+
+    /// Hands out its rows; `value` knows the column of a member.
+    pub(super) fn emit(
+        &mut self,
+        value: impl Fn(usize, usize) -> Option<u64>,
+        sink: &mut impl FnMut(SectionRow<'_>),
+    ) {
+        for part in &mut self.parts {
+            // A row without a value says nothing.
+            if part.gather(&value) {
+                sink(part.row());
+            }
+        }
+    }
+}
+
+impl Part {
+    /// Takes its values from where they are; whether there was any.
+    pub(super) fn gather(&mut self, value: impl Fn(usize, usize) -> Option<u64>) -> bool {
+        self.valid.fill(0);
+        let (mut any, mut at) = (false, 0);
+        for run in &self.runs {
+            for column in run.columns.clone() {
+                let found = value(run.source, column);
+                any |= found.is_some();
+                if let Some(value) = self.values.get_mut(at) {
+                    *value = found.unwrap_or(0);
+                }
+                if let Some(byte) = self.valid.get_mut(at / 8) {
+                    *byte |= u8::from(found.is_some()) << (at % 8);
+                }
+                at += 1;
+            }
+        }
+        any
+    }
+
+    pub(super) fn row(&self) -> SectionRow<'_> {
+        let Self { schema, id, values, valid, .. } = self;
+        SectionRow { schema, id: *id, values, valid }
     }
 }
 
