@@ -498,6 +498,7 @@ mod tests {
                 .map(|samples| RemoteColumn {
                     times: samples.iter().map(|s| s.0).collect(),
                     values: samples.iter().map(|s| s.1).collect(),
+                    ..RemoteColumn::default()
                 })
                 .collect();
             let bytes = encode(&META, Content::Own(&own), &[Kind::Float; 19], LEVEL_SEALED);

@@ -27,6 +27,7 @@ mod names;
 mod pieces;
 mod predict;
 pub mod redis;
+mod remote;
 mod replay;
 mod rice;
 mod rolled;
@@ -46,6 +47,8 @@ pub use select::{Part, Scratch};
 
 #[cfg(test)]
 mod rollup_tests;
+#[cfg(test)]
+mod seal_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

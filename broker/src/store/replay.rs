@@ -161,7 +161,7 @@ impl Replay {
             return Ok(());
         }
         let path = self.shared.segment_path("raw")?;
-        let mut job = SealJob::new(path, i64::MAX, through, self.shared.sources())?;
+        let mut job = SealJob::new(path, i64::MAX, through, &self.shared)?;
         job.step(usize::MAX, &self.shared.spill)?;
         self.shared.spill.turn();
         let (segment, done) = job.finish()?;
