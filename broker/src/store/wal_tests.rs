@@ -99,7 +99,7 @@ fn a_segment_whose_name_is_not_safe_is_sealed_once() {
     assert!(files(&place.0.join("segments"), "seg").is_empty());
     writer.settle(T0 + 660_000).unwrap();
     drop((store, writer));
-    let report = check::check(&place.0).unwrap();
+    let report = check(&place.0).unwrap();
     let raw = report.files.iter().filter(|file| file.step_ms == 0);
     assert_eq!(raw.map(|file| file.samples).sum::<u64>(), 2 * 600);
     assert_eq!(dump(&place.open().0), wanted);
