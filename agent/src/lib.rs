@@ -9,6 +9,9 @@ pub mod fuzz;
 
 mod readers;
 
+#[expect(unsafe_code, reason = "adjtimex(2) has no safe wrapper in nix")]
+mod adjust;
+
 mod hazard;
 pub mod sampler;
 pub mod schemas;
@@ -16,6 +19,8 @@ pub mod schemas;
 #[expect(unsafe_code, reason = "slots are handed from thread to thread in place, by ticket")]
 pub mod ring;
 pub mod sealer;
+
+pub mod score;
 
 pub mod state;
 pub mod uplink;

@@ -11,8 +11,11 @@
 //! [`SECTION_COLUMNS_MAX`] columns is cut into `name`, `name.1`, …, [`PARTS_MAX`] at most; columns
 //! beyond that are left out and counted in `strobe_sampler_columns_refused`.
 
+mod catalog;
+mod families;
 mod mounts;
 mod name;
+mod patient;
 mod section;
 mod source;
 
@@ -20,8 +23,10 @@ use crate::readers::filesystem::Mount;
 pub use crate::readers::host::Uname;
 use crate::readers::kept::{Buffer, Kept};
 use crate::readers::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
-use crate::readers::{Format, GAUGE, column};
+use crate::readers::{Format, GAUGE, Roots, column};
 use crate::schemas::Table;
+pub use catalog::{COLLECTORS as CATALOG, Choice, Collector, known as collector};
+use families::Families;
 use mounts::Mounts;
 use name::KernelName;
 pub use section::PARTS_MAX;
@@ -41,10 +46,14 @@ use strobe_wire::schema::{Column, Kind, Schema};
 pub struct Trees {
     /// `/proc`, or another tree of the same form.
     pub procfs: PathBuf,
+    /// `/sys`, or another tree of the same form.
+    pub sysfs: PathBuf,
     /// Where the host's `/` is, for statfs.
     pub rootfs: PathBuf,
     /// How often file systems are asked for their space.
     pub filesystem_interval_ms: u64,
+    /// Which collectors are read.
+    pub choice: Choice,
 }
 
 /// When a reading is made.
@@ -81,6 +90,9 @@ pub struct Sampler {
     costs: [Cost; COLLECTORS.len()],
     name: KernelName,
     mounts: Mounts,
+    families: Families,
+    /// Which of [`COLLECTORS`] are read here, at each tick.
+    here: [bool; COLLECTORS.len()],
     rebuilt: u64,
 }
 
@@ -121,6 +133,10 @@ impl Sampler {
     /// `clock` is a monotonic clock in ns, for the cost of each source.
     #[must_use]
     pub fn new(trees: &Trees, clock: fn() -> u64, table: Arc<Table>) -> Self {
+        let (procfs, sysfs) = (trees.procfs.clone(), trees.sysfs.clone());
+        let roots = Roots { procfs, sysfs, rootfs: trees.rootfs.clone() };
+        let picks = trees.choice.picks();
+        let families = Families::new(roots, &picks, clock, Arc::clone(&table));
         let mut sampler = Self {
             clock,
             table,
@@ -131,19 +147,31 @@ impl Sampler {
             costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
             name: KernelName::new(&trees.procfs),
             mounts: Mounts::new(trees),
+            families,
+            here: COLLECTORS.map(|name| picks.iter().any(|pick| pick.is_each_tick(name))),
             rebuilt: 0,
         };
-        for (path, shape, feeds) in files() {
+        let is_here = |name: &str| picks.iter().any(|pick| pick.is_each_tick(name));
+        for (path, shape, mut feeds) in files() {
             let first = sampler.sources.len();
+            feeds.retain(|feed| is_here(feed.collector));
+            if feeds.is_empty() {
+                continue;
+            }
             for feed in feeds {
                 sampler.add(Feed::File(feed.format), feed.section, feed.collector, feed.needed);
             }
             let kept = Kept::new(trees.procfs.join(path), shape);
             sampler.files.push(SourceFile { kept, sources: first..sampler.sources.len() });
         }
-        sampler.add(Feed::Time, "host", "time", true);
-        sampler.add(Feed::Uname, "host", "uname", true);
-        sampler.add(Feed::Filesystem, "filesystem", "filesystem", true);
+        let others = [
+            (Feed::Time, "host", "time"),
+            (Feed::Uname, "host", "uname"),
+            (Feed::Filesystem, "filesystem", "filesystem"),
+        ];
+        for (feed, section, collector) in others.into_iter().filter(|(_, _, name)| is_here(name)) {
+            sampler.add(feed, section, collector, true);
+        }
         sampler.add(Feed::Cost, "host", "", false);
         sampler
     }
@@ -161,11 +189,13 @@ impl Sampler {
         for index in 0..self.sections.len() {
             self.emit(index, &mut sink);
         }
+        self.families.tick(now, &mut self.buffer, &mut sink);
     }
 
     /// Asks for the file systems' space and waits for it, for those who sample once. The next
     /// tick, at the same time, has the answers.
     pub fn settle(&mut self, now: Tick, timeout: Duration) {
+        self.families.settle(now.boottime_ns, timeout);
         self.mounts.next_ns = 0;
         self.mounts.ask(now.boottime_ns, &mut self.buffer);
         self.mounts.hazard.wait(now.boottime_ns, timeout);
@@ -175,7 +205,7 @@ impl Sampler {
     /// ticks that raise this allocate.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.rebuilt + self.mounts.changes()
+        self.rebuilt + self.mounts.changes() + self.families.changes()
     }
 
     /// What the kernel calls itself and the host.
@@ -260,13 +290,15 @@ impl Sampler {
 
     fn read_costs(&mut self) {
         let refused = self.sections.iter().map(|section| section.refused).sum::<u64>()
-            + self.sources.iter().map(|source| source.sheet.refused()).sum::<u64>();
+            + self.sources.iter().map(|source| source.sheet.refused()).sum::<u64>()
+            + self.families.refused();
         let totals = [Some(refused), Some(self.mounts.hung)];
-        let costs = self.costs;
+        let (costs, here) = (self.costs, self.here);
         let source = self.sources.iter_mut().find(|source| source.feed == Feed::Cost);
         let Some(source) = source else { return };
         let changed = source.fill(|sheet| {
-            for (name, cost) in COLLECTORS.iter().zip(costs).take(COLLECTORS.len() - 1) {
+            let named = COLLECTORS.iter().zip(costs).take(COLLECTORS.len() - 1);
+            for ((name, cost), _) in named.zip(here).filter(|(_, here)| *here) {
                 let values = [Some(cost.ns), Some(u64::from(cost.success))];
                 sheet.put(COLLECTOR, name.as_bytes(), &values, Repair::None);
             }

@@ -4,6 +4,7 @@ mod ask;
 mod http;
 mod output;
 mod query;
+mod score;
 mod settings;
 mod up;
 
@@ -41,6 +42,8 @@ enum Command {
     Hosts(Hosts),
     /// Ask a PromQL expression.
     Query(query::Args),
+    /// Score how unusual each value of a CSV file is, as agents do with what they sample.
+    Score(score::Args),
     /// Check a configuration, or explain a key of it.
     #[command(subcommand)]
     Config(Config),
@@ -129,6 +132,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         }
         Command::Hosts(Hosts { to, json, act: None }) => output::print(&ask::hosts(&to, json)?),
         Command::Query(args) => output::print(&query::run(&args)?),
+        Command::Score(args) => score::run(&args)?,
         Command::Config(Config::Check { config }) => {
             settings::Loaded::of(config.as_deref(), &[])?.check()?;
             output::print("The configuration is good.");

@@ -1,6 +1,8 @@
 //! A section: the columns that change together, cut into parts that fit a frame.
 
+use super::SectionRow;
 use crate::schemas::Table;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use strobe_wire::ids::SchemaId;
@@ -31,6 +33,55 @@ pub(super) struct Part {
 impl Section {
     pub(super) fn new(name: &'static str) -> Self {
         Self { name, plan: Vec::new(), parts: Vec::new(), changed: true, due: true, refused: 0 }
+    }
+
+    /// New schemas from all columns of all members: those of member `n` are `members[n]`.
+    pub(super) fn rebuild(&mut self, members: Vec<Vec<Column>>, table: &Table) {
+        let (mut columns, mut known) = (Vec::new(), HashSet::new());
+        self.plan.clear();
+        self.refused = 0;
+        for (member, described) in members.into_iter().enumerate() {
+            for (index, column) in described.into_iter().enumerate() {
+                // Two keys may differ only in bytes that a name or label cannot show.
+                let unique = known.insert((column.name.clone(), column.labels.clone()));
+                if unique && self.plan.len() < PARTS_MAX * SECTION_COLUMNS_MAX {
+                    self.plan.push((member, index));
+                    columns.push(column);
+                } else {
+                    self.refused += 1;
+                }
+            }
+        }
+        self.parts = parts(self.name, columns, table);
+        self.changed = false;
+    }
+
+    /// Hands out its rows; `value` knows the column of a member.
+    pub(super) fn emit(
+        &mut self,
+        value: impl Fn(usize, usize) -> Option<u64>,
+        sink: &mut impl FnMut(SectionRow<'_>),
+    ) {
+        for part in &mut self.parts {
+            part.valid.fill(0);
+            let plan = self.plan.get(part.plan.clone()).unwrap_or(&[]);
+            let mut any = false;
+            for (at, (member, column)) in plan.iter().enumerate() {
+                let found = value(*member, *column);
+                any |= found.is_some();
+                if let Some(value) = part.values.get_mut(at) {
+                    *value = found.unwrap_or(0);
+                }
+                if let Some(byte) = part.valid.get_mut(at / 8) {
+                    *byte |= u8::from(found.is_some()) << (at % 8);
+                }
+            }
+            // A row without a value says nothing.
+            if any {
+                let Part { schema, id, values, valid, .. } = &*part;
+                sink(SectionRow { schema, id: *id, values, valid });
+            }
+        }
     }
 }
 

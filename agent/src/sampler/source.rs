@@ -21,6 +21,7 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
     let pressure = Format::Pressure;
     let sockstat = Format::Sockstat { page_bytes: page_bytes() };
     let stat = vec![feed(Format::Stat, "host", "stat"), feed(Format::Cores, "cpu", "cpu")];
+    let softnet = vec![feed(Format::Softnet, "cpu", "softnet")];
     vec![
         ("stat", Shape::Whole, stat),
         ("loadavg", Shape::Whole, host(Format::Load, "loadavg")),
@@ -41,6 +42,7 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
             Shape::Records(LINE_BYTES_MAX),
             vec![feed(Format::Disks, "disk", "diskstats")],
         ),
+        ("net/softnet_stat", Shape::Records(LINE_BYTES_MAX), softnet),
         ("net/dev", Shape::Records(LINE_BYTES_MAX), vec![feed(Format::Devices, "net", "netdev")]),
     ]
 }
@@ -54,7 +56,7 @@ fn page_bytes() -> u64 {
 const LINE_BYTES_MAX: usize = 512;
 pub(super) const SECTIONS: [&str; 5] = ["host", "cpu", "disk", "net", "filesystem"];
 /// node_exporter's names of the sources; the last is the sampler itself and is not published.
-pub(super) const COLLECTORS: [&str; 15] = [
+pub(super) const COLLECTORS: [&str; 16] = [
     "cpu",
     "diskstats",
     "filefd",
@@ -65,6 +67,7 @@ pub(super) const COLLECTORS: [&str; 15] = [
     "netstat",
     "pressure",
     "sockstat",
+    "softnet",
     "stat",
     "time",
     "uname",

@@ -10,6 +10,7 @@ mod history;
 mod json;
 mod metadata;
 mod time;
+pub use time::moment_ms;
 
 pub use form::Form;
 pub use history::PATH as HISTORY;

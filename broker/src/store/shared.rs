@@ -178,19 +178,21 @@ impl Shared {
         *counts
     }
 
-    /// Makes the sources and sections of a segment known.
-    pub(super) fn learn(&self, footer: &Footer, schemas: &mut HashMap<u64, Arc<Schema>>) {
+    /// Makes the sources and sections of a segment known; false if a block's schema is not.
+    pub(super) fn learn(&self, footer: &Footer, schemas: &HashMap<u64, Arc<Schema>>) -> bool {
         for (id, labels) in &footer.sources {
             self.label(&self.source(*id), labels.clone());
         }
-        for schema in &footer.schemas {
-            schemas.entry(schema.id().0).or_insert_with(|| Arc::new(schema.clone()));
-        }
+        let mut all = true;
         for entry in &footer.entries {
-            let Some(schema) = schemas.get(&entry.schema) else { continue };
+            let Some(schema) = schemas.get(&entry.schema) else {
+                all = false;
+                continue;
+            };
             let source = self.source(entry.source);
             source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
         }
+        all
     }
 
     /// Makes one record visible, without what is sealed already; returns its samples.

@@ -251,13 +251,18 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
     // A WAL that cannot be released, whatever the reason, does not take all of history with it.
     bytes = bytes.saturating_add(writer.journal.bytes().min(config.bytes_max / 2));
+    let through = |level: Level| {
+        let of = segments.iter().filter(|segment| segment.step_ms == level.step_ms);
+        of.map(|segment| segment.through).max().unwrap_or(0)
+    };
     let mut removed = false;
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
         let over = config.bytes_max < bytes;
         let next = if segment.step_ms == 0 { MINUTES } else { HOURS };
-        let kept_on =
-            segment.step_ms == HOURS.step_ms || segment.last_ms <= writer.shared.rolled_ms(next);
+        // A segment of late rows is newer than the rollup of their time: it waits for the next.
+        let kept_on = segment.step_ms == HOURS.step_ms
+            || segment.last_ms <= writer.shared.rolled_ms(next) && segment.number <= through(next);
         if !(over || expired && kept_on) {
             continue;
         }
@@ -287,7 +292,8 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 /// Forgets sections that end before everything that is stored, here or in Redis.
 fn forget(shared: &Arc<Shared>, now_ms: i64) {
     let segments = shared.segments();
-    let oldest = segments.iter().map(|segment| segment.first_ms);
+    // A rollup's row stands at the end of its step, behind the samples that are in it.
+    let oldest = segments.iter().map(|segment| segment.first_ms - i64::from(segment.step_ms));
     let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
     let oldest = oldest.chain(far).min();
     for source in shared.sources() {
