@@ -357,7 +357,7 @@ fn certificates_change_under_load_and_nothing_is_lost_or_doubled() {
     let connections = usize::try_from(broker.renewed).unwrap() + 1;
     assert_eq!((broker.hellos.len(), broker.ends_s.len()), (connections, connections));
     assert!(broker.ends_s.is_sorted_by(|a, b| a < b), "each with the newest: {:?}", broker.ends_s);
-    let kept = Identity::load(&dir).unwrap().unwrap();
+    let kept = Identity::load(&dir, Role::Agent).unwrap().unwrap();
     let kept_s = strobe_wire::pki::expires_s(&kept.certificate_der).unwrap();
     assert!(*broker.ends_s.last().unwrap() <= kept_s, "and the newest is kept");
     std::fs::remove_dir_all(&dir).unwrap();
@@ -377,7 +377,7 @@ fn a_certificate_that_is_refused_is_replaced_with_a_token_and_a_bad_token_change
     broker.serve(|broker| 5 < broker.through());
     stop(&mut broker, agent);
     // The host was away for longer than its certificate lived.
-    let kept = Identity::load(&dir).unwrap().unwrap();
+    let kept = Identity::load(&dir, Role::Agent).unwrap().unwrap();
     let subject = kept.subject().unwrap();
     let expired = broker.ca.issue(&subject, wall_s() - 10_000, 100).unwrap();
     expired.save(&dir).unwrap();
@@ -391,7 +391,7 @@ fn a_certificate_that_is_refused_is_replaced_with_a_token_and_a_bad_token_change
     broker.serve(|_| 1 < agent.status().failures);
     assert!(!agent.is_finished(), "it goes on and says why");
     stop(&mut broker, agent);
-    assert_eq!(Identity::load(&dir).unwrap().unwrap(), expired);
+    assert_eq!(Identity::load(&dir, Role::Agent).unwrap().unwrap(), expired);
     broker.stored.clear();
     let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
     broker.serve(|broker| 5 < broker.through());

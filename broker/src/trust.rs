@@ -72,8 +72,9 @@ impl Trust {
 }
 
 /// What the holder of a refused certificate is told.
-pub const REVOKED: &str = "this certificate was revoked by the operator of the broker: enrol anew \
-     with a token of `strobe token create` (--token), and without the old identity.pem";
+pub const REVOKED: &str = "this certificate was revoked by the operator of the broker: remove \
+     identity.pem (a dashboard's is viz.pem) and enrol anew with a token of `strobe token create` \
+     (--token)";
 
 #[cfg(test)]
 mod tests {

@@ -58,6 +58,15 @@ impl Backend {
         }
     }
 
+    /// Why requests cannot be answered now, if they cannot.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote(remote) => remote.trouble(),
+        }
+    }
+
     /// Whether requests can be answered now.
     #[must_use]
     pub fn is_ready(&self) -> bool {

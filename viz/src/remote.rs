@@ -41,6 +41,8 @@ struct Shared {
     /// Relaxed: a count.
     lagged: AtomicU64,
     updates: Mutex<Option<Receiver<Update>>>,
+    /// Why the link is down, in words.
+    trouble: Mutex<String>,
     waker: Mutex<Option<mio::Waker>>,
 }
 
@@ -53,6 +55,7 @@ pub fn pair() -> (Remote, RemoteEnd) {
         connected: AtomicBool::new(false),
         lagged: AtomicU64::new(0),
         updates: Mutex::new(Some(kept)),
+        trouble: Mutex::new("it was not reached yet".to_owned()),
         waker: Mutex::new(None),
     });
     let end = RemoteEnd { calls: taken, updates, shared: Arc::clone(&shared) };
@@ -63,8 +66,8 @@ impl Remote {
     /// Asks and waits, while the caller does.
     #[must_use]
     pub fn api(&self, request: ApiRequest, caller: &Caller) -> ApiResponse {
-        if !self.is_connected() {
-            return unavailable(503, "the broker is not connected");
+        if let Some(why) = self.trouble() {
+            return unavailable(503, &why);
         }
         let (answer, answered) = sync_channel(1);
         match self.calls.try_send(Call { request, caller: caller.clone(), answer }) {
@@ -107,6 +110,13 @@ impl Remote {
         self.shared.updates.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Why there is no link, if there is none.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let why = || self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (!self.is_connected()).then(|| format!("the broker is not connected: {}", why()))
+    }
+
     /// Whether the link is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -123,6 +133,11 @@ impl RemoteEnd {
     /// Whether calls are taken: the link is up.
     pub fn connected(&self, connected: bool) {
         self.shared.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Why the link is down.
+    pub fn trouble(&self, why: &str) {
+        why.clone_into(&mut self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The next call, if one waits.

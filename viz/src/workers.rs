@@ -150,7 +150,7 @@ fn answer(
     match path {
         "/-/healthy" => text(200, "Strobe viz is healthy.\n"),
         "/-/ready" if backend.is_ready() => text(200, "Strobe viz is ready.\n"),
-        "/-/ready" => text(503, "Strobe viz is not connected to a broker.\n"),
+        "/-/ready" => text(503, &format!("{}\n", backend.trouble().unwrap_or_default())),
         "/metrics" => metrics(backend, counters, caller),
         _ if path == "/federate" || path.starts_with("/api/") => {
             match api_request(request, path, query) {

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use strobe_broker::Broker;
 use strobe_viz::backend::{Backend, Caller};
-use strobe_viz::link_run::{BrokerLink, LinkSettings};
+use strobe_viz::link_run::{BrokerLink, Enrolment, LinkSettings};
 use strobe_viz::{Config, Viz};
 use strobe_wire::message::ApiRequest;
-use strobe_wire::pki::Identity;
+use strobe_wire::pki::{Identity, Role};
 use strobe_wire::settings::Settings;
 
 struct Folder(PathBuf);
@@ -93,6 +93,27 @@ fn a_dashboard_enrols_asks_over_quic_and_says_when_the_broker_is_gone() {
     drop(BrokerLink::start(LinkSettings { token: None, ..settings }).unwrap());
 }
 
+/// It went on trying for ever, and nobody was told.
+#[test]
+fn a_token_of_another_broker_is_no_secret_and_no_loop() {
+    let folder = Folder::new("foreign");
+    let broker = broker(&folder, &[]);
+    let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let foreign = strobe_wire::pki::Token { fingerprint: [7; 32], ..token };
+    let dir = folder.join("link");
+    std::fs::create_dir_all(&dir).unwrap();
+    let address = broker.quic_addr().to_string();
+    let settings = LinkSettings { broker: address, token: Some(foreign), dir };
+    let (link, remote) = BrokerLink::start(settings).unwrap();
+    assert_eq!(link.enrolment(Duration::from_secs(20)), Enrolment::Refused);
+    let viz = viz(&folder, Backend::Remote(remote));
+    let ready = get(viz.addr(), "/-/ready");
+    assert!(ready.contains("the token is not of the broker at this address"), "{ready}");
+    viz.stop();
+    drop(link);
+    broker.stop();
+}
+
 /// What `/metrics` of the broker says.
 fn metric(broker: &Broker, name: &str) -> u64 {
     let request = ApiRequest { path: "/metrics".to_owned(), ..ApiRequest::default() };
@@ -112,7 +133,7 @@ fn certificates_of_both_sides_change_every_second_and_no_call_is_lost() {
     let settings = LinkSettings { broker: address, token: Some(token), dir: dir.clone() };
     let (link, remote) = BrokerLink::start(settings).unwrap();
     wait("it enrols and connects", &|| remote.is_connected());
-    let first = Identity::load(&dir).unwrap().unwrap();
+    let first = Identity::load(&dir, Role::Viz).unwrap().unwrap();
     let ask = || ApiRequest { path: "/api/strobe/v1/hosts".to_owned(), ..ApiRequest::default() };
     let mut calls = 0;
     while metric(&broker, "strobe_broker_certificates_renewed_total") < 4 {
@@ -124,7 +145,7 @@ fn certificates_of_both_sides_change_every_second_and_no_call_is_lost() {
     }
     assert_eq!(metric(&broker, "strobe_broker_certificates_expired_total"), 0);
     wait("the connection before is left", &|| metric(&broker, "strobe_broker_subscribers") == 1);
-    assert_ne!(Identity::load(&dir).unwrap().unwrap(), first, "the newest is kept");
+    assert_ne!(Identity::load(&dir, Role::Viz).unwrap().unwrap(), first, "the newest is kept");
     drop(link);
     broker.stop();
 }

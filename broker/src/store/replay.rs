@@ -13,6 +13,7 @@ use super::{Recovery, Seen, StoreError};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use strobe_journal::{Damage, disk};
 use strobe_wire::frame::{self, Payload};
@@ -123,12 +124,7 @@ impl Replay {
 
     fn segments(&mut self) -> Result<(), StoreError> {
         let dir = self.shared.config.dir.join(SEGMENTS);
-        for entry in fs::read_dir(&dir).map_err(io("list", &dir))? {
-            let path = entry.map_err(io("list", &dir))?.path();
-            if path.extension().is_some_and(|extension| extension == "part") {
-                disk::remove(&path).map_err(io("remove", &path))?;
-            }
-        }
+        sweep(&dir)?;
         // Files with a broken list of series, which a later one may have.
         let mut incomplete = Vec::new();
         for (_, path) in segment_files(&dir)? {
@@ -218,6 +214,17 @@ impl Replay {
         let last = self.wal_last_ms.entry(file).or_insert(i64::MIN);
         *last = (*last).max(time_ms);
     }
+}
+
+/// Removes what was begun and will not be ended.
+pub(super) fn sweep(dir: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).map_err(io("list", dir))? {
+        let path = entry.map_err(io("list", dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "part") {
+            disk::remove(&path).map_err(io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Broken places that are named one by one.

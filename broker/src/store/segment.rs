@@ -151,7 +151,15 @@ impl SegmentWriter {
         file.sync_data().map_err(io("sync", &part))?;
         disk::rename(&part, &self.path).map_err(io("rename", &part))?;
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
-        disk::sync_dir(dir).map_err(io("sync", dir))?;
+        if let Err(error) = disk::sync_dir(dir) {
+            // Its rows are sealed once more, into another file: this one must not be found beside
+            // it by the next start. If it cannot be removed, readers see the same rows twice and
+            // give them out once.
+            if let Err(error) = disk::remove(&self.path) {
+                log::warn!("{} stays, and its rows twice: {error}", self.path.display());
+            }
+            return Err(io("sync", dir)(error));
+        }
         let bytes = self.offset + TRAILER as u64;
         Ok(Segment::new(self.path, bytes, &self.footer))
     }

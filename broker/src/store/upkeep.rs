@@ -3,7 +3,8 @@
 use super::StoreError;
 use super::head::SourceState;
 use super::horizon::Horizon;
-use super::local::Writer;
+use super::local::{SEGMENTS, Writer};
+use super::replay::sweep;
 use super::rollup::{HOURS, Level, MINUTES, RollupJob, step_end};
 use super::seal::SealJob;
 use super::segment::{Segment, io};
@@ -73,6 +74,10 @@ pub(super) fn tick(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
         writer.upkeep.rollup = None;
         writer.upkeep.sealed_ms = sealed_ms.min(now_ms - SEAL_MS);
         writer.upkeep.retry_ms = now_ms + RETRY_MS;
+        // Each try leaves a file of its own: a full disk would be filled with them to its last byte.
+        if let Err(error) = sweep(&writer.shared.config.dir.join(SEGMENTS)) {
+            log::warn!("an unfinished file stays until the next start: {error}");
+        }
     }
     result
 }

@@ -91,6 +91,8 @@ pub struct Live {
     counts: LiveCounts,
     asks: Vec<Ask>,
     asked: u64,
+    /// Why nothing comes from the broker, if so.
+    trouble: Option<String>,
 }
 
 /// A question to the broker; [`Live::answer`] takes what it says. It ends an earlier one of the
@@ -126,6 +128,7 @@ impl Live {
             counts: LiveCounts::default(),
             asks: Vec::new(),
             asked: 0,
+            trouble: None,
         }
     }
 
@@ -172,6 +175,12 @@ impl Live {
         if std::mem::replace(&mut watcher.room, room) != room && room == Room::Free {
             self.catch_up(now_ms, id, out);
         }
+    }
+
+    /// Why nothing comes from the broker, or that it does; those who watch the fleet are told with
+    /// the next tick.
+    pub fn trouble(&mut self, trouble: Option<String>) {
+        self.trouble = trouble;
     }
 
     /// What is to be asked of the broker, if anything.
@@ -228,7 +237,7 @@ impl Live {
                 changed.push_str(&json);
             }
         }
-        let delta = text::fleet("fleet_delta", now_ms, &changed);
+        let delta = text::fleet("fleet_delta", now_ms, &changed, self.trouble.as_deref());
         for (id, watcher) in &mut self.watchers {
             if watcher.watch != Watch::Fleet || watcher.whole {
                 continue;
@@ -264,7 +273,8 @@ impl Live {
             // This does not count as sent: the others would miss the change.
             all.push_str(&host.whole(now_ms, *host_id));
         }
-        out.push(Outgoing { to: id, text: text::fleet("fleet", now_ms, &all) });
+        let text = text::fleet("fleet", now_ms, &all, self.trouble.as_deref());
+        out.push(Outgoing { to: id, text });
     }
 
     /// Asks for the watcher's history, if that is due and it has room for it.

@@ -89,7 +89,8 @@ impl Viz {
         let callers = Arc::new(Callers::new(config.workers));
         let workers = Workers::start(&config.dir, &callers, &backend, &counters)?;
         let mut threads = Vec::new();
-        let mut inner = Loop::new(config, listener, poll, Arc::clone(&waker), counters);
+        let ends = (listener, poll, Arc::clone(&waker));
+        let mut inner = Loop::new(config, backend.clone(), ends, counters);
         inner.tls = tls;
         inner.callers = callers;
         inner.socket = workers.socket();
@@ -169,6 +170,7 @@ struct Loop {
     free: Vec<usize>,
     updates: Option<Receiver<Update>>,
     live: Live,
+    backend: Backend,
     outgoing: Vec<Outgoing>,
     counters: Arc<Counters>,
     start: Instant,
@@ -183,9 +185,8 @@ struct Loop {
 impl Loop {
     fn new(
         config: Config,
-        listener: TcpListener,
-        poll: Poll,
-        waker: Arc<Waker>,
+        backend: Backend,
+        (listener, poll, waker): (TcpListener, Poll, Arc<Waker>),
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -205,6 +206,7 @@ impl Loop {
             free: Vec::new(),
             updates: None,
             live: Live::new(config.live),
+            backend,
             outgoing: Vec::new(),
             counters,
             start: clock(),
@@ -247,6 +249,7 @@ impl Loop {
             }
             if TICK_MS <= now - ticked_ms {
                 ticked_ms = now;
+                self.live.trouble(self.backend.trouble());
                 self.live.tick(wall_ms(), &mut self.outgoing);
                 self.deliver();
                 self.ask();

@@ -30,6 +30,7 @@ export class FleetPage {
   private readonly body = h("tbody", { role: "rowgroup" });
   private readonly figures = h("dl", { class: "figures" });
   private readonly note = h("p", { class: "note page-note" }, "Waiting for the first hosts…");
+  private readonly trouble = h("p", { class: "note page-note", role: "alert", hidden: true });
   private readonly table: HTMLElement;
   private readonly filterBox: HTMLInputElement;
   private readonly more = h("button", { type: "button", class: "more-rows", hidden: true });
@@ -56,7 +57,7 @@ export class FleetPage {
       h("div", { class: "page-head" },
         h("h1", { tabindex: "-1" }, "Fleet"),
         h("search", { class: "filter" }, h("label", { for: "filter", class: "sr" }, "Filter hosts by name, state, kernel or version"), this.filterBox)),
-      this.figures, this.note, this.table, this.more);
+      this.trouble, this.figures, this.note, this.table, this.more);
     this.body.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.count();
@@ -72,6 +73,8 @@ export class FleetPage {
     if (message.type === "snapshot" && message.answer.data) this.history(message.answer.data);
     if (message.type !== "fleet" && message.type !== "fleet_delta") return;
     this.nowMs = message.now_ms;
+    text(this.trouble, message.trouble ? `No news: ${message.trouble}.` : "");
+    this.trouble.hidden = !message.trouble;
     if (message.type === "fleet") {
       const there = new Set(message.hosts.map((host) => host.id));
       for (const id of this.hosts.keys()) if (!there.has(id)) this.forget(id);
@@ -127,7 +130,7 @@ export class FleetPage {
     this.more.hidden = wanted.length <= shown.length;
     text(this.more, `Show ${Math.min(PAGE_ROWS, wanted.length - shown.length)} more of ${wanted.length} hosts`);
     this.table.hidden = shown.length === 0;
-    this.note.hidden = shown.length > 0;
+    this.note.hidden = shown.length > 0 || !this.trouble.hidden;
     text(this.note, this.hosts.size === 0 ? NO_HOST : `No host matches “${this.filter}”.`);
   }
 

@@ -34,7 +34,8 @@ export interface History {
 }
 
 export type Message =
-  | { type: "fleet" | "fleet_delta"; now_ms: number; hosts: HostState[] }
+  /** `trouble`: why nothing comes from the broker. */
+  | { type: "fleet" | "fleet_delta"; now_ms: number; hosts: HostState[]; trouble?: string }
   | { type: "columns"; id: string; section: string; schema: string; columns: Column[] }
   | { type: "row"; id: string; section: string; schema: string; t: number; v: (number | null)[] }
   | { type: "snapshot"; ask: number; answer: { status: string; error?: string; data?: History } };

@@ -348,6 +348,14 @@ test("an empty fleet, an unknown host and failing history are told in words", ge
   mock.state.empty = true;
   await visit("#/", (page) => page.getByText("No host has reported yet").waitFor(LONG));
   mock.state.empty = false;
+  mock.state.trouble = "the broker is not connected: the token is not its own";
+  await visit("#/", async (page) => {
+    await page.getByText("No news: the broker is not connected: the token is not its own.").waitFor(LONG);
+    assert.equal(await page.getByText("No host has reported yet").isVisible(), false);
+    mock.state.trouble = null;
+    await rows(page).first().waitFor(LONG);
+    assert.equal(await page.getByText("No news").isVisible(), false);
+  });
   await visit("#/host/ffff", (page) => page.getByText("No host has this name here").waitFor(LONG));
   mock.state.fail = true;
   try {

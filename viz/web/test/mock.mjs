@@ -187,6 +187,7 @@ function serve(ws, sockets, state) {
     if (state.mute) return;
     const now = Date.now();
     if (watch?.fleet) {
+      if (state.trouble) return send({ type: first ? "fleet" : "fleet_delta", now_ms: now, hosts: [], trouble: state.trouble });
       const hosts = HOSTS.filter((host) => !state.empty && (first || host.state === "fresh")).map((host) => summary(host, now / 1000));
       send({ type: first ? "fleet" : "fleet_delta", now_ms: now, hosts });
     } else if (watch?.host) {
