@@ -39,6 +39,8 @@ pub struct Config {
     pub ring_slots: usize,
     /// Print one sample and end.
     pub once: bool,
+    /// Print what each collector costs and end.
+    pub costs: bool,
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
@@ -162,6 +164,13 @@ pub const KEYS: &[Key] = &[
         default: "false",
         help: "Print one sample as Prometheus text and end.",
     },
+    Key {
+        name: "agent.costs",
+        flag: "costs",
+        env: "STROBE_AGENT_COSTS",
+        default: "false",
+        help: "Measure what each collector costs on this host, print it and end.",
+    },
 ];
 
 impl Config {
@@ -201,6 +210,7 @@ impl Config {
             labels: settings.parse("agent.labels", labels)?,
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
             once: settings.parse("agent.once", boolean)?,
+            costs: settings.parse("agent.costs", boolean)?,
         })
     }
 

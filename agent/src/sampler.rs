@@ -208,6 +208,11 @@ impl Sampler {
         self.rebuilt + self.mounts.changes() + self.families.changes()
     }
 
+    /// What the collectors that are not read each tick have cost so far, in ns.
+    pub fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.families.spent()
+    }
+
     /// What the kernel calls itself and the host.
     #[must_use]
     pub fn uname(&self) -> &Uname {

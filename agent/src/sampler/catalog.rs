@@ -69,16 +69,22 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Time between two readings of `collector`; 0 is every tick.
+    #[must_use]
+    pub fn interval_ms(&self, collector: &Collector) -> u64 {
+        let set = self.intervals.iter().rfind(|(name, _)| name == collector.name);
+        set.map_or(collector.interval_ms, |(_, interval_ms)| *interval_ms)
+    }
+
     /// What is read.
     pub(super) fn picks(&self) -> Vec<Pick> {
         let is_on = |collector: &Collector| {
             let named = |list: &[String]| list.iter().any(|name| name == collector.name);
             (collector.on || named(&self.enable)) && !named(&self.disable)
         };
-        let pick = |collector: &'static Collector| {
-            let set = self.intervals.iter().rfind(|(name, _)| name == collector.name);
-            let interval_ms = set.map_or(collector.interval_ms, |(_, interval_ms)| *interval_ms);
-            Pick { collector, interval_ms }
+        let pick = |collector: &'static Collector| Pick {
+            collector,
+            interval_ms: self.interval_ms(collector),
         };
         COLLECTORS.iter().filter(|collector| is_on(collector)).map(pick).collect()
     }
