@@ -20,6 +20,8 @@ pub mod schemas;
 pub mod ring;
 pub mod sealer;
 
+pub mod score;
+
 pub mod state;
 pub mod uplink;
 

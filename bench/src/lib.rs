@@ -1,5 +1,8 @@
 //! Micro-benchmarks: `make bench`. What they share is here: the row of 1 KiB that every queue
-//! carries, and hosts to sample.
+//! carries, hosts to sample, a fleet in a store, and two ends of a link.
+
+pub mod fleet;
+pub mod pair;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,9 +49,24 @@ pub fn look(frame: &[u8]) -> u64 {
 /// A real kernel's /proc.
 pub const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/proc/6.18");
 
-/// The files of it that are read every tick and are worth a measurement of their own.
-pub const FILES: [&str; 8] =
-    ["stat", "meminfo", "vmstat", "diskstats", "net/dev", "net/netstat", "net/snmp", "net/snmp6"];
+/// The files of it that are read every tick.
+pub const FILES: [&str; 15] = [
+    "stat",
+    "meminfo",
+    "vmstat",
+    "diskstats",
+    "net/dev",
+    "net/netstat",
+    "net/snmp",
+    "net/snmp6",
+    "net/sockstat",
+    "net/sockstat6",
+    "loadavg",
+    "pressure/cpu",
+    "pressure/io",
+    "pressure/memory",
+    "sys/fs/file-nr",
+];
 
 /// A host that is sampled, on a clock of its own.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use crate::disk::{self, Output};
 use crate::scan::{HEADER, MAGIC, crc, scan};
 use crate::tail::Position;
-use crate::uring::{Engine, choose};
+use crate::uring::{Commit, Engine, choose};
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -127,6 +127,16 @@ impl Journal {
         self.synced += self.pending.len() as u64;
         self.pending.clear();
         self.pending.shrink_to(PENDING_BYTES_KEPT);
+        Ok(())
+    }
+
+    /// Commits so from here on, whichever was faster when it was opened; for benches, which
+    /// compare.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring for us.
+    pub fn commit_by(&mut self, how: Commit) -> Result<(), JournalError> {
+        self.engine = Engine::of(how).map_err(io("use io_uring in", &self.dir))?;
         Ok(())
     }
 

@@ -25,6 +25,7 @@ mod uring;
 
 pub use file::{Damage, Journal, free_bytes};
 pub use tail::{Position, read_between};
+pub use uring::Commit;
 
 use std::path::PathBuf;
 

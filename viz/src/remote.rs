@@ -3,12 +3,12 @@
 //! and counted ([`Update::Lagged`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use strobe_wire::message::{ApiRequest, ApiResponse};
 
-use crate::backend::{Update, unavailable};
+use crate::backend::{Caller, Update, unavailable};
 
 /// The workers' end.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub struct RemoteEnd {
 pub struct Call {
     /// What is asked.
     pub request: ApiRequest,
+    caller: Caller,
     answer: SyncSender<ApiResponse>,
 }
 
@@ -59,14 +60,14 @@ pub fn pair() -> (Remote, RemoteEnd) {
 }
 
 impl Remote {
-    /// Asks and waits.
+    /// Asks and waits, while the caller does.
     #[must_use]
-    pub fn api(&self, request: ApiRequest) -> ApiResponse {
+    pub fn api(&self, request: ApiRequest, caller: &Caller) -> ApiResponse {
         if !self.is_connected() {
             return unavailable(503, "the broker is not connected");
         }
         let (answer, answered) = sync_channel(1);
-        match self.calls.try_send(Call { request, answer }) {
+        match self.calls.try_send(Call { request, caller: caller.clone(), answer }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 return unavailable(503, "too many requests wait for the broker");
@@ -75,14 +76,29 @@ impl Remote {
                 return unavailable(503, "the link to the broker has ended");
             }
         }
+        self.wake();
+        for _ in 0..CALL_WAITS {
+            match answered.recv_timeout(CALL_WAIT) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if caller.has_left() => {
+                    self.wake();
+                    return unavailable(503, "the caller hung up");
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        // The link gives up on the call as well.
+        caller.leave();
+        unavailable(504, "the broker did not answer in time")
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner)
             && let Err(error) = waker.wake()
         {
             log::warn!("waking the link to the broker: {error}");
         }
-        answered
-            .recv_timeout(CALL_TIMEOUT)
-            .unwrap_or_else(|_| unavailable(504, "the broker did not answer in time"))
     }
 
     /// The updates, once.
@@ -128,6 +144,12 @@ impl RemoteEnd {
 }
 
 impl Call {
+    /// Whether nobody waits for its answer any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.caller.has_left()
+    }
+
     /// Answers it; the asker may have given up.
     pub fn answer(self, response: ApiResponse) {
         if self.answer.try_send(response).is_err() {
@@ -140,7 +162,9 @@ impl Call {
 pub const CALLS_MAX: usize = 64;
 /// Updates that wait for the viewer.
 pub const UPDATES_MAX: usize = 8192;
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A minute, and how often it is looked whether somebody still waits.
+const CALL_WAITS: u32 = 240;
+const CALL_WAIT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -149,7 +173,7 @@ mod tests {
     #[test]
     fn full_queues_refuse_and_count() {
         let (remote, end) = pair();
-        assert_eq!(remote.api(ApiRequest::default()).status, 503);
+        assert_eq!(remote.api(ApiRequest::default(), &Caller::default()).status, 503);
         let feed = remote.updates().unwrap();
         assert!(remote.updates().is_none());
         for _ in 0..UPDATES_MAX + 7 {

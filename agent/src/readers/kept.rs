@@ -4,8 +4,11 @@
 //! (measured on Linux 6.18). An error closes the file and it is opened again at once; a file that
 //! is not there is looked for again only every [`RETRY_READS`] readings.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -59,6 +62,17 @@ impl Kept {
         };
         self.length = length;
         buffer.bytes.get(..length)
+    }
+
+    /// Whether the file may say something else than when this was last asked. Of a list of mounts
+    /// the kernel tells (proc(5), `mounts`: "priority event"); of a file elsewhere nothing is known.
+    pub(crate) fn may_differ(&self) -> bool {
+        let Some(file) = &self.file else { return true };
+        let mut wait = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        let told = nix::poll::poll(&mut wait, PollTimeout::ZERO);
+        told.is_err()
+            || wait.iter().any(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLPRI)))
+            || fstatfs(file).map_or(true, |found| found.filesystem_type() != PROC_SUPER_MAGIC)
     }
 
     /// The last reading again, while `buffer` still holds it.

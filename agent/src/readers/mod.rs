@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod kept;
+mod picks;
 pub(crate) mod sheet;
 mod text;
 

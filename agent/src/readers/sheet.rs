@@ -12,11 +12,14 @@
 //!
 //! Bounds: [`COLUMNS_MAX`] columns; what is over is refused and counted.
 
+use super::picks::Picks;
 use strobe_wire::limits::SECTION_COLUMNS_MAX;
 
 /// The columns of one source.
 #[derive(Debug)]
 pub(crate) struct Sheet {
+    /// Where the parser found what it wanted.
+    pub(super) picks: Picks,
     entries: Vec<Entry>,
     values: Vec<u64>,
     valid: Vec<bool>,
@@ -75,6 +78,7 @@ pub(crate) enum Outcome {
 impl Sheet {
     pub(crate) fn new(vanish: Vanish) -> Self {
         Self {
+            picks: Picks::default(),
             entries: Vec::new(),
             values: Vec::new(),
             valid: Vec::new(),

@@ -129,16 +129,26 @@ impl Replay {
                 disk::remove(&path).map_err(io("remove", &path))?;
             }
         }
+        // Files with a broken list of series, which a later one may have.
+        let mut incomplete = Vec::new();
         for (_, path) in segment_files(&dir)? {
             match Segment::open(&path, &mut self.recovery.damage) {
                 Ok((segment, footer)) => {
-                    self.shared.learn(&footer, &mut self.schemas);
+                    let damage = &mut self.recovery.damage;
+                    segment.read_schemas(&footer, &mut self.schemas, damage)?;
+                    if !self.shared.learn(&footer, &self.schemas) {
+                        incomplete.push(path);
+                    }
                     self.labels.extend(footer.sources);
                     self.cuts.push((footer.cut_ms, footer.wal_through));
                     self.shared.add_segment(segment);
                 }
                 Err(error) => self.damage(error.to_string()),
             }
+        }
+        for path in incomplete {
+            let (_, footer) = Segment::open(&path, &mut Vec::new())?;
+            self.shared.learn(&footer, &self.schemas);
         }
         Ok(())
     }
@@ -151,7 +161,7 @@ impl Replay {
             return Ok(());
         }
         let path = self.shared.segment_path("raw")?;
-        let mut job = SealJob::new(path, i64::MAX, through, self.shared.sources())?;
+        let mut job = SealJob::new(path, i64::MAX, through, &self.shared)?;
         job.step(usize::MAX, &self.shared.spill)?;
         self.shared.spill.turn();
         let (segment, done) = job.finish()?;

@@ -38,6 +38,9 @@ fn wal_files_are_bounded_and_go_when_their_rows_are_sealed() {
     assert!(after.len() <= 4, "{after:?}");
     assert_eq!(dump(&store)[0].1.len(), left);
     assert_eq!(store.counts().wal_bytes, after.iter().sum::<u64>());
+    drop((store, writer));
+    let (store, mut writer, _) = place.open();
+    assert_eq!(dump(&store)[0].1.len(), left, "rows behind the cut are in the log only");
     // However often it is looked at, a file with a row that is not sealed stays.
     settle(&mut writer, T0 + 1_239_000);
     settle(&mut writer, T0 + 1_239_900);

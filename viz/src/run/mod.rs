@@ -33,8 +33,8 @@ use crate::counters::Counters;
 use crate::front::{HostPolicy, Request};
 use crate::live::{Live, Outgoing};
 use crate::transport::tls_config;
-use crate::workers::Workers;
-use lanes::Lane;
+use crate::workers::{Callers, Workers};
+use lanes::{Job, Lane, To};
 
 /// A running viz. Dropping it stops it.
 #[derive(Debug)]
@@ -86,10 +86,12 @@ impl Viz {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, updates) = sync_channel(UPDATES_MAX);
-        let workers = Workers::start(&config.dir, config.workers, &backend, &counters)?;
+        let callers = Arc::new(Callers::new(config.workers));
+        let workers = Workers::start(&config.dir, &callers, &backend, &counters)?;
         let mut threads = Vec::new();
         let mut inner = Loop::new(config, listener, poll, Arc::clone(&waker), counters);
         inner.tls = tls;
+        inner.callers = callers;
         inner.socket = workers.socket();
         inner.updates = Some(updates);
         inner.open_lanes(&workers)?;
@@ -161,7 +163,8 @@ struct Loop {
     poll: Poll,
     socket: PathBuf,
     lanes: Vec<Lane>,
-    waiting: VecDeque<(usize, Request)>,
+    callers: Arc<Callers>,
+    waiting: VecDeque<(To, Request)>,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
     updates: Option<Receiver<Update>>,
@@ -196,6 +199,7 @@ impl Loop {
             poll,
             socket: PathBuf::new(),
             lanes: Vec::new(),
+            callers: Arc::new(Callers::new(0)),
             waiting: VecDeque::new(),
             clients: Vec::new(),
             free: Vec::new(),
@@ -245,6 +249,7 @@ impl Loop {
                 ticked_ms = now;
                 self.live.tick(wall_ms(), &mut self.outgoing);
                 self.deliver();
+                self.ask();
                 self.counters.live(self.live.counts());
             }
         }
@@ -280,7 +285,9 @@ impl Loop {
 
     /// Bytes of answers and bodies that are held for clients.
     fn memory(&self) -> usize {
-        self.clients.iter().flatten().map(|c| c.unsent() + c.front.claimed()).sum()
+        let clients = self.clients.iter().flatten().map(|c| c.unsent() + c.front.claimed());
+        let jobs = self.lanes.iter().filter_map(|lane| lane.job.as_ref()).map(Job::held);
+        clients.sum::<usize>() + jobs.sum::<usize>()
     }
 }
 

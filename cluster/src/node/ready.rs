@@ -1,0 +1,137 @@
+//! What raft has ready: sent, written, applied, sent.
+
+use super::{Event, Node, NodeError};
+use crate::codec;
+use crate::command;
+use crate::peer::Body;
+use crate::plant::Plant;
+use crate::proposals::Outcome;
+use crate::state::State;
+use crate::store::{Batch, Place, place_of};
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
+use std::time::Instant;
+
+impl Node {
+    /// Takes the next Ready; what a leader may send before it is on its own disk goes out.
+    pub(super) fn begin(&mut self, now: Instant) {
+        let mut ready = self.raft.ready();
+        self.send_all(now, ready.take_messages());
+        if self.plants.has(Plant::SendBeforePersist) {
+            self.send_all(now, ready.take_persisted_messages());
+        }
+        self.ready = Some(ready);
+    }
+
+    /// Writes the Ready that is under way, if any, and does what had to wait for it.
+    pub(super) fn settle(&mut self, now: Instant) -> Result<(), NodeError> {
+        if self.failed {
+            return Err(NodeError::Over);
+        }
+        let Some(mut ready) = self.ready.take() else { return Ok(()) };
+        self.failed = true;
+        let mut batch = Batch {
+            hard: ready.hs().cloned(),
+            entries: ready.take_entries(),
+            sync: ready.must_sync(),
+            ..Batch::default()
+        };
+        if !ready.snapshot().is_empty() {
+            let meta = ready.snapshot().get_metadata();
+            let place = Place { index: meta.index, term: meta.term };
+            let state = State::of_image(&ready.snapshot().data).map_err(crate::StoreError::from)?;
+            batch.conf = Some(meta.get_conf_state().clone());
+            batch.snapshot = Some((place, state));
+        }
+        let taken_over = batch.snapshot.is_some();
+        let committed = ready.take_committed_entries();
+        let outcomes = self.apply(&committed, &mut batch)?;
+        let applied = batch.applied;
+        if batch.hard.is_some() || !batch.entries.is_empty() || applied.is_some() || taken_over {
+            self.raft.mut_store().commit(batch)?;
+        }
+        for read in ready.take_read_states() {
+            self.on_read_state(&read);
+        }
+        let persisted = ready.take_persisted_messages();
+        let number = ready.number();
+        self.raft.advance_append_async(ready);
+        self.raft.on_persist_ready(number);
+        if let Some(applied) = applied {
+            self.raft.advance_apply_to(applied.index);
+        }
+        self.failed = false;
+        self.send_all(now, persisted);
+        for (id, outcome) in outcomes {
+            self.outcome(id, outcome);
+        }
+        if taken_over {
+            let settled = self.proposals.settle_by(self.raft.store().state());
+            settled.into_iter().for_each(|(id, outcome)| self.outcome(id, outcome));
+        }
+        if taken_over || applied.is_some() {
+            self.event(Event::Changed);
+            self.answer_reads();
+        }
+        self.after(now);
+        Ok(())
+    }
+
+    /// Takes agreed entries into the state; they are on disk since an earlier Ready.
+    fn apply(
+        &mut self,
+        entries: &[Entry],
+        batch: &mut Batch,
+    ) -> Result<Vec<(command::CommandId, Outcome)>, NodeError> {
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            match entry.get_entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {}
+                EntryType::EntryNormal => {
+                    let state = self.raft.mut_store().state_mut();
+                    let applied = command::apply(state, &entry.data)?;
+                    if let Some(applied) = applied.filter(|a| self.proposals.settle(a.id)) {
+                        outcomes.push((applied.id, Outcome::of(applied.outcome)));
+                    }
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    let change =
+                        codec::change(&entry.data).unwrap_or_else(|_| ConfChangeV2::default());
+                    // What does not fit changes nothing, on any node.
+                    if let Ok(conf) = self.raft.apply_conf_change(&change) {
+                        batch.conf = Some(conf);
+                    }
+                }
+            }
+        }
+        if let Some(last) = entries.last() {
+            batch.applied = Some(place_of(last));
+            let cut = last.index.saturating_sub(self.config.log_keep);
+            // Not with every entry: a cut touches more pages than an append.
+            let store_cut = self.raft.store().cut();
+            batch.cut = (store_cut + self.config.log_keep / 2 < cut).then_some(cut);
+        }
+        Ok(outcomes)
+    }
+
+    fn on_read_state(&mut self, read: &raft::ReadState) {
+        let number = |from: usize| {
+            let bytes = read.request_ctx.get(from..from + 8)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let own = (Some(self.id()), Some(self.raft.store().life()));
+        let Some(ticket) = number(16).filter(|_| (number(0), number(8)) == own) else { return };
+        if let Some(waiting) = self.reads.get_mut(&ticket) {
+            waiting.index = Some(read.index);
+        }
+    }
+
+    fn send_all(&mut self, now: Instant, messages: Vec<Message>) {
+        for message in messages {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.begin_snapshot(now, message);
+            } else {
+                self.send(message.to, Body::Raft(codec::Message::of(&message)));
+            }
+        }
+    }
+}
