@@ -130,6 +130,13 @@ pub const KEYS: &[Key] = &[
         help: "Time between two readings of a collector, 100ms to 24h: --interval.netclass 1m.",
     },
     Key {
+        name: "agent.textfiles",
+        flag: "textfiles",
+        env: "STROBE_TEXTFILES",
+        default: "",
+        help: "Directory of *.prom files that others leave, in the Prometheus text format.",
+    },
+    Key {
         name: "agent.instance",
         flag: "instance",
         env: "STROBE_INSTANCE",
@@ -255,7 +262,9 @@ fn choice(settings: &Settings) -> Result<Choice, SettingsError> {
         }
     })?;
     let intervals = settings.parse("agent.intervals.*", intervals)?;
-    Ok(Choice { enable, disable, intervals })
+    let named = !settings.text("agent.textfiles").is_empty();
+    let textfiles = named.then(|| settings.parse("agent.textfiles", path)).transpose()?;
+    Ok(Choice { enable, disable, intervals, textfiles })
 }
 
 /// `netclass=1m`.

@@ -5,6 +5,7 @@ use crate::readers::Roots;
 use crate::readers::leaf::Found;
 use crate::readers::{walk_hardware, walk_host, walk_links};
 use crate::readers::{walk_sensors, walk_storage, walk_tables};
+use std::path::PathBuf;
 use strobe_wire::settings::nearest;
 
 /// One collector.
@@ -66,6 +67,8 @@ pub struct Choice {
     pub disable: Vec<String>,
     /// Read these at other intervals, in ms.
     pub intervals: Vec<(String, u64)>,
+    /// Where others leave their metrics.
+    pub textfiles: Option<PathBuf>,
 }
 
 impl Choice {
@@ -215,6 +218,12 @@ pub const COLLECTORS: &[Collector] = &[
     walked("cgroups", NONE, walk_tables::cgroups).wanted().opt_in(),
     walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
     walked("meminfo_numa", NONE, walk_tables::numa).wanted().opt_in(),
+    // Whose directory it is may be a dead server's. `/sys` is always there.
+    walked("textfile", NONE, walk_tables::textfiles).patient(""),
+    // 5,000 processes are 40 ms: not for the sampler's thread.
+    walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
+    walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
+    walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
     walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),
     walked("softirqs", NONE, walk_tables::softirqs).wanted().opt_in(),
     walked("zoneinfo", NONE, walk_tables::zoneinfo).wanted().opt_in(),

@@ -325,7 +325,7 @@ impl Family {
         if self.read_ns <= now_ns.saturating_add(SLACK_NS) && !self.found.is_empty() {
             let holds = ROW_NS_MAX < self.interval_ns;
             self.read_ns = if holds { now_ns.saturating_add(self.interval_ns) } else { 0 };
-            let seen = self.found.read(reader, buffer);
+            let seen = self.found.read(now_ns, reader, buffer);
             if seen.gone {
                 self.walk_ns = 0;
             }
