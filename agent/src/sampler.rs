@@ -134,7 +134,8 @@ impl Sampler {
     #[must_use]
     pub fn new(trees: &Trees, clock: fn() -> u64, table: Arc<Table>) -> Self {
         let (procfs, sysfs) = (trees.procfs.clone(), trees.sysfs.clone());
-        let roots = Roots { procfs, sysfs, rootfs: trees.rootfs.clone() };
+        let (rootfs, textfiles) = (trees.rootfs.clone(), trees.choice.textfiles.clone());
+        let roots = Roots { procfs, sysfs, rootfs, textfiles };
         let picks = trees.choice.picks();
         let families = Families::new(roots, &picks, clock, Arc::clone(&table));
         let mut sampler = Self {
@@ -206,6 +207,11 @@ impl Sampler {
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.rebuilt + self.mounts.changes() + self.families.changes()
+    }
+
+    /// What the collectors that are not read each tick have cost so far, in ns.
+    pub fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.families.spent()
     }
 
     /// What the kernel calls itself and the host.
