@@ -227,7 +227,7 @@ impl World {
         let id = (host, seq);
         match verdict {
             Verdict::Store => {
-                let again = known(&self.stored) && !self.gone.remove(&id);
+                let again = known(&self.stored) && !self.gone.contains(&id);
                 assert!(!again, "{id:?} is stored a second time");
                 assert!(!self.pending.contains(&id), "{id:?} is taken a second time");
                 self.pending.push(id);
@@ -244,7 +244,10 @@ impl World {
     fn commit(&mut self) {
         let now_ms = self.now_ms;
         self.writer().commit(now_ms).expect("there is room");
-        self.stored.extend(self.pending.drain(..).map(|id| (id, false)));
+        for id in self.pending.drain(..) {
+            self.gone.remove(&id);
+            self.stored.push((id, false));
+        }
         for host in 0..HOSTS {
             let through = self.ingest.through(id(host), BOOT);
             self.acknowledged(host, through);
