@@ -171,9 +171,11 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     if identity.is_none() && token.is_none() {
         return Err(AgentError::NoToken);
     }
-    // Plain pages: a huge one would be resident as a whole from the first row on.
-    let region = Region::map(config.ring_slots * FRAME_BYTES_MAX, Want::Plain)
+    // Plain pages, which any host has, and all of them now: the ring goes round in two minutes, and
+    // until then each tick would stop for the kernel to find and clear some.
+    let mut region = Region::map(config.ring_slots * FRAME_BYTES_MAX, Want::Plain)
         .map_err(|e| AgentError::Memory { slots: config.ring_slots, why: e.to_string() })?;
+    region.prefault();
     let ring = Ring::new(config.ring_slots, region)?;
     let table = Arc::new(Table::new());
     let sampler = Sampler::new(&config.trees(), clock::monotonic_ns, Arc::clone(&table));
