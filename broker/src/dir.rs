@@ -109,7 +109,7 @@ pub(crate) fn authority(dir: &Path, now_s: u64) -> Result<Authority, DirError> {
     Ok(authority)
 }
 
-const VERSION: &str = "strobe state 1";
+const VERSION: &str = "strobe state 2";
 
 #[cfg(test)]
 mod tests {
@@ -137,7 +137,7 @@ mod tests {
         drop(StateDir::open(&dir).unwrap());
         std::fs::write(dir.join("version"), "strobe state 9\n").unwrap();
         let said = StateDir::open(&dir).unwrap_err().to_string();
-        assert!(said.contains("strobe state 9") && said.contains("strobe state 1"), "{said}");
+        assert!(said.contains("strobe state 9") && said.contains("strobe state 2"), "{said}");
         std::fs::remove_dir_all(dir).unwrap();
     }
 
