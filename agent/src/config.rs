@@ -39,6 +39,8 @@ pub struct Config {
     pub ring_slots: usize,
     /// Print one sample and end.
     pub once: bool,
+    /// Print what each collector costs and end.
+    pub costs: bool,
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
@@ -128,6 +130,13 @@ pub const KEYS: &[Key] = &[
         help: "Time between two readings of a collector, 100ms to 24h: --interval.netclass 1m.",
     },
     Key {
+        name: "agent.textfiles",
+        flag: "textfiles",
+        env: "STROBE_TEXTFILES",
+        default: "",
+        help: "Directory of *.prom files that others leave, in the Prometheus text format.",
+    },
+    Key {
         name: "agent.instance",
         flag: "instance",
         env: "STROBE_INSTANCE",
@@ -161,6 +170,13 @@ pub const KEYS: &[Key] = &[
         env: "STROBE_AGENT_ONCE",
         default: "false",
         help: "Print one sample as Prometheus text and end.",
+    },
+    Key {
+        name: "agent.costs",
+        flag: "costs",
+        env: "STROBE_AGENT_COSTS",
+        default: "false",
+        help: "Measure what each collector costs on this host, print it and end.",
     },
 ];
 
@@ -201,6 +217,7 @@ impl Config {
             labels: settings.parse("agent.labels", labels)?,
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
             once: settings.parse("agent.once", boolean)?,
+            costs: settings.parse("agent.costs", boolean)?,
         })
     }
 
@@ -245,7 +262,9 @@ fn choice(settings: &Settings) -> Result<Choice, SettingsError> {
         }
     })?;
     let intervals = settings.parse("agent.intervals.*", intervals)?;
-    Ok(Choice { enable, disable, intervals })
+    let named = !settings.text("agent.textfiles").is_empty();
+    let textfiles = named.then(|| settings.parse("agent.textfiles", path)).transpose()?;
+    Ok(Choice { enable, disable, intervals, textfiles })
 }
 
 /// `netclass=1m`.

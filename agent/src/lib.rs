@@ -28,5 +28,6 @@ pub mod uplink;
 pub mod run;
 
 pub mod clock;
+pub mod costs;
 pub mod exporter;
 pub mod exposition;

@@ -30,7 +30,7 @@ use families::Families;
 use mounts::Mounts;
 use name::KernelName;
 pub use section::PARTS_MAX;
-use section::{Part, Section, parts};
+use section::{Section, parts};
 use source::{COLLECTORS, SECTIONS, files};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -134,7 +134,8 @@ impl Sampler {
     #[must_use]
     pub fn new(trees: &Trees, clock: fn() -> u64, table: Arc<Table>) -> Self {
         let (procfs, sysfs) = (trees.procfs.clone(), trees.sysfs.clone());
-        let roots = Roots { procfs, sysfs, rootfs: trees.rootfs.clone() };
+        let (rootfs, textfiles) = (trees.rootfs.clone(), trees.choice.textfiles.clone());
+        let roots = Roots { procfs, sysfs, rootfs, textfiles };
         let picks = trees.choice.picks();
         let families = Families::new(roots, &picks, clock, Arc::clone(&table));
         let mut sampler = Self {
@@ -208,6 +209,11 @@ impl Sampler {
         self.rebuilt + self.mounts.changes() + self.families.changes()
     }
 
+    /// What the collectors that are not read each tick have cost so far, in ns.
+    pub fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.families.spent()
+    }
+
     /// What the kernel calls itself and the host.
     #[must_use]
     pub fn uname(&self) -> &Uname {
@@ -226,12 +232,17 @@ impl Sampler {
     fn read_files(&mut self) {
         for file in &mut self.files {
             let mut before = (self.clock)();
-            let bytes = file.kept.read(&mut self.buffer);
+            let found = file.kept.read(&mut self.buffer).is_some();
             for source in self.sources.get_mut(file.sources.clone()).unwrap_or(&mut []) {
                 let Feed::File(format) = source.feed else { continue };
-                let read = match bytes {
+                let read = match file.kept.last(&self.buffer).filter(|_| found) {
                     Some(bytes) => {
-                        let changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        let mut changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        if source.sheet.has_all() {
+                            file.kept.suffices();
+                        } else if let Some(whole) = file.kept.read_on(&mut self.buffer) {
+                            changed |= source.fill(|sheet| format.parse(whole, sheet));
+                        }
                         mark(&mut self.sections, source.section, changed);
                         source.sheet.has_any()
                     }
@@ -315,20 +326,8 @@ impl Sampler {
             return;
         };
         for part in &mut section.parts {
-            part.valid.fill(0);
-            let plan = section.plan.get(part.plan.clone()).unwrap_or(&[]);
-            for (at, (source, column)) in plan.iter().enumerate() {
-                let sheet = self.sources.get(*source).map(|source| &source.sheet);
-                let found = sheet.and_then(|sheet| sheet.value(*column));
-                if let Some(value) = part.values.get_mut(at) {
-                    *value = found.unwrap_or(0);
-                }
-                if let Some(byte) = part.valid.get_mut(at / 8) {
-                    *byte |= u8::from(found.is_some()) << (at % 8);
-                }
-            }
-            let Part { schema, id, values, valid, .. } = &*part;
-            sink(SectionRow { schema, id: *id, values, valid });
+            part.gather(|source, column| self.sources.get(source)?.sheet.value(column));
+            sink(part.row());
         }
     }
 
@@ -360,8 +359,7 @@ impl Sampler {
             }
         }
         let Some(section) = self.sections.get_mut(index) else { return };
-        section.parts = parts(section.name, columns, &self.table);
-        section.plan = plan;
+        section.parts = parts(section.name, columns, &plan, &self.table);
         section.refused = refused;
         section.changed = false;
         self.rebuilt += 1;

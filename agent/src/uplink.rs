@@ -61,7 +61,7 @@ pub struct Uplink {
     back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
-    unacknowledged: VecDeque<(u64, Ticket)>,
+    unacknowledged: VecDeque<Sent>,
     /// What QUIC could not take yet.
     chunks: VecDeque<Bytes>,
     schemas_sent: HashSet<SchemaId>,
@@ -75,6 +75,14 @@ pub struct Uplink {
     /// What a person should read of the last failure.
     complaint: Option<String>,
     status: Status,
+}
+
+/// A frame that was read from the ring.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    seq: u64,
+    ticket: Ticket,
+    at: Instant,
 }
 
 /// A new key and what the broker signed for it, not checked yet.
@@ -298,9 +306,14 @@ impl Uplink {
     /// acknowledgement for `late`.
     #[must_use]
     pub fn is_calm(&self, now: Instant, late: Duration) -> bool {
-        let State::Streaming { progress, .. } = self.state else { return false };
-        let acknowledged = self.unacknowledged.is_empty() || now < progress + late;
-        acknowledged && self.chunks.is_empty() && self.renewing.is_none() && self.renewed.is_none()
+        let streaming = matches!(self.state, State::Streaming { .. });
+        let waited = |sent: &Sent| now.saturating_duration_since(sent.at);
+        let acknowledged = self.unacknowledged.front().is_none_or(|sent| waited(sent) < late);
+        streaming
+            && acknowledged
+            && self.chunks.is_empty()
+            && self.renewing.is_none()
+            && self.renewed.is_none()
     }
 
     /// Whether a broker takes rows and has acknowledged all that it was sent.
@@ -443,8 +456,8 @@ impl Uplink {
 
     fn acknowledge(&mut self, ring: &mut Ring, seq: u64) {
         let mut through = None;
-        while let Some((_, ticket)) = self.unacknowledged.front().filter(|(s, _)| *s <= seq) {
-            through = Some(*ticket);
+        while let Some(sent) = self.unacknowledged.front().filter(|sent| sent.seq <= seq) {
+            through = Some(sent.ticket);
             self.unacknowledged.pop_front();
         }
         if let Some(ticket) = through {
@@ -460,7 +473,7 @@ impl Uplink {
             let (ticket, header) = (slot.ticket(), frame::open(&slot).map(|frame| frame.header));
             let Ok(header) = header else {
                 self.status.unsendable += 1;
-                self.unacknowledged.push_back((0, ticket));
+                self.unacknowledged.push_back(Sent { seq: 0, ticket, at: now });
                 continue;
             };
             let bytes = slot.bytes();
@@ -470,7 +483,7 @@ impl Uplink {
                 // The wait for an acknowledgement begins with something to acknowledge.
                 *progress = now;
             }
-            self.unacknowledged.push_back((header.seq.0, ticket));
+            self.unacknowledged.push_back(Sent { seq: header.seq.0, ticket, at: now });
             if header.seq.0 <= self.stored_seq {
                 self.acknowledge(ring, self.stored_seq);
                 continue;

@@ -97,7 +97,8 @@ const MOVING: &[&str] = &[
     "node_nf_conntrack_entries",
 ];
 /// Collectors of ours that are part of one of theirs, told apart by what they cost.
-const OUR_PARTS: [&str; 3] = ["clocksource", "cpu_isolated", "thermal_throttle"];
+const OUR_PARTS: [&str; 5] =
+    ["clocksource", "cpu_isolated", "tcp_listen", "textfile", "thermal_throttle"];
 /// Read from a tree: whatever does not ask the running kernel, those that are off by default too.
 const TREE: &[&str] = &[
     "arp",
@@ -187,14 +188,23 @@ fn names_labels_and_values_are_those_of_node_exporter() {
 fn a_tree_gives_what_it_gives_to_node_exporter() {
     let text = include_str!("../../tests/fixtures/trees/server.tree");
     let tree = tree::Tree::unpack("server", text);
+    let texts = tree.path("textfile");
+    std::fs::create_dir(&texts).unwrap();
+    let metrics = "# TYPE backup_age gauge\nbackup_age{of=\"db, \\\"x\\\"\"} 12.5\nbackup_runs 3\n";
+    std::fs::write(tree.path("textfile/backup.prom"), metrics).unwrap();
+    std::fs::write(tree.path("textfile/broken.prom"), "broken{ 1\n").unwrap();
+    std::fs::write(tree.path("textfile/other.txt"), "not_read 1\n").unwrap();
     let mut flags = vec!["--collector.disable-defaults".to_owned()];
     flags.extend(TREE.iter().map(|name| format!("--collector.{name}")));
     flags.push(format!("--path.procfs={}", tree.path("proc")));
     flags.push(format!("--path.sysfs={}", tree.path("sys")));
     flags.push(format!("--path.rootfs={}", tree.path("")));
+    flags.extend(["--collector.textfile".to_owned()]);
+    flags.push(format!("--collector.textfile.directory={texts}"));
     let (_running, address) = start(&flags);
     let mut own = vec!["--procfs".to_owned(), tree.path("proc"), "--sysfs".to_owned()];
     own.extend([tree.path("sys"), "--rootfs".to_owned(), tree.path("")]);
+    own.extend(["--textfiles".to_owned(), texts]);
     own.extend(TREE.iter().map(|name| format!("--collector.{name}")));
     let (theirs, ours) = (series(&scrape(&address)), series(&ours(&own)));
     let metric = |name: &str| name.split('{').next().unwrap_or("").to_owned();

@@ -17,8 +17,7 @@ pub const COLUMNS: usize = 100;
 /// Bytes of the sealed row.
 pub const SEALED_BYTES: usize = 1017;
 
-/// The same, rounded up: an element of the queues that copy. The ring's slots are
-/// 4 KiB, so this favours the rivals.
+/// The same, rounded up: the smallest place that holds it.
 pub const ROW_BYTES: usize = 1024;
 
 /// Seals row `seq` into `out`, as the sampler does, and returns its length.

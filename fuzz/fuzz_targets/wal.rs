@@ -16,7 +16,7 @@ use strobe_broker::ingest::{Ingest, Proof, SessionId, Verdict};
 use strobe_broker::store::{Limits, Scratch, Store, StoreConfig, TimeRange, Writer, check};
 use strobe_broker::window::Window;
 use strobe_journal::disk::{Fate, watch};
-use strobe_wire::frame::{FrameKind, Header, Row, open, seal_row};
+use strobe_wire::frame::{FrameKind, Header, Payload, Row, open, seal_row};
 use strobe_wire::ids::{BootId, HostId, Seq};
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::message::Hello;
@@ -24,9 +24,11 @@ use strobe_wire::schema::{Column, Kind, Labels, Schema};
 
 #[derive(Arbitrary, Debug)]
 enum Op {
-    /// The next frames of a host; the first row is late by so many seconds.
+    /// The next frames of a host, behind a hole of so many numbers, which may be sent later; the
+    /// first row is late by so many seconds.
     Send {
         host: u8,
+        skip: u8,
         frames: u8,
         late_s: u8,
     },
@@ -85,7 +87,7 @@ struct World {
     pending: Vec<Id>,
     /// Durable, in this order, and whether it is sealed.
     stored: Vec<(Id, bool)>,
-    /// Was in a log until somebody cut it off.
+    /// Was in a log until somebody cut it off, or was given up.
     gone: BTreeSet<Id>,
     /// Rows in sealed blocks.
     sealed_rows: u64,
@@ -128,9 +130,11 @@ impl World {
 
     fn act(&mut self, op: &Op) {
         match *op {
-            Op::Send { host, frames, late_s } => {
+            Op::Send { host, skip, frames, late_s } => {
+                let host = usize::from(host) % HOSTS;
+                self.agents[host].next += if skip % 4 == 0 { u64::from(skip / 64) } else { 0 };
                 for frame in 0..=frames % 8 {
-                    self.send(usize::from(host) % HOSTS, if frame == 0 { late_s } else { 0 });
+                    self.send(host, if frame == 0 { late_s } else { 0 });
                 }
             }
             Op::Again { host, back } => self.greet(usize::from(host) % HOSTS, u64::from(back % 8)),
@@ -215,19 +219,24 @@ impl World {
         let agent = &mut self.agents[host];
         let seq = agent.next;
         agent.next += 1;
-        if agent.made.len() as u64 + 1 == seq {
+        while (agent.made.len() as u64) < seq {
             self.now_ms += 1_000;
             let time_ms = self.now_ms - i64::from(late_s) * 1_000;
-            agent.made.push((row(host, seq, time_ms, &self.schema), time_ms));
+            let number = agent.made.len() as u64 + 1;
+            agent.made.push((row(host, number, time_ms, &self.schema), time_ms));
         }
         let bytes = agent.made[seq as usize - 1].0.clone();
         let session = agent.session.expect("it said hello");
         let known = |list: &[(Id, bool)]| list.iter().any(|(id, _)| *id == (host, seq));
-        let verdict = self.ingest.frame(session, &bytes, self.now_ms).expect("a good frame");
+        let Ok(verdict) = self.ingest.frame(session, &bytes, self.now_ms) else {
+            // Too many holes: the session is closed.
+            return self.greet(host, 0);
+        };
+        self.give_up(host);
         let id = (host, seq);
         match verdict {
             Verdict::Store => {
-                let again = known(&self.stored) && !self.gone.remove(&id);
+                let again = known(&self.stored) && !self.gone.contains(&id);
                 assert!(!again, "{id:?} is stored a second time");
                 assert!(!self.pending.contains(&id), "{id:?} is taken a second time");
                 self.pending.push(id);
@@ -241,10 +250,24 @@ impl World {
         }
     }
 
+    /// What a session skips is told as lost, and need not be stored any more.
+    fn give_up(&mut self, host: usize) {
+        while let Some(bytes) = self.ingest.poll_loss() {
+            let Payload::Loss(loss) = open(&bytes).expect("it was sealed").payload else {
+                panic!("not a loss")
+            };
+            let numbers = loss.first.to_native()..=loss.last.to_native();
+            self.gone.extend(numbers.map(|seq| (host, seq)));
+        }
+    }
+
     fn commit(&mut self) {
         let now_ms = self.now_ms;
         self.writer().commit(now_ms).expect("there is room");
-        self.stored.extend(self.pending.drain(..).map(|id| (id, false)));
+        for id in self.pending.drain(..) {
+            self.gone.remove(&id);
+            self.stored.push((id, false));
+        }
         for host in 0..HOSTS {
             let through = self.ingest.through(id(host), BOOT);
             self.acknowledged(host, through);

@@ -204,11 +204,11 @@ pub fn encode(message: &Message) -> Bytes {
 
 impl Hello {
     /// How long this agent may take to acknowledge what it hears: one that ticks often does it
-    /// with its next rows, half an interval late at worst. `None` is at once.
+    /// with the rows of its next tick but one, half an interval late at worst. `None` is at once.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
         let often = (1..=PATIENT_INTERVAL_MAX_MS).contains(&self.interval_ms);
-        often.then(|| Duration::from_millis(self.interval_ms * 3 / 2))
+        often.then(|| Duration::from_millis(self.interval_ms * 5 / 2))
     }
 }
 

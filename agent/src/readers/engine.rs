@@ -1,6 +1,9 @@
 //! What is read otherwise than from one file: by a system call, or by a walk of its own.
 
+use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
+use super::sockets::{self, Sockets};
+use super::textfile::{self, Textfiles};
 use super::{COUNTER, GAUGE, column};
 use crate::adjust::adjustment;
 use strobe_wire::schema::{Column, Kind};
@@ -8,7 +11,7 @@ use strobe_wire::schema::{Column, Kind};
 /// A source with a state of its own.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    kind: Call,
+    call: Call,
     pub(crate) sheet: Sheet,
 }
 
@@ -17,41 +20,69 @@ pub(crate) struct Engine {
 pub(crate) enum Call {
     /// adjtimex(2).
     Timex,
+    /// sock_diag(7).
+    Sockets(Sockets),
+    /// The files of a directory.
+    Textfiles(Textfiles),
+    /// Every /proc/PID/stat.
+    Processes(Processes),
 }
 
 impl Engine {
-    pub(crate) fn new(kind: Call) -> Self {
-        Self { kind, sheet: Sheet::new(Vanish::Go) }
+    pub(crate) fn new(call: Call) -> Self {
+        Self { call, sheet: Sheet::new(Vanish::Go) }
     }
 
     /// Asks; whether its columns are others.
-    pub(crate) fn read(&mut self) -> bool {
-        self.sheet.begin();
-        self.put();
-        let changed = self.sheet.end() == Outcome::Changed;
-        if changed {
-            self.sheet.learn();
-            self.put();
-            self.sheet.learned();
-        }
-        changed
-    }
-
-    pub(crate) fn columns(&self, _entry: &Entry) -> Vec<Column> {
-        match self.kind {
-            Call::Timex => timex_columns(),
-        }
-    }
-
-    fn put(&mut self) {
-        match self.kind {
+    pub(crate) fn read(&mut self, now_ns: u64) -> bool {
+        let Self { call, sheet } = self;
+        match call {
             Call::Timex => {
-                if let Some(values) = timex() {
-                    self.sheet.put(0, b"", &values, Repair::None);
-                }
+                let values = timex();
+                fill(sheet, |sheet| {
+                    if let Some(values) = &values {
+                        sheet.put(0, b"", values, Repair::None);
+                    }
+                })
+            }
+            Call::Sockets(sockets) => {
+                sockets.ask();
+                fill(sheet, |sheet| sockets.put(sheet))
+            }
+            Call::Textfiles(files) => {
+                files.load();
+                fill(sheet, |sheet| files.put(sheet))
+            }
+            Call::Processes(processes) => {
+                let passed_ns = processes.walk(now_ns);
+                fill(sheet, |sheet| processes.put(passed_ns, sheet))
             }
         }
     }
+
+    pub(crate) fn columns(&self, entry: &Entry) -> Vec<Column> {
+        match self.call {
+            Call::Timex => timex_columns(),
+            Call::Sockets(_) => sockets::columns(entry.shape, &entry.key),
+            Call::Textfiles(_) => textfile::columns(entry.shape, &entry.key),
+            Call::Processes(_) => {
+                processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
+            }
+        }
+    }
+}
+
+/// Puts what was found, twice if there is something to learn; whether there was.
+fn fill(sheet: &mut Sheet, mut put: impl FnMut(&mut Sheet)) -> bool {
+    sheet.begin();
+    put(sheet);
+    let changed = sheet.end() == Outcome::Changed;
+    if changed {
+        sheet.learn();
+        put(sheet);
+        sheet.learned();
+    }
+    changed
 }
 
 /// The values of [`timex_columns`].

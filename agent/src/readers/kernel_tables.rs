@@ -53,7 +53,9 @@ pub(super) fn by_cpu_columns(metric: &str, shape: u8, key: &str) -> Vec<Column> 
     let numbered = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     let (info, devices) = words.split_at(if numbered { 1.min(words.len()) } else { words.len() });
     let (info, devices) = (info.join(" "), devices.join(" "));
-    let cpus = heading.split_whitespace().map(|cpu| cpu.trim_start_matches("CPU"));
+    // Parted as the parser parts it, whatever the bytes: as many names as values.
+    let cpus = heading.split(|c: char| c <= ' ').filter(|cpu| !cpu.is_empty());
+    let cpus = cpus.map(|cpu| cpu.trim_start_matches("CPU"));
     cpus.map(|cpu| {
         let labels = [("cpu", cpu), ("type", name), ("info", &*info), ("devices", &*devices)];
         column(metric, &labels, COUNTER)

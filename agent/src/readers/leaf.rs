@@ -235,12 +235,12 @@ impl Found {
     }
 
     /// Reads every file once.
-    pub(crate) fn read(&mut self, reader: &mut Reader, buffer: &mut Buffer) -> Seen {
+    pub(crate) fn read(&mut self, now_ns: u64, reader: &mut Reader, buffer: &mut Buffer) -> Seen {
         let mut seen = Seen::default();
         for table in &mut self.tables {
             seen.relabelled |= table.read(buffer);
         }
-        seen.relabelled |= self.engine.as_mut().is_some_and(Engine::read);
+        seen.relabelled |= self.engine.as_mut().is_some_and(|engine| engine.read(now_ns));
         for leaf in &mut self.leaves {
             leaf.read(reader, &mut seen);
         }

@@ -22,7 +22,10 @@ mod zfs;
 
 mod engine;
 pub(crate) mod leaf;
+mod processes;
+mod sockets;
 mod table;
+mod textfile;
 pub(crate) mod walk_hardware;
 pub(crate) mod walk_host;
 pub(crate) mod walk_links;
@@ -118,6 +121,8 @@ pub(crate) struct Roots {
     pub(crate) procfs: PathBuf,
     pub(crate) sysfs: PathBuf,
     pub(crate) rootfs: PathBuf,
+    /// Where others leave their metrics.
+    pub(crate) textfiles: Option<PathBuf>,
 }
 
 impl Format {
@@ -221,6 +226,12 @@ pub(crate) fn column(name: &str, labels: &[(&str, &str)], kind: Kind) -> Column 
 fn bounded(value: &str) -> String {
     let end = (0..=LABEL_VALUE_BYTES_MAX.min(value.len())).rfind(|at| value.is_char_boundary(*at));
     value.get(..end.unwrap_or(0)).unwrap_or("").to_owned()
+}
+
+/// What the kernel counts memory in.
+pub(crate) fn page_bytes() -> u64 {
+    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    found.ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
 }
 
 /// What a metric name may hold: `_` for every other character, at most 200 bytes.

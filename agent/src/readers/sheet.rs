@@ -152,6 +152,11 @@ impl Sheet {
         self.values.get(index).copied().filter(|_| valid)
     }
 
+    /// Whether the last reading found everything there is to find.
+    pub(crate) fn has_all(&self) -> bool {
+        !self.entries.is_empty() && self.seen == self.entries.len()
+    }
+
     /// Whether the last reading found anything at all.
     pub(crate) fn has_any(&self) -> bool {
         0 < self.seen

@@ -1,8 +1,12 @@
 //! Walks for tables of /proc that few hosts have, or few want.
 
+use super::engine::Call;
 use super::kept::Shape;
-use super::leaf::{Found, Read, names, numbered, text_of};
-use super::{Format, GAUGE, Roots, column};
+use super::leaf::{Found, Read, Spec, names, numbered, text_of};
+use super::processes::Processes;
+use super::sockets::{Question, Sockets};
+use super::textfile::Textfiles;
+use super::{Format, GAUGE, Roots, column, page_bytes};
 
 pub(crate) fn interrupts(roots: &Roots, found: &mut Found) {
     // A line has a number a CPU, so a page may hold less than one: read to the end.
@@ -44,6 +48,35 @@ pub(crate) fn nfs(roots: &Roots, found: &mut Found) {
 
 pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
     found.table(roots.procfs.join("net/rpc/nfsd"), Shape::Whole, Format::NfsServer, "");
+}
+
+/// How many sockets are in each state.
+pub(crate) fn tcp_states(_roots: &Roots, found: &mut Found) {
+    found.engine(Call::Sockets(Sockets::new(Question::States)));
+}
+
+/// How full the queues of listening sockets are.
+pub(crate) fn tcp_listen(_roots: &Roots, found: &mut Found) {
+    found.engine(Call::Sockets(Sockets::new(Question::Listeners)));
+}
+
+/// What others leave, if a directory is named for it.
+pub(crate) fn textfiles(roots: &Roots, found: &mut Found) {
+    if let Some(dir) = &roots.textfiles {
+        found.engine(Call::Textfiles(Textfiles::new(dir)));
+    }
+}
+
+pub(crate) fn processes(roots: &Roots, found: &mut Found) {
+    found.object(
+        &roots.procfs.join("sys/kernel"),
+        &[
+            Spec("threads-max", "node_processes_max_threads", GAUGE, Read::Level(1)),
+            Spec("pid_max", "node_processes_max_processes", GAUGE, Read::Level(1)),
+        ],
+        &[],
+    );
+    found.engine(Call::Processes(Processes::new(&roots.procfs, page_bytes())));
 }
 
 /// Memory of each NUMA node.

@@ -13,10 +13,10 @@
 //! A wake-up costs more than what is done in it (a few µs of QUIC in 60 to 100 µs of a switch with
 //! cold caches), so while nothing happens there is one a tick: the sampler's. In `Quiet` the
 //! socket is not in the poll, the network's thread sleeps, and datagrams wait in the kernel for the
-//! next tick. The link hears of them as of when they came (`Socket::receive_late`), so its round
-//! trips and time-outs are right; that it acknowledges a tick later, the broker knows
-//! ([`Hello::patience`](strobe_wire::message::Hello::patience)). A row that is lost is missed with
-//! the next tick, and sent again then.
+//! next tick but one. The link hears of them as of when they came (`Socket::receive_late`), so its round
+//! trips and time-outs are right; that it acknowledges with a later tick, the broker knows
+//! ([`Hello::patience`](strobe_wire::message::Hello::patience)). A row that is lost is missed when
+//! the socket is read next, and sent again then.
 //!
 //! The sampler's thread never waits here: it tries the lock, reads and sends without blocking and at
 //! most a bounded number of datagrams, and leaves to the other thread what may take long (names,
@@ -62,6 +62,8 @@ struct Turns {
     mode: Mode,
     /// When the socket was read last.
     looked: Instant,
+    /// The tick before did not read it.
+    skipped: bool,
     /// Ticks in a row that found all before them acknowledged.
     calm: u32,
     /// Something is left over from the turn before.
@@ -109,6 +111,7 @@ impl Errand {
             network,
             mode: Mode::Busy,
             looked: now,
+            skipped: false,
             calm: 0,
             more: Progress::Idle,
             drain_until: None,
@@ -244,6 +247,24 @@ impl Turns {
         if self.mode != Mode::Quiet {
             return false;
         }
+        self.skipped = !self.skipped && self.interval() <= SKIP_INTERVAL_MAX;
+        if !self.skipped && !self.look(now) {
+            return false;
+        }
+        let network = &mut self.network;
+        let Work::Send(uplink) = &mut self.work else { return false };
+        uplink.pump(now, &mut network.link, &mut network.parts.ring, &network.parts.table);
+        self.more = network.socket.transmit(now, &mut network.link);
+        if let Ok(mut status) = network.parts.status.try_lock() {
+            uplink.show(&mut status);
+            status.quiet_ticks += 1;
+        }
+        // What QUIC did not take waits for acknowledgements.
+        uplink.is_calm(now, Duration::MAX) && self.more == Progress::Idle
+    }
+
+    /// Reads what came since the last look, without waiting; whether that was all, and all well.
+    fn look(&mut self, now: Instant) -> bool {
         let late = (self.interval() * 3 / 4).max(LATE_MIN);
         // A socket that is broken is met again by the other thread, which says so.
         let Ok(received) = self.receive(now) else { return false };
@@ -261,14 +282,7 @@ impl Turns {
                 }
             }
         }
-        let calm = uplink.is_calm(now, late);
-        uplink.pump(now, &mut network.link, &mut network.parts.ring, &network.parts.table);
-        self.more = network.socket.transmit(now, &mut network.link);
-        if let Ok(mut status) = network.parts.status.try_lock() {
-            uplink.show(&mut status);
-            status.quiet_ticks += 1;
-        }
-        calm && uplink.is_calm(now, late) && received == Progress::Idle && self.more == received
+        uplink.is_calm(now, late) && received == Progress::Idle
     }
 
     fn receive(&mut self, now: Instant) -> Result<Progress, AgentError> {
@@ -304,7 +318,7 @@ impl Turns {
             .registry
             .deregister(self.network.socket.source())
             .map_err(io_error("leave the poll"))?;
-        self.mode = Mode::Quiet;
+        (self.mode, self.skipped) = (Mode::Quiet, false);
         Ok(Next::Wait(LOOK_AFTER))
     }
 
@@ -343,10 +357,13 @@ const TICK: mio::Token = mio::Token(2);
 /// A connection's first ticks, or those after trouble, show how the path is.
 const CALM_TICKS: u32 = 3;
 /// Intervals after which a sampler that took no turn takes none: it hangs in a reading.
-const OVERDUE: u32 = 3;
+const OVERDUE: u32 = 4;
 /// How often a resting network looks whether that is so; a connection lives through a silence of
 /// `IDLE_TIMEOUT`, which is longer.
 const LOOK_AFTER: Duration = Duration::from_secs(10);
+/// Where a tick is at most this far from the next, every second one reads: half the decrypting, and
+/// what is lost is still missed within two seconds.
+const SKIP_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// A broker's disk is given this long, however often the host ticks.
 const LATE_MIN: Duration = Duration::from_millis(500);
 /// How long a stopping agent waits for acknowledgements.

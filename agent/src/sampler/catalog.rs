@@ -5,6 +5,7 @@ use crate::readers::Roots;
 use crate::readers::leaf::Found;
 use crate::readers::{walk_hardware, walk_host, walk_links};
 use crate::readers::{walk_sensors, walk_storage, walk_tables};
+use std::path::PathBuf;
 use strobe_wire::settings::nearest;
 
 /// One collector.
@@ -66,19 +67,27 @@ pub struct Choice {
     pub disable: Vec<String>,
     /// Read these at other intervals, in ms.
     pub intervals: Vec<(String, u64)>,
+    /// Where others leave their metrics.
+    pub textfiles: Option<PathBuf>,
 }
 
 impl Choice {
+    /// Time between two readings of `collector`; 0 is every tick.
+    #[must_use]
+    pub fn interval_ms(&self, collector: &Collector) -> u64 {
+        let set = self.intervals.iter().rfind(|(name, _)| name == collector.name);
+        set.map_or(collector.interval_ms, |(_, interval_ms)| *interval_ms)
+    }
+
     /// What is read.
     pub(super) fn picks(&self) -> Vec<Pick> {
         let is_on = |collector: &Collector| {
             let named = |list: &[String]| list.iter().any(|name| name == collector.name);
             (collector.on || named(&self.enable)) && !named(&self.disable)
         };
-        let pick = |collector: &'static Collector| {
-            let set = self.intervals.iter().rfind(|(name, _)| name == collector.name);
-            let interval_ms = set.map_or(collector.interval_ms, |(_, interval_ms)| *interval_ms);
-            Pick { collector, interval_ms }
+        let pick = |collector: &'static Collector| Pick {
+            collector,
+            interval_ms: self.interval_ms(collector),
         };
         COLLECTORS.iter().filter(|collector| is_on(collector)).map(pick).collect()
     }
@@ -209,6 +218,12 @@ pub const COLLECTORS: &[Collector] = &[
     walked("cgroups", NONE, walk_tables::cgroups).wanted().opt_in(),
     walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
     walked("meminfo_numa", NONE, walk_tables::numa).wanted().opt_in(),
+    // Whose directory it is may be a dead server's. `/sys` is always there.
+    walked("textfile", NONE, walk_tables::textfiles).patient(""),
+    // 5,000 processes are 40 ms: not for the sampler's thread.
+    walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
+    walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
+    walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
     walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),
     walked("softirqs", NONE, walk_tables::softirqs).wanted().opt_in(),
     walked("zoneinfo", NONE, walk_tables::zoneinfo).wanted().opt_in(),

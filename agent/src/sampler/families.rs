@@ -63,6 +63,7 @@ struct Slow {
     /// Without it there is nothing to read.
     base: PathBuf,
     cost_ns: u64,
+    spent_ns: u64,
     succeeded: bool,
 }
 
@@ -78,6 +79,7 @@ pub(super) struct Family {
     interval_ns: u64,
     walked: bool,
     cost_ns: u64,
+    spent_ns: u64,
 }
 
 /// How a family is found.
@@ -120,6 +122,7 @@ impl Families {
                 interval_ns,
                 walked: false,
                 cost_ns: 0,
+                spent_ns: 0,
             };
             if let Some(base) = pick.collector.patient {
                 patients.push(Slow {
@@ -130,6 +133,7 @@ impl Families {
                     patient: Patient::new(family, roots.clone(), clock),
                     base: roots.sysfs.join(base),
                     cost_ns: 0,
+                    spent_ns: 0,
                     succeeded: pick.collector.may_be_empty,
                 });
                 continue;
@@ -193,6 +197,13 @@ impl Families {
             self.rebuilt += u64::from(slow.tick(now_ns, &self.table, sink));
         }
         self.tell_costs(now_ns, sink);
+    }
+
+    /// What each has cost so far, in ns.
+    pub(super) fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let spent = members.map(|family| (family.collector.name, family.spent_ns));
+        spent.chain(self.patients.iter().map(|slow| (slow.collector.name, slow.spent_ns)))
     }
 
     /// How often a set was new.
@@ -263,6 +274,7 @@ impl Slow {
                 });
                 if let Some((changed, cost_ns, succeeded)) = taken {
                     (self.cost_ns, self.succeeded) = (cost_ns, succeeded);
+                    self.spent_ns = self.spent_ns.saturating_add(cost_ns);
                     return changed;
                 }
             }
@@ -284,6 +296,7 @@ impl Family {
         let before = clock();
         let changed = self.walk_and_read(roots, now_ns, reader, buffer);
         self.cost_ns = clock().saturating_sub(before);
+        self.spent_ns = self.spent_ns.saturating_add(self.cost_ns);
         changed
     }
 
@@ -312,7 +325,7 @@ impl Family {
         if self.read_ns <= now_ns.saturating_add(SLACK_NS) && !self.found.is_empty() {
             let holds = ROW_NS_MAX < self.interval_ns;
             self.read_ns = if holds { now_ns.saturating_add(self.interval_ns) } else { 0 };
-            let seen = self.found.read(reader, buffer);
+            let seen = self.found.read(now_ns, reader, buffer);
             if seen.gone {
                 self.walk_ns = 0;
             }

@@ -488,7 +488,7 @@ const FAULTS: Duration = Duration::from_secs(60);
 /// What is older than that is gone at the end of a run: all from before everyone slept.
 const RETENTION_MS: i64 = 660_000;
 /// Less than a fleet of three says in a run.
-const ROOM_BYTES: u64 = 48 << 10;
+const ROOM_BYTES: u64 = 24 << 10;
 /// With 20 s of faults left, so that blocks and rollups meet them.
 const ASLEEP_AT: Duration = Duration::from_secs(40);
 const ASLEEP: Duration = Duration::from_secs(660);

@@ -67,7 +67,7 @@ impl Link {
 
     /// From now on the peer has `most` to acknowledge what it is sent: so long after something was
     /// sent on a stream, no timer of the connection is looked at, and nothing is sent twice. For
-    /// an agent, which acknowledges with its next tick so that it need not wake in between. What
+    /// an agent, which acknowledges with a later tick so that it need not wake in between. What
     /// is lost in spite of that is found when the peer acknowledges something later.
     pub fn be_patient(&mut self, conn: ConnId, most: Duration) {
         if let Some(slot) = self.slot(conn) {

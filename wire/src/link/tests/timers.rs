@@ -63,11 +63,16 @@ impl Seldom {
         [self.pair.client.traffic(conn).unwrap(), self.pair.server.traffic(at_server).unwrap()]
     }
 
-    /// A second; whether what the agent sends arrives.
+    /// A second at whose beginning the agent looks and sends; whether that arrives.
     fn tick(&mut self, arrives: bool) {
-        let (now, since) = (self.looked + Duration::from_secs(1), self.looked);
+        self.look();
+        self.send(arrives);
+    }
+
+    fn look(&mut self) {
+        let (now, since) = (self.pair.now, self.looked);
         self.looked = now;
-        let [(conn, stream), (at_server, _)] = self.ends;
+        let [(conn, stream), _] = self.ends;
         let client = &mut self.pair.client;
         for (at, bytes) in self.inbox.drain(..) {
             let bytes = BytesMut::from(&*bytes);
@@ -79,6 +84,13 @@ impl Seldom {
         while self.heard.pull().unwrap().is_some() {
             self.acks += 1;
         }
+    }
+
+    fn send(&mut self, arrives: bool) {
+        let now = self.pair.now;
+        self.pair.now += Duration::from_secs(1);
+        let [(conn, stream), (at_server, _)] = self.ends;
+        let client = &mut self.pair.client;
         let row = Bytes::from(vec![7; 1000]);
         client.send(conn, stream, &mut [Bytes::copy_from_slice(&frame_prefix(1000)), row]).unwrap();
         let arrived = transmitted(client, now);
@@ -140,6 +152,19 @@ fn an_agent_that_looks_once_a_tick_is_not_asked_again() {
         rtt < Duration::from_millis(60),
         "as of when it came, not of when it was read: {rtt:?}"
     );
+}
+
+#[test]
+fn an_agent_that_looks_every_second_tick_is_not_asked_again() {
+    let mut seldom = Seldom::new(Some(Duration::from_millis(2500)));
+    for _ in 0..35 {
+        seldom.tick(true);
+        seldom.send(true);
+    }
+    assert_eq!((seldom.rows, seldom.acks), (70, 68));
+    for traffic in seldom.traffic() {
+        assert!(traffic.lost == 0 && traffic.sent < 95, "{traffic:?}");
+    }
 }
 
 /// Without patience a broker sends its acknowledgement again and again.
