@@ -122,7 +122,7 @@ fn indexes_in_memory_are_bounded_by_bytes() {
     let held = || segments.iter().filter_map(|segment| segment.held()).collect::<Vec<_>>();
     let all = held();
     assert!(4 <= all.len(), "{all:?}");
-    super::upkeep::unload(&segments, usize::MAX, all[0] * 2);
+    upkeep::unload(&segments, usize::MAX, all[0] * 2);
     assert_eq!(held().len(), 2);
     assert!(segments.last().unwrap().held().is_some(), "the newest stay");
     assert_eq!(dump(&store), wanted);
