@@ -121,6 +121,11 @@ pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiRes
     out.counter("segments_capped_total", "Segments removed by size.", store.segments_capped);
     out.counter("blocks_corrupt_total", "Blocks with a wrong checksum.", store.blocks_corrupt);
     out.gauge("segment_bytes", "Bytes of all segments.", store.segment_bytes);
+    out.gauge("wal_bytes", "Bytes of the write-ahead log.", store.wal_bytes);
+    let help = "Column groups that queries found decompressed in memory.";
+    out.counter("column_groups_found_total", help, store.groups_found);
+    let help = "Column groups that queries had to read and decompress.";
+    out.counter("column_groups_read_total", help, store.groups_read);
     out.gauge("head_bytes", "Bytes of unsealed rows in memory.", store.head_bytes);
     if let Some(mirror) = mirror {
         out.redis(mirror);
@@ -229,5 +234,6 @@ mod tests {
         assert!(body.contains("strobe_broker_refused_total{reason=\"crc\"} 3\n"), "{body}");
         assert!(body.contains("strobe_broker_redis_failures_total{reason=\"auth\"} 0\n"), "{body}");
         assert!(body.contains("# TYPE strobe_broker_hosts gauge\n"), "{body}");
+        assert!(body.contains("strobe_broker_wal_bytes 0\n"), "{body}");
     }
 }

@@ -128,7 +128,8 @@ impl Store {
     /// What the store counts about itself.
     #[must_use]
     pub fn counts(&self) -> StoreCounts {
-        self.shared.count(|_| ())
+        let (groups_found, groups_read) = self.shared.pieces.counts();
+        StoreCounts { groups_found, groups_read, ..self.shared.count(|_| ()) }
     }
 
     /// Counts samples that were not taken.

@@ -177,6 +177,10 @@ pub struct StoreCounts {
     pub head_bytes: u64,
     /// Samples of remote-write that were too old or too far ahead.
     pub samples_refused: u64,
+    /// Column groups that a reader found decompressed.
+    pub groups_found: u64,
+    /// Column groups that had to be read and decompressed.
+    pub groups_read: u64,
 }
 
 /// Why the store could not do something.

@@ -4,10 +4,16 @@
 //! Two generations: what is used moves to the younger one; when that has half of the bytes it
 //! becomes the older, and the older is let go of. A block never changes, so nothing here is ever
 //! wrong; what could not be read is not kept.
+//!
+//! A question about more than fits here would, asked again and again, let go of each group just
+//! before it is wanted: nothing would ever be found. So the keys of what went are remembered for a
+//! few generations; of those that come back all but every sixteenth is read past, and what is here
+//! stays and is found. What was never here is taken in at once.
 
 use super::block::Piece;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is kept, and how much.
@@ -16,6 +22,9 @@ pub(super) struct Pieces {
     shards: [Mutex<Shard>; SHARDS],
     /// Of one generation of one shard.
     bytes_max: usize,
+    /// Relaxed: counts.
+    found: AtomicU64,
+    read: AtomicU64,
 }
 
 /// Which group of which block.
@@ -41,12 +50,17 @@ struct Shard {
     young: HashMap<Key, Arc<Piece>>,
     young_bytes: usize,
     old: HashMap<Key, Arc<Piece>>,
+    /// What each of the last generations was that was let go of.
+    gone: [HashSet<Key>; GONE],
+    /// Of those that came back.
+    passed: usize,
 }
 
 impl Pieces {
     /// Nothing yet, and at most about so many bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { shards: Default::default(), bytes_max: bytes_max / 2 / SHARDS }
+        let (found, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { shards: Default::default(), bytes_max: bytes_max / 2 / SHARDS, found, read }
     }
 
     /// A group, as kept or as `read` reads it.
@@ -61,11 +75,18 @@ impl Pieces {
         let Some(shard) = self.shards.get(shard) else { return read().map(Arc::new) };
         let lock = || shard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(piece) = lock().find(&key, self.bytes_max) {
+            self.found.fetch_add(1, Ordering::Relaxed);
             return Ok(piece);
         }
+        self.read.fetch_add(1, Ordering::Relaxed);
         let piece = Arc::new(read()?);
-        lock().keep(key, Arc::clone(&piece), self.bytes_max);
+        lock().take_in(key, Arc::clone(&piece), self.bytes_max);
         Ok(piece)
+    }
+
+    /// How many were found here, and how many had to be read.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.found.load(Ordering::Relaxed), self.read.load(Ordering::Relaxed))
     }
 
     /// Lets go of everything.
@@ -96,14 +117,29 @@ impl Shard {
         Some(piece)
     }
 
+    /// Keeps what was read, unless it came back too late.
+    fn take_in(&mut self, key: Key, piece: Arc<Piece>, bytes_max: usize) {
+        if !self.old.is_empty() && self.gone.iter().any(|gone| gone.contains(&key)) {
+            self.passed += 1;
+            if !self.passed.is_multiple_of(TAKEN_OF) {
+                return;
+            }
+        }
+        self.keep(key, piece, bytes_max);
+    }
+
     fn keep(&mut self, key: Key, piece: Arc<Piece>, bytes_max: usize) {
         let bytes = piece.bytes();
         if bytes_max < bytes {
             return;
         }
         if bytes_max < self.young_bytes + bytes {
-            self.old = mem::take(&mut self.young);
+            let gone = mem::replace(&mut self.old, mem::take(&mut self.young));
             self.young_bytes = 0;
+            if !gone.is_empty() {
+                self.gone.rotate_right(1);
+                self.gone[0] = gone.into_keys().collect();
+            }
         }
         self.young_bytes += bytes;
         self.young.insert(key, piece);
@@ -112,10 +148,38 @@ impl Shard {
 
 /// Two threads of each of a few queries rarely meet.
 const SHARDS: usize = 16;
+/// Generations that are remembered: a question about four times of what fits is known again.
+const GONE: usize = 8;
+/// Of so many that came back one is taken in, for what is wanted changes after all.
+const TAKEN_OF: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A fleet's half hour that does not fit, asked for every few seconds: nothing was ever found.
+    #[test]
+    fn a_question_larger_than_this_finds_what_fits() {
+        let pieces = Pieces::new(256 << 10);
+        let ask = |numbers: std::ops::Range<u64>| {
+            let before = pieces.counts();
+            for number in numbers {
+                let key = Key { place: Place::Young(number), group: 0 };
+                pieces.piece(key, || Ok(Piece::of_bytes(400))).unwrap();
+            }
+            let (found, read) = pieces.counts();
+            let (found, read) = (found - before.0, read - before.1);
+            found * 100 / (found + read)
+        };
+        let whole = u64::try_from((256 << 10) / Piece::of_bytes(400).bytes()).unwrap();
+        let shares: Vec<u64> = (0..12).map(|_| ask(0..whole * 2)).collect();
+        assert_eq!(shares[0], 0);
+        assert!(11 * 20 < shares[1..].iter().sum::<u64>(), "{shares:?}");
+        // Another question, which fits, is at home at once.
+        ask(100_000..100_000 + whole / 4);
+        assert_eq!(ask(100_000..100_000 + whole / 4), 100);
+        assert!(pieces.bytes() <= 256 << 10, "{}", pieces.bytes());
+    }
 
     #[test]
     fn what_is_used_stays_and_the_bound_holds() {

@@ -261,6 +261,12 @@ impl Segment {
         number(&self.path)
     }
 
+    /// Bytes of the index in memory; `None` while the file is closed.
+    pub(super) fn held(&self) -> Option<usize> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.as_ref().map(|loaded| size_of_val(loaded.entries.as_slice()))
+    }
+
     /// Closes the file and forgets the index until the next use.
     pub(super) fn unload(&self) {
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -282,11 +282,23 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     if removed {
         forget(&writer.shared, now_ms);
     }
-    if LOADED_MAX < segments.len() {
-        segments.iter().for_each(|segment| segment.unload());
-    }
+    unload(&segments, LOADED_MAX, LOADED_BYTES_MAX);
     measure(&writer.shared);
     Ok(())
+}
+
+/// Closes files, the oldest first, beyond so many and so many bytes of their indexes: 10,000 hosts
+/// have megabytes of it in each.
+pub(super) fn unload(segments: &[Arc<Segment>], files_max: usize, bytes_max: usize) {
+    let (mut files, mut bytes) = (0, 0);
+    for segment in segments.iter().rev() {
+        let Some(held) = segment.held() else { continue };
+        files += 1;
+        bytes += held;
+        if files_max < files || bytes_max < bytes {
+            segment.unload();
+        }
+    }
 }
 
 /// Forgets sections that end before everything that is stored, here or in Redis.
@@ -335,3 +347,5 @@ const SOURCES_A_TICK: usize = 8;
 const SECTIONS_A_TICK: usize = 16;
 /// Segments whose files and indexes stay open.
 const LOADED_MAX: usize = 128;
+/// Bytes of their indexes.
+const LOADED_BYTES_MAX: usize = 32 << 20;

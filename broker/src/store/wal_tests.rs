@@ -107,3 +107,23 @@ fn a_segment_whose_name_is_not_safe_is_sealed_once() {
     assert_eq!(raw.map(|file| file.samples).sum::<u64>(), 2 * 600);
     assert_eq!(dump(&place.open().0), wanted);
 }
+
+/// Of 10,000 hosts each file's index is megabytes: 128 of them were hundreds.
+#[test]
+fn indexes_in_memory_are_bounded_by_bytes() {
+    let place = Place::new("indexes");
+    let (store, mut writer, _) = place.open();
+    for window in 0..4_u64 {
+        write(&mut writer, HOST, window * 600..window * 600 + 600);
+        settle(&mut writer, T0 + i64::try_from(window + 1).unwrap() * 600_000 + 40_000);
+    }
+    let wanted = dump(&store);
+    let segments = store.shared.segments();
+    let held = || segments.iter().filter_map(|segment| segment.held()).collect::<Vec<_>>();
+    let all = held();
+    assert!(4 <= all.len(), "{all:?}");
+    upkeep::unload(&segments, usize::MAX, all[0] * 2);
+    assert_eq!(held().len(), 2);
+    assert!(segments.last().unwrap().held().is_some(), "the newest stay");
+    assert_eq!(dump(&store), wanted);
+}
