@@ -3,7 +3,7 @@
 
 run: setup-run web
 	cargo build --release --package strobe
-	exec target/release/strobe up $(ARGS)
+	exec $${CARGO_TARGET_DIR:-target}/release/strobe up $(ARGS)
 
 test: setup-test web
 	scripts/test

@@ -1,10 +1,10 @@
 //! The agent's clocks: the one place that asks the kernel what time it is.
 //!
 //! Everything else takes time as an argument. A clock the kernel does not have reads 0. When a tick
-//! is due, and when the network loop looks for one, is worked out here too.
+//! is due is worked out here too.
 
 use nix::time::{ClockId, clock_gettime};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Wall time in ns since 1970-01-01 UTC.
 #[must_use]
@@ -34,52 +34,15 @@ pub fn until_multiple_ns(now_ns: i64, every: Duration, after: Duration) -> i64 {
     if until_ns < every_ns / 4 { until_ns + every_ns } else { until_ns }
 }
 
-/// When the network loop looks into the ring.
-///
-/// The sampler ticks at the multiples of the interval and wakes nobody. The network loop looks a
-/// little later, each host at its own moment of the interval's first half, so that the agents of
-/// a fleet, whose clocks are in step, do not all send in the same millisecond. A tick that is
-/// not there yet is looked for again soon.
-#[derive(Debug)]
-pub struct Look {
-    every: Duration,
-    after: Duration,
-    at: Instant,
-    claimed: u64,
-}
-
-impl Look {
-    /// Looks at once; `host` decides about the moment.
-    #[must_use]
-    pub fn new(now: Instant, every: Duration, host: u128) -> Self {
-        let spread = (every / 2).min(SPREAD_MAX);
-        // The id's low bits are random: as many 65,536ths of the spread.
-        let share = u32::try_from(host & 0xffff).unwrap_or(0);
-        let after = spread / 20 + spread.mul_f64(f64::from(share) * 0.95 / 65_536.0);
-        Self { every, after, at: now, claimed: 0 }
-    }
-
-    /// When to look next.
-    #[must_use]
-    pub fn at(&self) -> Instant {
-        self.at
-    }
-
-    /// The ring was looked into; `claimed` slots were ever taken.
-    pub fn looked(&mut self, now: Instant, wall_ns: i64, claimed: u64) {
-        if now < self.at {
-            return;
-        }
-        let found = self.claimed != claimed;
-        self.claimed = claimed;
-        self.at = now
-            + if found {
-                let until_ns = until_multiple_ns(wall_ns, self.every, self.after);
-                Duration::from_nanos(u64::try_from(until_ns).unwrap_or(0))
-            } else {
-                (self.every / 16).min(AGAIN_MAX)
-            };
-    }
+/// The host's own moment within the interval: the agents of a fleet, whose clocks are in step,
+/// neither read nor send all in the same millisecond. It is in the interval's first half, the same
+/// in every life of the host, and never at the beginning, where everybody else's timers are.
+#[must_use]
+pub fn moment(every: Duration, host: u128) -> Duration {
+    let spread = (every / 2).min(SPREAD_MAX);
+    // The id's low bits are random: as many 65,536ths of the spread.
+    let share = u32::try_from(host & 0xffff).unwrap_or(0);
+    spread / 20 + spread.mul_f64(f64::from(share) * 0.95 / 65_536.0)
 }
 
 fn ns(duration: Duration) -> i64 {
@@ -95,7 +58,6 @@ fn read(clock: ClockId) -> u64 {
 
 /// Beyond that nobody gains from more spread, and people wait.
 const SPREAD_MAX: Duration = Duration::from_millis(500);
-const AGAIN_MAX: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -116,34 +78,15 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
-    fn a_look_that_finds_nothing_is_repeated_soon() {
-        let start = Instant::now();
-        let ms = Duration::from_millis;
-        let mut look = Look::new(start, ms(1000), 0);
-        assert_eq!(look.at(), start);
-        look.looked(start, 10_000_000_000, 0);
-        assert_eq!(look.at(), start + ms(62) + Duration::from_micros(500));
-        // An acknowledgement woke the loop in between; that changes nothing.
-        look.looked(start + ms(30), 10_030_000_000, 3);
-        let again = look.at();
-        look.looked(again, 10_062_500_000, 5);
-        // 25 ms, the spread's first twentieth, after the next second.
-        assert_eq!(look.at(), again + ms(962) + Duration::from_micros(500));
-    }
-
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
-    fn hosts_look_at_moments_of_their_own_in_the_first_half() {
-        let start = Instant::now();
+    fn hosts_have_moments_of_their_own_in_the_first_half() {
         for (every_ms, most_ms) in [(100, 50), (1000, 500), (300_000, 500)] {
             for host in [0, 1 << 12, 0xffff, u128::MAX] {
-                let look = Look::new(start, Duration::from_millis(every_ms), host);
+                let moment = moment(Duration::from_millis(every_ms), host);
                 let most = Duration::from_millis(most_ms);
-                assert!((most / 20..=most).contains(&look.after), "{look:?}");
+                assert!((most / 20..=most).contains(&moment), "{moment:?}");
             }
         }
-        let after = |host| Look::new(start, Duration::from_secs(1), host).after;
-        assert!(after(1 << 14) < after(1 << 15));
+        let of = |host| moment(Duration::from_secs(1), host);
+        assert!(of(1 << 14) < of(1 << 15));
     }
 }

@@ -1,6 +1,6 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
-use crate::sampler::Trees;
+use crate::sampler::{Choice, Trees, collector};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use strobe_wire::schema::{Labels, is_label_name};
@@ -23,8 +23,12 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The tree that stands for `/proc`.
     pub procfs: PathBuf,
+    /// The tree that stands for `/sys`.
+    pub sysfs: PathBuf,
     /// Where the host's `/` is.
     pub rootfs: PathBuf,
+    /// Which collectors are read, and how often.
+    pub choice: Choice,
     /// The `instance` label; none means the host's name.
     pub instance: Option<String>,
     /// The `job` label.
@@ -35,6 +39,8 @@ pub struct Config {
     pub ring_slots: usize,
     /// Print one sample and end.
     pub once: bool,
+    /// Print what each collector costs and end.
+    pub costs: bool,
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
@@ -93,7 +99,7 @@ pub const KEYS: &[Key] = &[
         flag: "sysfs",
         env: "STROBE_SYSFS",
         default: "/sys",
-        help: "The tree to read instead of /sys; no source of this version reads it.",
+        help: "The tree to read instead of /sys.",
     },
     Key {
         name: "agent.rootfs",
@@ -101,6 +107,34 @@ pub const KEYS: &[Key] = &[
         env: "STROBE_ROOTFS",
         default: "/",
         help: "Where the host's / is, to ask its file systems for their space.",
+    },
+    Key {
+        name: "agent.collectors.enable",
+        flag: "collector.*",
+        env: "STROBE_COLLECTORS_ENABLE",
+        default: "",
+        help: "Collectors to read besides those that are on by default (docs/collectors.md).",
+    },
+    Key {
+        name: "agent.collectors.disable",
+        flag: "no-collector.*",
+        env: "STROBE_COLLECTORS_DISABLE",
+        default: "",
+        help: "Collectors not to read.",
+    },
+    Key {
+        name: "agent.intervals.*",
+        flag: "interval.*",
+        env: "STROBE_INTERVALS",
+        default: "",
+        help: "Time between two readings of a collector, 100ms to 24h: --interval.netclass 1m.",
+    },
+    Key {
+        name: "agent.textfiles",
+        flag: "textfiles",
+        env: "STROBE_TEXTFILES",
+        default: "",
+        help: "Directory of *.prom files that others leave, in the Prometheus text format.",
     },
     Key {
         name: "agent.instance",
@@ -137,6 +171,13 @@ pub const KEYS: &[Key] = &[
         default: "false",
         help: "Print one sample as Prometheus text and end.",
     },
+    Key {
+        name: "agent.costs",
+        flag: "costs",
+        env: "STROBE_AGENT_COSTS",
+        default: "false",
+        help: "Measure what each collector costs on this host, print it and end.",
+    },
 ];
 
 impl Config {
@@ -168,12 +209,15 @@ impl Config {
             token: optional("agent.token"),
             listen: settings.parse("agent.listen", listen)?,
             procfs: path("agent.procfs")?,
+            sysfs: path("agent.sysfs")?,
             rootfs: path("agent.rootfs")?,
+            choice: choice(settings)?,
             instance: optional("agent.instance"),
             job: settings.parse("agent.job", job)?,
             labels: settings.parse("agent.labels", labels)?,
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
             once: settings.parse("agent.once", boolean)?,
+            costs: settings.parse("agent.costs", boolean)?,
         })
     }
 
@@ -182,7 +226,9 @@ impl Config {
     pub fn trees(&self) -> Trees {
         Trees {
             procfs: self.procfs.clone(),
+            sysfs: self.sysfs.clone(),
             rootfs: self.rootfs.clone(),
+            choice: self.choice.clone(),
             filesystem_interval_ms: self.filesystem_interval_ms,
         }
     }
@@ -195,6 +241,46 @@ pub fn help() -> String {
      Usage: strobe-agent [--config FILE] [FLAGS]\n\n"
         .to_owned()
         + &strobe_wire::program::help(KEYS)
+}
+
+/// Which collectors are read: each key's own mistakes are named as that key's.
+fn choice(settings: &Settings) -> Result<Choice, SettingsError> {
+    let list = |text: &str| {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(|name| collector(name).map(|known| known.name.to_owned())).collect()
+    };
+    let intervals = |text: &str| {
+        let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+        pairs.map(interval).collect::<Result<Vec<_>, _>>()
+    };
+    let enable: Vec<String> = settings.parse("agent.collectors.enable", list)?;
+    let disable = settings.parse("agent.collectors.disable", |text| {
+        let disable: Vec<String> = list(text)?;
+        match disable.iter().find(|name| enable.contains(name)) {
+            Some(both) => Err(format!("{both:?} is enabled as well")),
+            None => Ok(disable),
+        }
+    })?;
+    let intervals = settings.parse("agent.intervals.*", intervals)?;
+    let named = !settings.text("agent.textfiles").is_empty();
+    let textfiles = named.then(|| settings.parse("agent.textfiles", path)).transpose()?;
+    Ok(Choice { enable, disable, intervals, textfiles })
+}
+
+/// `netclass=1m`.
+fn interval(pair: &str) -> Result<(String, u64), String> {
+    let (name, text) = pair.split_once('=').ok_or("name=time is wanted, as in netclass=1m")?;
+    let interval_ms = duration_ms(text)?;
+    if !(100..=86_400_000).contains(&interval_ms) {
+        return Err(format!("{name}: 100ms to 24h is wanted"));
+    }
+    let collector = collector(name)?;
+    if !collector.has_interval() {
+        return Err(format!(
+            "{name} has no interval of its own (filesystems: agent.filesystem_interval)"
+        ));
+    }
+    Ok((collector.name.to_owned(), interval_ms))
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {
@@ -293,6 +379,13 @@ mod tests {
         let set = config(&["--labels", "b=2, a=1", "--broker", "[::1]:7801", "--once"]).unwrap();
         assert_eq!(set.labels, Labels::of(&[("a", "1"), ("b", "2")]));
         assert_eq!((set.broker.as_deref(), set.once), (Some("[::1]:7801"), true));
+        let set =
+            config(&["--collector.ksmd", "--no-collector.arp", "--interval.os", "2h"]).unwrap();
+        assert_eq!(
+            (set.choice.enable, set.choice.disable),
+            (vec!["ksmd".into()], vec!["arp".into()])
+        );
+        assert_eq!(set.choice.intervals, [("os".to_owned(), 7_200_000)]);
     }
 
     #[test]
@@ -306,6 +399,15 @@ mod tests {
             (["--labels", "a=1,a=2"], "stands twice"),
             (["--ring-slots", "100"], "power of two"),
             (["--interva", "1s"], "did you mean `interval`?"),
+            (
+                ["--interval.netclas", "1m"],
+                "no collector is called \"netclas\"; did you mean \"netclass\"?",
+            ),
+            (["--interval.netclass", "1"], "a number and one of ms, s, m, h, d is wanted"),
+            (["--collector.ksmd", "--no-collector.ksmd"], "\"ksmd\" is enabled as well"),
+            (["--collectr.ksmd", "--once"], "unknown key `collectr.ksmd`"),
+            (["--interval.uname", "1m"], "uname has no interval of its own"),
+            (["--collector.xyzzy", "--once"], "no collector is called \"xyzzy\""),
         ] {
             let error = config(&args).unwrap_err();
             assert!(error.contains(wanted), "{error}");

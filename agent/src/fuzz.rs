@@ -26,7 +26,7 @@ pub fn proc_file<'a, T: Iterator<Item = &'a [u8]>>(format: u8, ticks: T) {
         }
         let mut columns = Vec::new();
         for entry in sheet.entries() {
-            let own = format.columns(entry);
+            let own = format.columns_about(entry, "zfs_arc");
             assert_eq!(own.len(), entry.count, "{format:?} {entry:?}");
             columns.extend(own);
         }
@@ -48,7 +48,7 @@ fn mounts(bytes: &[u8]) {
     }
 }
 
-const FORMATS: [(Format, Vanish); 15] = [
+const FORMATS: [(Format, Vanish); 35] = [
     (Format::Cores, Vanish::Go),
     (Format::Stat, Vanish::Stay),
     (Format::Load, Vanish::Stay),
@@ -64,4 +64,24 @@ const FORMATS: [(Format, Vanish); 15] = [
     (Format::Six, Vanish::Stay),
     (Format::Disks, Vanish::Go),
     (Format::Devices, Vanish::Go),
+    (Format::Softnet, Vanish::Go),
+    (Format::Schedstat, Vanish::Go),
+    (Format::Conntrack, Vanish::Go),
+    (Format::Arp, Vanish::Go),
+    (Format::Udp, Vanish::Go),
+    (Format::Xfs, Vanish::Go),
+    (Format::Interrupts, Vanish::Go),
+    (Format::Buddy, Vanish::Go),
+    (Format::Zones, Vanish::Go),
+    (Format::Slabs, Vanish::Go),
+    (Format::Cgroups, Vanish::Go),
+    (Format::Raid, Vanish::Go),
+    (Format::IpvsStats, Vanish::Go),
+    (Format::Ipvs, Vanish::Go),
+    (Format::NfsClient, Vanish::Go),
+    (Format::NfsServer, Vanish::Go),
+    (Format::NodeMemory, Vanish::Go),
+    (Format::NodeStat, Vanish::Go),
+    (Format::Kstat, Vanish::Go),
+    (Format::Pool, Vanish::Go),
 ];

@@ -9,6 +9,9 @@ pub mod fuzz;
 
 mod readers;
 
+#[expect(unsafe_code, reason = "adjtimex(2) has no safe wrapper in nix")]
+mod adjust;
+
 mod hazard;
 pub mod sampler;
 pub mod schemas;
@@ -17,11 +20,14 @@ pub mod schemas;
 pub mod ring;
 pub mod sealer;
 
+pub mod score;
+
 pub mod state;
 pub mod uplink;
 
 pub mod run;
 
 pub mod clock;
+pub mod costs;
 pub mod exporter;
 pub mod exposition;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
 use strobe_agent::config::{Config, KEYS, help};
+use strobe_agent::costs;
 use strobe_agent::exporter::Exporter;
 use strobe_agent::exposition::sample;
 use strobe_agent::run::{Stop, run};
@@ -35,6 +36,11 @@ fn act(args: &[String]) -> Result<String, Box<dyn std::error::Error>> {
         let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
         let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
         return Ok(sample(&mut sampler, now, ONCE_WAIT));
+    }
+    if config.costs {
+        let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
+        let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
+        return Ok(costs::table(&mut sampler, &config.choice, now));
     }
     watch(&config)?;
     Ok(String::new())

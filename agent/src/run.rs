@@ -1,18 +1,21 @@
 //! The agent's two loops: the sampler's thread and the network's.
 //!
 //! ```text
-//! sample:  wait (timer, stop) -> tick -> seal into the ring
-//! network: wait (UDP socket, stop, signals, timers) -> read -> time out -> act -> send
+//! sample:  wait (timer, stop) -> tick -> seal into the ring -> the network's turn, or wake it
+//! network: wait (UDP socket, sampler, stop, signals, timers) -> read -> time out -> act -> send
 //! ```
 //!
-//! The sampler never waits for the network, and does not wake it either: the network loop knows
-//! when there is a tick to look for ([`crate::clock::Look`]). It enrols first if there is no
-//! identity yet, retrying for as long as it takes unless the broker refuses the token. On a stop,
-//! the sampler seals its last event, and the network loop gives the broker `DRAIN` to acknowledge.
+//! While all goes well the network's thread sleeps, and the sampler's takes its turn once a tick
+//! (`run/turns.rs` says when): that is one wake-up a tick instead of three. The sampler never waits
+//! for the network: a turn is bounded, and if the other thread is at it, it is only woken. The
+//! network loop enrols first if there is no identity yet, retrying for as long as it takes unless
+//! the broker refuses the token. On a stop, the sampler seals its last event, and the network loop
+//! gives the broker `DRAIN` to acknowledge.
 
 mod network;
+mod turns;
 
-use crate::clock::{self, until_multiple_ns};
+use crate::clock::{self, moment, until_multiple_ns};
 use crate::config::Config;
 use crate::ring::{Ring, RingError};
 use crate::sampler::{Sampler, Tick};
@@ -21,7 +24,7 @@ use crate::sealer::Sealer;
 use crate::state::{State, StateError};
 use crate::uplink::Status;
 use hugepage_config::{Region, Want};
-use network::{Errand, Network, Parts};
+use network::Parts;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -33,12 +36,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use strobe_wire::enrol::EnrolError;
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::link::LinkError;
 use strobe_wire::message::Hello;
 use strobe_wire::pki::Token;
+use turns::{Errand, Handover};
 
 /// A running agent.
 #[derive(Debug)]
@@ -176,13 +180,13 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     let hello = hello(config, &state, &sampler);
     let sealer = Sealer::new(state.host, state.boot, ring.writer);
     // Before the sampler's thread: what fails here must not leave one behind.
+    let every = Duration::from_millis(config.interval_ms);
+    let pace = Pace { every, after: moment(every, state.host.0) };
     let parts = Parts { broker, state, identity, token, hello, ring: ring.reader, table, status };
-    let network = Network::new(parts, &stop)?;
-    let sampling = spawn("strobe-sample", {
-        let (stop, interval_ms) = (stop.clone(), config.interval_ms);
-        move || sample(sampler, sealer, interval_ms, &stop)
-    })?;
-    Ok(Errand { network, sampling, stop })
+    let errand = Errand::new(parts, stop.clone())?;
+    let handover = errand.handover();
+    let sampling = spawn("strobe-sample", move || sample(sampler, sealer, pace, &handover, &stop))?;
+    Ok(errand.with(sampling))
 }
 
 impl Stop {
@@ -236,25 +240,34 @@ fn hello(config: &Config, state: &State, sampler: &Sampler) -> Hello {
     }
 }
 
-/// The sampler's loop: one tick at once, then one at every multiple of the interval on the wall
-/// clock, so that the rows of a fleet lie on the same times.
+/// When to tick: every so often on the wall clock, at the host's own moment.
+#[derive(Clone, Copy)]
+struct Pace {
+    every: Duration,
+    after: Duration,
+}
+
+/// The sampler's loop: one tick at once, then one at the host's moment of every interval.
+#[expect(clippy::disallowed_methods, reason = "this is a loop that reads the clock")]
 fn sample(
     mut sampler: Sampler,
     mut sealer: Sealer,
-    interval_ms: u64,
+    pace: Pace,
+    handover: &Handover,
     stop: &Stop,
 ) -> Result<(), AgentError> {
     let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
     let timer =
         TimerFd::new(timerfd::ClockId::CLOCK_REALTIME, flags).map_err(io_error("make a timer"))?;
-    aim(&timer, interval_ms)?;
+    aim(&timer, pace)?;
     let tick = || Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
     sealer.event(tick(), "start", concat!("strobe-agent ", env!("CARGO_PKG_VERSION")));
     loop {
         let now = tick();
         sealer.begin(now);
         sampler.tick(now, |row| sealer.row(now, &row));
-        if wait(&timer, interval_ms, stop)? == Woken::Stopped {
+        handover.ticked(Instant::now());
+        if wait(&timer, pace, stop)? == Woken::Stopped {
             sealer.event(tick(), "stop", "the agent was stopped");
             return Ok(());
         }
@@ -268,7 +281,7 @@ enum Woken {
 }
 
 /// Waits for the next tick.
-fn wait(timer: &TimerFd, interval_ms: u64, stop: &Stop) -> Result<Woken, AgentError> {
+fn wait(timer: &TimerFd, pace: Pace, stop: &Stop) -> Result<Woken, AgentError> {
     loop {
         let mut wait = [
             PollFd::new(timer.as_fd(), PollFlags::POLLIN),
@@ -284,18 +297,17 @@ fn wait(timer: &TimerFd, interval_ms: u64, stop: &Stop) -> Result<Woken, AgentEr
         match nix::unistd::read(timer, &mut [0; 8]) {
             Ok(_) => return Ok(Woken::Due),
             // Somebody set the wall clock: its multiples are elsewhere now.
-            Err(Errno::ECANCELED) => aim(timer, interval_ms)?,
+            Err(Errno::ECANCELED) => aim(timer, pace)?,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(io_error("read the timer")(error)),
         }
     }
 }
 
-/// Sets the timer to the multiples of the interval on the wall clock.
-fn aim(timer: &TimerFd, interval_ms: u64) -> Result<(), AgentError> {
-    let every = Duration::from_millis(interval_ms);
+/// Sets the timer to the host's moment of every interval.
+fn aim(timer: &TimerFd, Pace { every, after }: Pace) -> Result<(), AgentError> {
     let now_ns = clock::wall_ns();
-    let first_ns = now_ns.saturating_add(until_multiple_ns(now_ns, every, Duration::ZERO));
+    let first_ns = now_ns.saturating_add(until_multiple_ns(now_ns, every, after));
     let first = Duration::from_nanos(u64::try_from(first_ns).unwrap_or(0));
     timer
         .set(

@@ -11,8 +11,11 @@
 //! [`SECTION_COLUMNS_MAX`] columns is cut into `name`, `name.1`, …, [`PARTS_MAX`] at most; columns
 //! beyond that are left out and counted in `strobe_sampler_columns_refused`.
 
+mod catalog;
+mod families;
 mod mounts;
 mod name;
+mod patient;
 mod section;
 mod source;
 
@@ -20,12 +23,14 @@ use crate::readers::filesystem::Mount;
 pub use crate::readers::host::Uname;
 use crate::readers::kept::{Buffer, Kept};
 use crate::readers::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
-use crate::readers::{Format, GAUGE, column};
+use crate::readers::{Format, GAUGE, Roots, column};
 use crate::schemas::Table;
+pub use catalog::{COLLECTORS as CATALOG, Choice, Collector, known as collector};
+use families::Families;
 use mounts::Mounts;
 use name::KernelName;
 pub use section::PARTS_MAX;
-use section::{Part, Section, parts};
+use section::{Section, parts};
 use source::{COLLECTORS, SECTIONS, files};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -41,10 +46,14 @@ use strobe_wire::schema::{Column, Kind, Schema};
 pub struct Trees {
     /// `/proc`, or another tree of the same form.
     pub procfs: PathBuf,
+    /// `/sys`, or another tree of the same form.
+    pub sysfs: PathBuf,
     /// Where the host's `/` is, for statfs.
     pub rootfs: PathBuf,
     /// How often file systems are asked for their space.
     pub filesystem_interval_ms: u64,
+    /// Which collectors are read.
+    pub choice: Choice,
 }
 
 /// When a reading is made.
@@ -81,6 +90,9 @@ pub struct Sampler {
     costs: [Cost; COLLECTORS.len()],
     name: KernelName,
     mounts: Mounts,
+    families: Families,
+    /// Which of [`COLLECTORS`] are read here, at each tick.
+    here: [bool; COLLECTORS.len()],
     rebuilt: u64,
 }
 
@@ -121,6 +133,11 @@ impl Sampler {
     /// `clock` is a monotonic clock in ns, for the cost of each source.
     #[must_use]
     pub fn new(trees: &Trees, clock: fn() -> u64, table: Arc<Table>) -> Self {
+        let (procfs, sysfs) = (trees.procfs.clone(), trees.sysfs.clone());
+        let (rootfs, textfiles) = (trees.rootfs.clone(), trees.choice.textfiles.clone());
+        let roots = Roots { procfs, sysfs, rootfs, textfiles };
+        let picks = trees.choice.picks();
+        let families = Families::new(roots, &picks, clock, Arc::clone(&table));
         let mut sampler = Self {
             clock,
             table,
@@ -131,19 +148,31 @@ impl Sampler {
             costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
             name: KernelName::new(&trees.procfs),
             mounts: Mounts::new(trees),
+            families,
+            here: COLLECTORS.map(|name| picks.iter().any(|pick| pick.is_each_tick(name))),
             rebuilt: 0,
         };
-        for (path, shape, feeds) in files() {
+        let is_here = |name: &str| picks.iter().any(|pick| pick.is_each_tick(name));
+        for (path, shape, mut feeds) in files() {
             let first = sampler.sources.len();
+            feeds.retain(|feed| is_here(feed.collector));
+            if feeds.is_empty() {
+                continue;
+            }
             for feed in feeds {
                 sampler.add(Feed::File(feed.format), feed.section, feed.collector, feed.needed);
             }
             let kept = Kept::new(trees.procfs.join(path), shape);
             sampler.files.push(SourceFile { kept, sources: first..sampler.sources.len() });
         }
-        sampler.add(Feed::Time, "host", "time", true);
-        sampler.add(Feed::Uname, "host", "uname", true);
-        sampler.add(Feed::Filesystem, "filesystem", "filesystem", true);
+        let others = [
+            (Feed::Time, "host", "time"),
+            (Feed::Uname, "host", "uname"),
+            (Feed::Filesystem, "filesystem", "filesystem"),
+        ];
+        for (feed, section, collector) in others.into_iter().filter(|(_, _, name)| is_here(name)) {
+            sampler.add(feed, section, collector, true);
+        }
         sampler.add(Feed::Cost, "host", "", false);
         sampler
     }
@@ -161,11 +190,13 @@ impl Sampler {
         for index in 0..self.sections.len() {
             self.emit(index, &mut sink);
         }
+        self.families.tick(now, &mut self.buffer, &mut sink);
     }
 
     /// Asks for the file systems' space and waits for it, for those who sample once. The next
     /// tick, at the same time, has the answers.
     pub fn settle(&mut self, now: Tick, timeout: Duration) {
+        self.families.settle(now.boottime_ns, timeout);
         self.mounts.next_ns = 0;
         self.mounts.ask(now.boottime_ns, &mut self.buffer);
         self.mounts.hazard.wait(now.boottime_ns, timeout);
@@ -175,7 +206,12 @@ impl Sampler {
     /// ticks that raise this allocate.
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.rebuilt + self.mounts.changes()
+        self.rebuilt + self.mounts.changes() + self.families.changes()
+    }
+
+    /// What the collectors that are not read each tick have cost so far, in ns.
+    pub fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.families.spent()
     }
 
     /// What the kernel calls itself and the host.
@@ -196,12 +232,17 @@ impl Sampler {
     fn read_files(&mut self) {
         for file in &mut self.files {
             let mut before = (self.clock)();
-            let bytes = file.kept.read(&mut self.buffer);
+            let found = file.kept.read(&mut self.buffer).is_some();
             for source in self.sources.get_mut(file.sources.clone()).unwrap_or(&mut []) {
                 let Feed::File(format) = source.feed else { continue };
-                let read = match bytes {
+                let read = match file.kept.last(&self.buffer).filter(|_| found) {
                     Some(bytes) => {
-                        let changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        let mut changed = source.fill(|sheet| format.parse(bytes, sheet));
+                        if source.sheet.has_all() {
+                            file.kept.suffices();
+                        } else if let Some(whole) = file.kept.read_on(&mut self.buffer) {
+                            changed |= source.fill(|sheet| format.parse(whole, sheet));
+                        }
                         mark(&mut self.sections, source.section, changed);
                         source.sheet.has_any()
                     }
@@ -260,13 +301,15 @@ impl Sampler {
 
     fn read_costs(&mut self) {
         let refused = self.sections.iter().map(|section| section.refused).sum::<u64>()
-            + self.sources.iter().map(|source| source.sheet.refused()).sum::<u64>();
+            + self.sources.iter().map(|source| source.sheet.refused()).sum::<u64>()
+            + self.families.refused();
         let totals = [Some(refused), Some(self.mounts.hung)];
-        let costs = self.costs;
+        let (costs, here) = (self.costs, self.here);
         let source = self.sources.iter_mut().find(|source| source.feed == Feed::Cost);
         let Some(source) = source else { return };
         let changed = source.fill(|sheet| {
-            for (name, cost) in COLLECTORS.iter().zip(costs).take(COLLECTORS.len() - 1) {
+            let named = COLLECTORS.iter().zip(costs).take(COLLECTORS.len() - 1);
+            for ((name, cost), _) in named.zip(here).filter(|(_, here)| *here) {
                 let values = [Some(cost.ns), Some(u64::from(cost.success))];
                 sheet.put(COLLECTOR, name.as_bytes(), &values, Repair::None);
             }
@@ -283,20 +326,8 @@ impl Sampler {
             return;
         };
         for part in &mut section.parts {
-            part.valid.fill(0);
-            let plan = section.plan.get(part.plan.clone()).unwrap_or(&[]);
-            for (at, (source, column)) in plan.iter().enumerate() {
-                let sheet = self.sources.get(*source).map(|source| &source.sheet);
-                let found = sheet.and_then(|sheet| sheet.value(*column));
-                if let Some(value) = part.values.get_mut(at) {
-                    *value = found.unwrap_or(0);
-                }
-                if let Some(byte) = part.valid.get_mut(at / 8) {
-                    *byte |= u8::from(found.is_some()) << (at % 8);
-                }
-            }
-            let Part { schema, id, values, valid, .. } = &*part;
-            sink(SectionRow { schema, id: *id, values, valid });
+            part.gather(|source, column| self.sources.get(source)?.sheet.value(column));
+            sink(part.row());
         }
     }
 
@@ -328,8 +359,7 @@ impl Sampler {
             }
         }
         let Some(section) = self.sections.get_mut(index) else { return };
-        section.parts = parts(section.name, columns, &self.table);
-        section.plan = plan;
+        section.parts = parts(section.name, columns, &plan, &self.table);
         section.refused = refused;
         section.changed = false;
         self.rebuilt += 1;

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use strobe_wire::ids::{BootId, HostId};
-use strobe_wire::pki::{Identity, PkiError, write_private};
+use strobe_wire::pki::{Identity, PkiError, Role, write_private};
 
 /// An agent's state directory, locked.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl State {
     /// # Errors
     /// It cannot be read.
     pub fn identity(&self) -> Result<Option<Identity>, StateError> {
-        let Some(identity) = Identity::load(&self.dir)? else { return Ok(None) };
+        let Some(identity) = Identity::load(&self.dir, Role::Agent)? else { return Ok(None) };
         let subject = identity.subject()?;
         if subject.host != self.host {
             log::warn!(

@@ -61,7 +61,7 @@ pub struct Uplink {
     back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
-    unacknowledged: VecDeque<(u64, Ticket)>,
+    unacknowledged: VecDeque<Sent>,
     /// What QUIC could not take yet.
     chunks: VecDeque<Bytes>,
     schemas_sent: HashSet<SchemaId>,
@@ -72,7 +72,17 @@ pub struct Uplink {
     renewed: Option<Renewed>,
     /// The broker does not believe this side's certificate.
     distrusted: bool,
+    /// What a person should read of the last failure.
+    complaint: Option<String>,
     status: Status,
+}
+
+/// A frame that was read from the ring.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    seq: u64,
+    ticket: Ticket,
+    at: Instant,
 }
 
 /// A new key and what the broker signed for it, not checked yet.
@@ -104,6 +114,8 @@ pub struct Status {
     /// Frames in the ring that could not be sent because nobody knows their schema, or that do
     /// not open; both are bugs, and counted.
     pub unsendable: u64,
+    /// Ticks whose rows the sampler's thread sent, with the network's asleep.
+    pub quiet_ticks: u64,
     /// Connections in a row that ended, or were not made, before anything was acknowledged.
     pub failures: u32,
     /// Why the last connection ended, or was not made.
@@ -142,6 +154,7 @@ impl Uplink {
             renewing: None,
             renewed: None,
             distrusted: false,
+            complaint: None,
             status: Status::default(),
         }
     }
@@ -270,11 +283,49 @@ impl Uplink {
     /// What there is to know.
     #[must_use]
     pub fn status(&self) -> Status {
-        let mut status = self.status.clone();
+        let mut status = Status::default();
+        self.show(&mut status);
+        status
+    }
+
+    /// [`Self::status`] into one there is, which costs no memory.
+    pub fn show(&self, status: &mut Status) {
+        let mine = &self.status;
+        status.broker.clone_from(&mine.broker);
+        status.last_error.clone_from(&mine.last_error);
+        status.connections = mine.connections;
+        status.frames_sent = mine.frames_sent;
+        status.acknowledged_seq = mine.acknowledged_seq;
+        status.unsendable = mine.unsendable;
         status.streaming = matches!(self.state, State::Streaming { .. });
         status.unacknowledged = self.unacknowledged.len();
         status.failures = self.back_off.failures();
-        status
+    }
+
+    /// Whether nothing but rows and acknowledgements is on its way, and no row has waited for its
+    /// acknowledgement for `late`.
+    #[must_use]
+    pub fn is_calm(&self, now: Instant, late: Duration) -> bool {
+        let streaming = matches!(self.state, State::Streaming { .. });
+        let waited = |sent: &Sent| now.saturating_duration_since(sent.at);
+        let acknowledged = self.unacknowledged.front().is_none_or(|sent| waited(sent) < late);
+        streaming
+            && acknowledged
+            && self.chunks.is_empty()
+            && self.renewing.is_none()
+            && self.renewed.is_none()
+    }
+
+    /// Whether a broker takes rows and has acknowledged all that it was sent.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Streaming { .. }) && self.unacknowledged.is_empty()
+    }
+
+    /// What is to be logged of the last failure, once. Logging may wait for a disk or a pipe, and
+    /// so is done by who may wait.
+    pub fn complaint(&mut self) -> Option<String> {
+        self.complaint.take()
     }
 
     fn target(&self) -> &str {
@@ -374,7 +425,9 @@ impl Uplink {
                     self.chunks.push_back(encode(&Message::Renew { csr }));
                 }
                 // It asks again.
-                Err(why) => log::warn!("uplink: the certificate is not renewed: {why}"),
+                Err(why) => {
+                    self.complaint = Some(format!("the certificate is not renewed: {why}"));
+                }
             },
             (Message::Enrolled { certificate: certificate_der, ca: ca_der }, _)
                 if let Some(key_der) = self.renewing.take() =>
@@ -403,8 +456,8 @@ impl Uplink {
 
     fn acknowledge(&mut self, ring: &mut Ring, seq: u64) {
         let mut through = None;
-        while let Some((_, ticket)) = self.unacknowledged.front().filter(|(s, _)| *s <= seq) {
-            through = Some(*ticket);
+        while let Some(sent) = self.unacknowledged.front().filter(|sent| sent.seq <= seq) {
+            through = Some(sent.ticket);
             self.unacknowledged.pop_front();
         }
         if let Some(ticket) = through {
@@ -420,7 +473,7 @@ impl Uplink {
             let (ticket, header) = (slot.ticket(), frame::open(&slot).map(|frame| frame.header));
             let Ok(header) = header else {
                 self.status.unsendable += 1;
-                self.unacknowledged.push_back((0, ticket));
+                self.unacknowledged.push_back(Sent { seq: 0, ticket, at: now });
                 continue;
             };
             let bytes = slot.bytes();
@@ -430,7 +483,7 @@ impl Uplink {
                 // The wait for an acknowledgement begins with something to acknowledge.
                 *progress = now;
             }
-            self.unacknowledged.push_back((header.seq.0, ticket));
+            self.unacknowledged.push_back(Sent { seq: header.seq.0, ticket, at: now });
             if header.seq.0 <= self.stored_seq {
                 self.acknowledge(ring, self.stored_seq);
                 continue;
@@ -469,7 +522,7 @@ impl Uplink {
         }
         let wait = self.back_off.failed();
         self.state = State::Waiting { until: now + wait };
-        log::warn!("uplink: {}: {why}; again in {wait:?}", self.status.broker);
+        self.complaint = Some(format!("{}: {why}; again in {wait:?}", self.status.broker));
         self.status.last_error = why;
     }
 }

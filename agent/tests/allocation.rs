@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
 use strobe_agent::ring::Ring;
-use strobe_agent::sampler::{Sampler, Tick, Trees};
+use strobe_agent::sampler::{Choice, Sampler, Tick, Trees};
 use strobe_agent::schemas::Table;
 use strobe_agent::sealer::Sealer;
 use strobe_wire::ids::{BootId, HostId};
@@ -47,7 +47,13 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_tick_reads_seals_and_allocates_nothing() {
-    let trees = Trees { procfs: "/proc".into(), rootfs: "/".into(), filesystem_interval_ms: 100 };
+    let trees = Trees {
+        procfs: "/proc".into(),
+        sysfs: "/sys".into(),
+        rootfs: "/".into(),
+        filesystem_interval_ms: 100,
+        choice: Choice::default(),
+    };
     let mut sampler = Sampler::new(&trees, monotonic_ns, Arc::new(Table::new()));
     let region = hugepage_config::Region::map(64 * 4096, hugepage_config::Want::Plain).unwrap();
     let Ring { writer, mut reader } = Ring::new(64, region).unwrap();

@@ -298,6 +298,48 @@ fn what_a_dead_broker_did_not_acknowledge_is_sent_again() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
+/// Serves for ten ticks, and says how many of them the sampler's thread sent itself.
+fn ten_ticks(broker: &mut Broker, agent: &Agent) -> u64 {
+    let (before, end) = (agent.status().quiet_ticks, broker.hellos.len());
+    let until = strobe_agent::clock::monotonic_ns() + 1_000_000_000;
+    broker.serve(|_| until < strobe_agent::clock::monotonic_ns());
+    assert_eq!(broker.hellos.len(), end, "one connection");
+    agent.status().quiet_ticks - before
+}
+
+#[test]
+fn the_sampler_sends_while_all_is_well_and_the_network_thread_when_it_is_not() {
+    let dir = fresh_dir("quiet");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
+    for round in 1..=2 {
+        broker.serve(|_| 5 < agent.status().quiet_ticks);
+        let acknowledged = agent.status().acknowledged_seq;
+        let quiet = ten_ticks(&mut broker, &agent);
+        assert!((5..=11).contains(&quiet), "{quiet} of ten ticks");
+        assert!(acknowledged + 20 < agent.status().acknowledged_seq);
+        // Nobody answers: the sampler goes on, the network's thread notices and dials again.
+        let (before, last) = (agent.status().quiet_ticks, broker.through());
+        broker.restart();
+        let until = strobe_agent::clock::monotonic_ns() + 1_000_000_000;
+        while strobe_agent::clock::monotonic_ns() < until {
+            std::thread::yield_now();
+        }
+        assert!(agent.status().quiet_ticks - before <= 7, "it is the other thread's turn");
+        broker.serve(|broker| last + 20 < broker.through());
+        assert_eq!(
+            (broker.hellos.len(), agent.status().connections),
+            (1 + round, 1 + round as u64)
+        );
+        assert_eq!(broker.stored.len() as u64, broker.through(), "no hole");
+    }
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
 #[test]
 fn certificates_change_under_load_and_nothing_is_lost_or_doubled() {
     let dir = fresh_dir("renews");
@@ -315,7 +357,7 @@ fn certificates_change_under_load_and_nothing_is_lost_or_doubled() {
     let connections = usize::try_from(broker.renewed).unwrap() + 1;
     assert_eq!((broker.hellos.len(), broker.ends_s.len()), (connections, connections));
     assert!(broker.ends_s.is_sorted_by(|a, b| a < b), "each with the newest: {:?}", broker.ends_s);
-    let kept = Identity::load(&dir).unwrap().unwrap();
+    let kept = Identity::load(&dir, Role::Agent).unwrap().unwrap();
     let kept_s = strobe_wire::pki::expires_s(&kept.certificate_der).unwrap();
     assert!(*broker.ends_s.last().unwrap() <= kept_s, "and the newest is kept");
     std::fs::remove_dir_all(&dir).unwrap();
@@ -335,7 +377,7 @@ fn a_certificate_that_is_refused_is_replaced_with_a_token_and_a_bad_token_change
     broker.serve(|broker| 5 < broker.through());
     stop(&mut broker, agent);
     // The host was away for longer than its certificate lived.
-    let kept = Identity::load(&dir).unwrap().unwrap();
+    let kept = Identity::load(&dir, Role::Agent).unwrap().unwrap();
     let subject = kept.subject().unwrap();
     let expired = broker.ca.issue(&subject, wall_s() - 10_000, 100).unwrap();
     expired.save(&dir).unwrap();
@@ -349,7 +391,7 @@ fn a_certificate_that_is_refused_is_replaced_with_a_token_and_a_bad_token_change
     broker.serve(|_| 1 < agent.status().failures);
     assert!(!agent.is_finished(), "it goes on and says why");
     stop(&mut broker, agent);
-    assert_eq!(Identity::load(&dir).unwrap().unwrap(), expired);
+    assert_eq!(Identity::load(&dir, Role::Agent).unwrap().unwrap(), expired);
     broker.stored.clear();
     let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
     broker.serve(|broker| 5 < broker.through());

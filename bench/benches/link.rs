@@ -4,83 +4,12 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-use strobe_wire::ids::HostId;
+use std::time::Duration;
+use strobe_bench::pair::{Pair, frame_of_1_kib, identities, link, read, start};
 use strobe_wire::link::{
-    Alpn, ConnId, Datagram, Dial, Event, Link, LinkConfig, Offload, Progress, Received, Side,
-    Socket, SocketConfig, StreamId,
+    Alpn, ConnId, Dial, Event, Link, Offload, Progress, Side, Socket, SocketConfig, StreamId,
 };
 use strobe_wire::message::{Message, Reader, encode, frame_prefix};
-use strobe_wire::pki::{Authority, Identity, Role, Subject};
-
-/// Two links that hand each other their datagrams, on a clock of their own.
-struct Pair {
-    now: Instant,
-    server: Link,
-    client: Link,
-    out: Vec<u8>,
-}
-
-impl Pair {
-    fn new(server: &Identity, client: &Identity) -> Self {
-        let (server, client) = (link(Side::Broker, server), link(Side::Agent, client));
-        Self { now: start(), server, client, out: Vec::new() }
-    }
-
-    /// Everything that is to be said now, there and back, until both are silent.
-    fn settle(&mut self) {
-        loop {
-            let said = [(true, 1), (false, 2)].map(|(to_server, last)| {
-                let (from, to) = match to_server {
-                    true => (&mut self.client, &mut self.server),
-                    false => (&mut self.server, &mut self.client),
-                };
-                let mut said = false;
-                self.out.clear();
-                while let Some(transmit) = from.transmit(self.now, 10, &mut self.out) {
-                    let bytes = self.out.get(..transmit.bytes).unwrap_or_default();
-                    for one in bytes.chunks(transmit.segment_bytes.unwrap_or(bytes.len()).max(1)) {
-                        let from = SocketAddr::from(([127, 0, 0, last], 7801));
-                        let (to_ip, ecn) = (None, transmit.ecn);
-                        to.handle(self.now, Datagram { from, to: to_ip, ecn, bytes: one.into() });
-                    }
-                    said = true;
-                    self.out.clear();
-                }
-                said
-            });
-            if said == [false, false] {
-                return;
-            }
-        }
-    }
-
-    /// Moves the clock and does what is due.
-    fn pass(&mut self, time: Duration) {
-        self.now += time;
-        self.server.on_timeout(self.now);
-        self.client.on_timeout(self.now);
-        self.settle();
-    }
-
-    /// A new connection, as both know it.
-    fn connect(&mut self) -> (ConnId, ConnId) {
-        let to = SocketAddr::from(([127, 0, 0, 2], 7801));
-        let here = self.client.connect(self.now, to, &Dial::With(Alpn::Agent)).expect("room");
-        self.settle();
-        let connected = |link: &mut Link| loop {
-            match link.poll() {
-                Some(Event::Connected { conn, .. }) => break conn,
-                Some(Event::Closed { why, .. }) => panic!("{why}"),
-                Some(_) => {}
-                None => panic!("the handshake needs no time here"),
-            }
-        };
-        assert_eq!(connected(&mut self.client), here);
-        (here, connected(&mut self.server))
-    }
-}
 
 fn handshakes(criterion: &mut Criterion) {
     let (server, client) = identities();
@@ -207,52 +136,6 @@ fn turn(ends: &mut [(Socket, Link); 2]) {
     }
 }
 
-/// Reads what there is; how many messages.
-fn read(link: &mut Link, conn: ConnId, stream: StreamId, reader: &mut Reader) -> u64 {
-    let mut count = 0;
-    loop {
-        let received = link.recv(conn, stream, reader);
-        while let Ok(Some(_)) = reader.pull() {
-            count += 1;
-        }
-        if received != Ok(Received::More) {
-            return count;
-        }
-    }
-}
-
-fn frame_of_1_kib() -> Bytes {
-    [&frame_prefix(1024)[..], &[7; 1024]].concat().into()
-}
-
-fn identities() -> (Identity, Identity) {
-    let authority = Authority::create(NOW_S).expect("randomness");
-    let issue = |role, host| {
-        let subject = Subject { role, host: HostId(host) };
-        authority.issue(&subject, NOW_S, 86_400).expect("randomness")
-    };
-    (issue(Role::Broker, 0), issue(Role::Agent, 7))
-}
-
-fn link(side: Side, identity: &Identity) -> Link {
-    Link::new(&LinkConfig {
-        identity: Some(identity.clone()),
-        side,
-        connections_max: 20_000,
-        whole_datagrams: true,
-        wall_s: NOW_S,
-        seed: None,
-        accept: None,
-    })
-    .expect("the identity fits")
-}
-
-#[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
-fn start() -> Instant {
-    Instant::now()
-}
-
-const NOW_S: u64 = 1_790_000_000;
 const BULK_FRAMES: u64 = 4_096;
 
 criterion_group!(benches, handshakes, frames, bulk);

@@ -30,10 +30,12 @@ fn assign(criterion: &mut Criterion) {
     }
 }
 
+/// How a virtual node's point on the ring is made, and what that is called.
+type Making = (&'static str, fn(BrokerId, u32) -> u32);
+
 #[expect(clippy::print_stdout, reason = "a report")]
 fn report() {
-    let makings: [(&str, fn(BrokerId, u32) -> u32); 3] =
-        [("CRC32", plain), ("CRC32, mixed", mixed), ("XXH3", xxh3)];
+    let makings: [Making; 3] = [("CRC32", plain), ("CRC32, mixed", mixed), ("XXH3", xxh3)];
     println!("each column of three: {}\n", makings.map(|(name, _)| name).join(" | "));
     println!(
         "{:>7} {:>5} {:>6} | {:^22} | {:^22} | {:^22}",
@@ -56,7 +58,7 @@ fn report() {
 }
 
 #[expect(clippy::print_stdout, reason = "a report")]
-fn line(count: u64, makings: &[(&str, fn(BrokerId, u32) -> u32); 3]) {
+fn line(count: u64, makings: &[Making; 3]) {
     let all = brokers(count);
     let bounded = over_mean(&Owners::none().assign(&all), &all);
     let rings = makings.map(|(_, making)| Ring::of(&all, making));
@@ -74,7 +76,7 @@ fn line(count: u64, makings: &[(&str, fn(BrokerId, u32) -> u32); 3]) {
 }
 
 #[expect(clippy::print_stdout, reason = "a report")]
-fn movement(makings: &[(&str, fn(BrokerId, u32) -> u32)]) {
+fn movement(makings: &[Making]) {
     println!("\nmoved over 1..=100 brokers, joins then leaves of the oldest (minimum = 1)");
     let (mut kept, mut fewest) = (0, 0);
     walk(|after, owners| {

@@ -1,9 +1,12 @@
 //! Micro-benchmarks: `make bench`. What they share is here: the row of 1 KiB that every queue
-//! carries, and hosts to sample.
+//! carries, hosts to sample, a fleet in a store, and two ends of a link.
+
+pub mod fleet;
+pub mod pair;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strobe_agent::sampler::{Sampler, Tick, Trees};
+use strobe_agent::sampler::{Choice, Sampler, Tick, Trees};
 use strobe_agent::schemas::Table;
 use strobe_wire::frame::{FrameKind, Header, Row, open, seal_row};
 use strobe_wire::ids::{BootId, HostId, SchemaId, Seq};
@@ -14,8 +17,7 @@ pub const COLUMNS: usize = 100;
 /// Bytes of the sealed row.
 pub const SEALED_BYTES: usize = 1017;
 
-/// The same, rounded up: an element of the queues that copy. The ring's slots are
-/// 4 KiB, so this favours the rivals.
+/// The same, rounded up: the smallest place that holds it.
 pub const ROW_BYTES: usize = 1024;
 
 /// Seals row `seq` into `out`, as the sampler does, and returns its length.
@@ -46,9 +48,24 @@ pub fn look(frame: &[u8]) -> u64 {
 /// A real kernel's /proc.
 pub const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/proc/6.18");
 
-/// The files of it that are read every tick and are worth a measurement of their own.
-pub const FILES: [&str; 8] =
-    ["stat", "meminfo", "vmstat", "diskstats", "net/dev", "net/netstat", "net/snmp", "net/snmp6"];
+/// The files of it that are read every tick.
+pub const FILES: [&str; 15] = [
+    "stat",
+    "meminfo",
+    "vmstat",
+    "diskstats",
+    "net/dev",
+    "net/netstat",
+    "net/snmp",
+    "net/snmp6",
+    "net/sockstat",
+    "net/sockstat6",
+    "loadavg",
+    "pressure/cpu",
+    "pressure/io",
+    "pressure/memory",
+    "sys/fs/file-nr",
+];
 
 /// A host that is sampled, on a clock of its own.
 #[derive(Debug)]
@@ -63,6 +80,8 @@ impl Host {
     pub fn new(procfs: &Path) -> Self {
         let trees = Trees {
             procfs: procfs.to_owned(),
+            sysfs: procfs.join("none"),
+            choice: Choice::default(),
             rootfs: PathBuf::from("/"),
             filesystem_interval_ms: 3_600_000,
         };

@@ -19,6 +19,7 @@
 //! that end later than a new one would are renewed early.
 
 use crate::registry::Registry;
+use crate::trust::Standing;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -49,6 +50,10 @@ pub struct CertificateCounts {
     pub renewed: u64,
     /// Sessions closed because their certificate ended.
     pub expired: u64,
+    /// Connections closed because their certificate was revoked.
+    pub revoked: u64,
+    /// The last second of this broker's own.
+    pub own_expires_s: u64,
 }
 
 /// What is to be done about a connection.
@@ -102,7 +107,22 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
         }
         self.own_until_s = now_s.saturating_add((self.life_s * 2 / 3).max(1));
         let subject = Subject { role: Role::Broker, host: HostId(0) };
-        Some(self.authority.issue(&subject, now_s, self.life_s))
+        let issued = self.authority.issue(&subject, now_s, self.life_s);
+        if issued.is_ok() {
+            self.counts.own_expires_s = now_s.saturating_add(self.life_s);
+        }
+        Some(issued)
+    }
+
+    /// How long one that is given now is good.
+    #[must_use]
+    pub fn life_s(&self) -> u64 {
+        self.life_s
+    }
+
+    /// A connection was closed because its certificate was revoked.
+    pub fn count_revoked(&mut self) {
+        self.counts.revoked += 1;
     }
 
     /// The certificate for a good token. The token is used up on disk before anything is signed.
@@ -160,18 +180,24 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
         Some((place, Due::Ask))
     }
 
-    /// Signs what was asked for.
+    /// Signs what was asked for, so that `standing` lets it be good.
     ///
     /// # Errors
     /// Nobody asked, or the request is malformed.
-    pub fn renew(&mut self, place: P, csr: &[u8], now_s: u64) -> Result<Message, String> {
+    pub fn renew(
+        &mut self,
+        place: P,
+        csr: &[u8],
+        standing: Standing,
+        now_s: u64,
+    ) -> Result<Message, String> {
         let watched = self.watched.get_mut(&place).filter(|watched| watched.asked);
         let watched = watched.ok_or("a certificate is renewed only when the broker asks for it")?;
         watched.asked = false;
         let subject = watched.subject;
         let certificate = self
             .authority
-            .sign(csr, &subject, now_s, self.life_s)
+            .sign(csr, &subject, now_s, standing.life_s(self.life_s, now_s))
             .map_err(|why| why.to_string())?;
         self.counts.renewed += 1;
         log::info!("renewed the certificate of {subject}");
@@ -197,10 +223,11 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
             _ => return Err("only agents and dashboards enrol".to_owned()),
         };
         registry.redeem_token(&ask.secret, now_ms).map_err(|why| why.to_string())?;
-        let subject = Subject { role, host: ask.host };
-        self.authority
-            .sign(&ask.csr, &subject, seconds(now_ms), self.life_s)
-            .map_err(|why| why.to_string())
+        let host = if role == Role::Viz { HostId(0) } else { ask.host };
+        let (subject, now_s) = (Subject { role, host }, seconds(now_ms));
+        let life_s = registry.standing(host).life_s(self.life_s, now_s);
+        registry.certificate(host, now_s.saturating_add(life_s));
+        self.authority.sign(&ask.csr, &subject, now_s, life_s).map_err(|why| why.to_string())
     }
 
     fn signed(&self, certificate: Vec<u8>) -> Message {
@@ -264,19 +291,20 @@ mod tests {
     #[test]
     fn a_renewal_is_for_the_same_subject_and_once_a_question() {
         let (mut certificates, place) = (certificates(), 1);
-        let (_, csr) = request().unwrap();
-        assert!(certificates.renew(place, &csr, NOW_S).is_err(), "nobody is there");
+        let ((_, csr), good) = (request().unwrap(), Standing::default());
+        assert!(certificates.renew(place, &csr, good, NOW_S).is_err(), "nobody is there");
         certificates.watch(place, AGENT, NOW_S + LIFE_S, NOW_S);
-        assert!(certificates.renew(place, &csr, NOW_S).is_err(), "nobody asked");
+        assert!(certificates.renew(place, &csr, good, NOW_S).is_err(), "nobody asked");
         let later_s = NOW_S + LIFE_S - 1;
         assert_eq!(certificates.due(later_s), Some((place, Due::Ask)));
-        let Ok(Message::Enrolled { certificate, .. }) = certificates.renew(place, &csr, later_s)
+        let Ok(Message::Enrolled { certificate, .. }) =
+            certificates.renew(place, &csr, good, later_s)
         else {
             panic!("it was asked for")
         };
         assert_eq!(Subject::of_certificate(&certificate).unwrap(), AGENT);
         assert_eq!(expires_s(&certificate).unwrap(), later_s + LIFE_S);
-        assert!(certificates.renew(place, &csr, later_s).is_err(), "once");
+        assert!(certificates.renew(place, &csr, good, later_s).is_err(), "once");
         assert_eq!(certificates.counts().renewed, 1);
     }
 

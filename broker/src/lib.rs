@@ -17,6 +17,7 @@ pub mod remote_write;
 mod run;
 pub mod store;
 pub mod tokens;
+pub mod trust;
 pub mod window;
 pub mod writer;
 

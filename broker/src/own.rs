@@ -6,6 +6,7 @@
 use crate::net::NetCounts;
 use crate::store::StoreCounts;
 use crate::store::redis::{MirrorCounts, TROUBLES};
+use crate::trust::Standing;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,8 +15,8 @@ use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiResponse, HostInfo};
 
 /// `/api/strobe/v1/hosts`.
-pub(crate) fn hosts(hosts: &[HostInfo], now_ms: i64) -> ApiResponse {
-    let list: Vec<_> = hosts.iter().map(|info| host(info, now_ms)).collect();
+pub(crate) fn hosts(hosts: &[Known], now_ms: i64) -> ApiResponse {
+    let list: Vec<_> = hosts.iter().map(|known| host(known, now_ms)).collect();
     json_answer(200, &serde_json::Value::Array(list))
 }
 
@@ -42,14 +43,26 @@ pub(crate) fn json_answer(status: u16, value: &serde_json::Value) -> ApiResponse
     }
 }
 
+/// A host, and how its certificates stand.
+pub(crate) type Known = (HostInfo, Standing);
+
+/// What the broker counts about itself.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    /// The network side.
+    pub net: NetCounts,
+    /// The store.
+    pub store: StoreCounts,
+    /// Redis, where it is used.
+    pub mirror: Option<MirrorCounts>,
+    /// Queries whose caller hung up before their answer.
+    pub queries_abandoned: u64,
+}
+
 /// `/metrics`, in Prometheus's text format.
-pub(crate) fn metrics(
-    net: &NetCounts,
-    store: &StoreCounts,
-    mirror: Option<&MirrorCounts>,
-    hosts: &[HostInfo],
-    now_ms: i64,
-) -> ApiResponse {
+#[expect(clippy::too_many_lines, reason = "one flat list: every number once")]
+pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiResponse {
+    let Numbers { net, store, mirror, queries_abandoned } = numbers;
     let mut out = Exposition::default();
     out.counter("frames_stored_total", "Frames that passed every check.", net.ingest.accepted);
     out.counter("frames_duplicate_total", "Frames that were stored before.", net.ingest.duplicate);
@@ -74,8 +87,22 @@ pub(crate) fn metrics(
         "Sessions closed because their certificate ended.",
         net.certificates.expired,
     );
+    out.counter(
+        "certificates_revoked_total",
+        "Connections closed because their certificate was revoked.",
+        net.certificates.revoked,
+    );
+    let help = "When this broker's certificate ends, in seconds since 1970.";
+    out.gauge("certificate_expiry_seconds", help, net.certificates.own_expires_s);
+    let connected = hosts.iter().filter(|(info, _)| info.connected);
+    if let Some(first) = connected.map(|(_, standing)| standing.expires_s).min() {
+        let help = "When the first certificate of a connected host ends, in seconds since 1970.";
+        out.gauge("hosts_certificate_expiry_seconds", help, first);
+    }
     out.counter("handshakes_failed_total", "TLS handshakes that failed.", net.handshakes_failed);
     out.counter("connections_refused_total", "Connections refused.", net.connections_refused);
+    let help = "Queries whose caller hung up before their answer.";
+    out.counter("queries_abandoned_total", help, *queries_abandoned);
     out.gauge("sessions", "Agents connected.", count(net.sessions));
     out.gauge("connections", "QUIC connections.", count(net.connections));
     out.gauge("subscribers", "Dashboards subscribed over QUIC.", count(net.subscribers));
@@ -99,7 +126,7 @@ pub(crate) fn metrics(
         out.redis(mirror);
     }
     let mut states: BTreeMap<&str, u64> = Health::ALL.map(|state| (state.word(), 0)).into();
-    for info in hosts {
+    for (info, _) in hosts {
         *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
     }
     out.head("hosts", "gauge", "Hosts known, by state.");
@@ -155,7 +182,7 @@ impl Exposition {
     }
 }
 
-fn host(info: &HostInfo, now_ms: i64) -> serde_json::Value {
+fn host((info, standing): &Known, now_ms: i64) -> serde_json::Value {
     let hello = &info.hello;
     let labels: BTreeMap<&str, &str> =
         hello.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -170,6 +197,8 @@ fn host(info: &HostInfo, now_ms: i64) -> serde_json::Value {
         "interval_ms": hello.interval_ms,
         "first_seen_ms": info.first_seen_ms,
         "last_seen_ms": info.last_seen_ms,
+        "certificate_expires_s": Some(standing.expires_s).filter(|end| *end != 0),
+        "revoked": standing.is_revoked(),
     })
 }
 
@@ -186,16 +215,16 @@ mod tests {
     fn a_host_as_json() {
         let hello = Hello { host: 7, instance: "a".into(), interval_ms: 1000, ..Hello::default() };
         let info = HostInfo { hello, last_seen_ms: 5, ..HostInfo::default() };
-        let body = String::from_utf8(hosts(&[info], 5).body).unwrap();
+        let body = String::from_utf8(hosts(&[(info, Standing::default())], 5).body).unwrap();
         assert!(body.starts_with("[{") && body.contains(r#""state":"fresh""#), "{body}");
         assert!(body.contains(r#""id":"00000000000000000000000000000007""#), "{body}");
     }
 
     #[test]
     fn metrics_have_help_type_and_reasons() {
-        let mut net = NetCounts::default();
-        net.ingest.refused.insert("crc", 3);
-        let answer = metrics(&net, &StoreCounts::default(), Some(&MirrorCounts::default()), &[], 0);
+        let mut numbers = Numbers { mirror: Some(MirrorCounts::default()), ..Numbers::default() };
+        numbers.net.ingest.refused.insert("crc", 3);
+        let answer = metrics(&numbers, &[], 0);
         let body = String::from_utf8(answer.body).unwrap();
         assert!(body.contains("strobe_broker_refused_total{reason=\"crc\"} 3\n"), "{body}");
         assert!(body.contains("strobe_broker_redis_failures_total{reason=\"auth\"} 0\n"), "{body}");

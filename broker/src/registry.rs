@@ -1,17 +1,20 @@
 //! Who is known: hosts with what they said and when they were seen, the windows of what is stored of
-//! them, and enrolment tokens. All of it in memory; on disk in one redb file.
+//! them, enrolment tokens, and whose certificates are believed. All of it in memory; on disk in one
+//! redb file.
 //!
-//! A token is on disk before it is given out and before it is honoured. Hosts and windows are
+//! A token is on disk before it is given out and before it is honoured, and so is a revocation. Hosts and windows are
 //! written together, now and then and before the log lets go of what they tell, so that a restart
 //! knows every stored (host, boot, seq) from the two.
 
 use crate::tokens::{Entry, TokenError, TokenHash, Tokens};
+use crate::trust::{Standing, Trust};
 use crate::window::Window;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::{Hello, HostInfo};
@@ -53,12 +56,15 @@ struct Shared {
     path: PathBuf,
     database: Database,
     memory: Mutex<Memory>,
+    /// `Release` behind a change of the memory, `Acquire` before a look at it.
+    revocations: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Memory {
     hosts: BTreeMap<HostId, HostInfo>,
     tokens: Tokens,
+    trust: Trust,
     /// Hosts whose record on disk is behind, and the same in the order in which they fell behind.
     dirty: BTreeSet<HostId>,
     behind: VecDeque<HostId>,
@@ -76,7 +82,8 @@ impl Registry {
         let database = Database::create(&path).map_err(|e| fail("open", e.to_string()))?;
         let mut memory = Memory::default();
         let windows = load(&database, &mut memory).map_err(|e| fail("read", e.to_string()))?;
-        let shared = Arc::new(Shared { path, database, memory: Mutex::new(memory) });
+        let (memory, revocations) = (Mutex::new(memory), AtomicU64::new(0));
+        let shared = Arc::new(Shared { path, database, memory, revocations });
         Ok((Self { shared }, windows))
     }
 
@@ -138,6 +145,45 @@ impl Registry {
         self.lock().hosts.values().cloned().collect()
     }
 
+    /// A certificate of the host ends then.
+    pub fn certificate(&self, host: HostId, expires_s: u64) {
+        let mut memory = self.lock();
+        if memory.trust.note(host, expires_s) {
+            memory.touch(host);
+        }
+    }
+
+    /// How the host's certificates stand.
+    #[must_use]
+    pub fn standing(&self, host: HostId) -> Standing {
+        self.lock().trust.of(host)
+    }
+
+    /// Whether a certificate of the host that ends then is refused.
+    #[must_use]
+    pub fn is_refused(&self, host: HostId, expires_s: u64) -> bool {
+        self.lock().trust.is_refused(host, expires_s)
+    }
+
+    /// Refuses every certificate that the host has; that is on disk when this returns.
+    ///
+    /// # Errors
+    /// It could not be written; until the next start it holds all the same.
+    pub fn revoke(&self, host: HostId, now_s: u64, life_s: u64) -> Result<(), RegistryError> {
+        let standing = self.lock().trust.revoke(host, now_s, life_s);
+        self.shared.revocations.fetch_add(1, Ordering::Release);
+        self.write(|tables| {
+            tables.certificates.insert(host.0, (standing.expires_s, standing.refused_s))?;
+            Ok(())
+        })
+    }
+
+    /// How many revocations there were in this life: whoever holds connections looks at them anew.
+    #[must_use]
+    pub fn revocations(&self) -> u64 {
+        self.shared.revocations.load(Ordering::Acquire)
+    }
+
     /// How many hosts changed since they were written.
     #[must_use]
     pub fn behind(&self) -> usize {
@@ -158,18 +204,23 @@ impl Registry {
         let count = hosts_max.min(memory.behind.len());
         let taken: Vec<HostId> = memory.behind.drain(..count).collect();
         let mut hosts: Vec<(HostId, HostInfo)> = Vec::with_capacity(count);
+        let mut standings: Vec<(HostId, Standing)> = Vec::with_capacity(count);
         for id in &taken {
             memory.dirty.remove(id);
             hosts.extend(memory.hosts.get(id).map(|info| (*id, info.clone())));
+            standings.push((*id, memory.trust.of(*id)));
         }
         drop(memory);
-        let written = self.write(|hosts_table, windows_table, _| {
+        let written = self.write(|tables| {
             for (id, info) in &hosts {
-                hosts_table.insert(id.0, bytes_of(info).as_slice())?;
+                tables.hosts.insert(id.0, bytes_of(info).as_slice())?;
+            }
+            for (id, standing) in standings.iter().filter(|(_, of)| *of != Standing::default()) {
+                tables.certificates.insert(id.0, (standing.expires_s, standing.refused_s))?;
             }
             for (id, boots) in windows {
                 let bytes = rkyv::to_bytes::<Failure>(boots).unwrap_or_default();
-                windows_table.insert(id.0, bytes.as_slice())?;
+                tables.windows.insert(id.0, bytes.as_slice())?;
             }
             Ok(())
         });
@@ -195,11 +246,11 @@ impl Registry {
         let gone = memory.tokens.expire(now_ms);
         let entry = memory.tokens.issue(hash, lifetime_ms, now_ms)?;
         drop(memory);
-        self.write(|_, _, tokens| {
+        self.write(|tables| {
             for old in &gone {
-                tokens.remove(old.0)?;
+                tables.tokens.remove(old.0)?;
             }
-            tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
+            tables.tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
             Ok(())
         })
     }
@@ -211,28 +262,24 @@ impl Registry {
     pub fn redeem_token(&self, secret: &[u8], now_ms: i64) -> Result<(), RegistryError> {
         let hash = TokenHash::of(secret);
         let entry = self.lock().tokens.redeem(hash, now_ms)?;
-        self.write(|_, _, tokens| {
-            tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
+        self.write(|tables| {
+            tables.tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
             Ok(())
         })
     }
 
     fn write(
         &self,
-        change: impl FnOnce(
-            &mut redb::Table<'_, u128, &[u8]>,
-            &mut redb::Table<'_, u128, &[u8]>,
-            &mut redb::Table<'_, [u8; 32], (i64, i64)>,
-        ) -> Result<(), redb::StorageError>,
+        change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::StorageError>,
     ) -> Result<(), RegistryError> {
         let run = || -> Result<(), redb::Error> {
             let transaction = self.shared.database.begin_write()?;
-            {
-                let mut hosts = transaction.open_table(HOSTS)?;
-                let mut windows = transaction.open_table(WINDOWS)?;
-                let mut tokens = transaction.open_table(TOKENS)?;
-                change(&mut hosts, &mut windows, &mut tokens)?;
-            }
+            change(&mut Tables {
+                hosts: transaction.open_table(HOSTS)?,
+                windows: transaction.open_table(WINDOWS)?,
+                tokens: transaction.open_table(TOKENS)?,
+                certificates: transaction.open_table(CERTIFICATES)?,
+            })?;
             transaction.commit()?;
             Ok(())
         };
@@ -246,6 +293,15 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What one transaction may change.
+struct Tables<'a> {
+    hosts: redb::Table<'a, u128, &'static [u8]>,
+    windows: redb::Table<'a, u128, &'static [u8]>,
+    tokens: redb::Table<'a, [u8; 32], (i64, i64)>,
+    /// Of each host, as [`Standing`]: the last end there was, and up to which end they are refused.
+    certificates: redb::Table<'a, u128, (u64, u64)>,
 }
 
 impl Memory {
@@ -273,6 +329,7 @@ fn load(
     transaction.open_table(HOSTS)?;
     transaction.open_table(WINDOWS)?;
     transaction.open_table(TOKENS)?;
+    transaction.open_table(CERTIFICATES)?;
     transaction.commit()?;
     let transaction = database.begin_read()?;
     for entry in transaction.open_table(HOSTS)?.iter()? {
@@ -285,6 +342,11 @@ fn load(
         let (hash, entry) = entry?;
         let (expires_ms, used_ms) = entry.value();
         memory.tokens.load(TokenHash(hash.value()), Entry { expires_ms, used_ms });
+    }
+    for entry in transaction.open_table(CERTIFICATES)?.iter()? {
+        let (id, standing) = entry?;
+        let (expires_s, refused_s) = standing.value();
+        memory.trust.load(HostId(id.value()), Standing { expires_s, refused_s });
     }
     let mut windows = Vec::new();
     for entry in transaction.open_table(WINDOWS)?.iter()? {
@@ -305,6 +367,7 @@ fn bytes_of(info: &HostInfo) -> Vec<u8> {
 const HOSTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("hosts");
 const WINDOWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("windows");
 const TOKENS: TableDefinition<'_, [u8; 32], (i64, i64)> = TableDefinition::new("tokens");
+const CERTIFICATES: TableDefinition<'_, u128, (u64, u64)> = TableDefinition::new("certificates");
 
 #[cfg(test)]
 mod tests {
@@ -350,6 +413,21 @@ mod tests {
         assert_eq!(windows, [(HostId(7), BootId(2), window)]);
         let info = registry.host(HostId(7)).unwrap();
         assert_eq!((info.first_seen_ms, info.last_seen_ms, info.connected), (5_000, 9_000, false));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_revocation_is_kept() {
+        let dir = dir("revoked");
+        let (registry, _) = Registry::open(&dir).unwrap();
+        registry.certificate(HostId(7), 500);
+        registry.certificate(HostId(8), 500);
+        registry.revoke(HostId(7), 100, 50).unwrap();
+        registry.save(&[], 9).unwrap();
+        drop(registry);
+        let (registry, _) = Registry::open(&dir).unwrap();
+        assert!(registry.is_refused(HostId(7), 500) && !registry.is_refused(HostId(7), 501));
+        assert_eq!(registry.standing(HostId(8)), Standing { expires_s: 500, refused_s: 0 });
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -302,6 +302,43 @@ fn a_token_is_good_once_and_only_for_agents_and_dashboards() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// Closed at once, refused with the reason, after a restart too; a token lets it in again.
+#[test]
+fn a_revoked_host_is_out_until_it_enrols_anew() {
+    let dir = dir("revoked");
+    let broker = start(&dir);
+    let token = || broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let (first, other) = (token(), token());
+    let identity = enrol(&broker, &first).unwrap();
+    let (mut agent, _) = Peer::begin(&broker, &identity);
+    let (_, hosts) = operate(&dir, "GET", "/api/strobe/v1/hosts", "");
+    assert!(hosts.contains(r#""certificate_expires_s":1"#), "{hosts}");
+    assert_eq!(operate(&dir, "POST", "/api/strobe/v1/revoke", "host=nobody").0, 404);
+    let (status, said) = operate(&dir, "POST", "/api/strobe/v1/revoke", &format!("host={HOST}"));
+    assert!(status == 200 && said.contains("revoked"), "{said}");
+    assert_eq!(agent.message(Duration::from_secs(5)), None);
+    let why = agent.closed.unwrap_or_default();
+    assert!(why.contains("revoked by the operator"), "{why}");
+    let (_, hosts) = operate(&dir, "GET", "/api/strobe/v1/hosts", "");
+    assert!(hosts.contains(r#""revoked":true"#), "{hosts}");
+    broker.stop();
+    drop(broker);
+
+    let broker = start(&dir);
+    let dial = Dial::With(Alpn::Agent);
+    let mut agent = Peer::dial(broker.quic_addr(), Some(identity), &dial);
+    agent.send(encode(&Message::Hello(hello())));
+    assert_eq!(agent.message(Duration::from_secs(5)), None);
+    let why = agent.closed.unwrap_or_default();
+    assert!(why.contains("revoked by the operator"), "{why}");
+    let (_, metrics) = operate(&dir, "GET", "/metrics", "");
+    assert!(metrics.contains("strobe_broker_certificate_expiry_seconds 1"), "{metrics}");
+    let identity = enrol(&broker, &other).unwrap();
+    drop(Peer::begin(&broker, &identity));
+    broker.stop();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn a_liar_is_closed_and_told_why() {
     let dir = dir("liar");

@@ -6,7 +6,7 @@ use crate::settings::state_dir;
 use serde_json::Value;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use strobe_broker::control;
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::settings::duration_ms;
@@ -62,6 +62,11 @@ pub(crate) fn token(to: &To, lifetime: &str) -> Result<String, String> {
     get(to, "POST", "/api/strobe/v1/tokens", &format!("lifetime_ms={ms}"))
 }
 
+/// `strobe hosts revoke`.
+pub(crate) fn revoke(to: &To, host: &str) -> Result<String, String> {
+    get(to, "POST", "/api/strobe/v1/revoke", &format!("host={}", encoded(host)))
+}
+
 /// `strobe hosts`.
 pub(crate) fn hosts(to: &To, json: bool) -> Result<String, String> {
     let body = get(to, "GET", "/api/strobe/v1/hosts", "")?;
@@ -72,11 +77,35 @@ pub(crate) fn hosts(to: &To, json: bool) -> Result<String, String> {
     if hosts.is_empty() {
         return Ok("No host has sent anything yet.".to_owned());
     }
-    let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
-    Ok(table(&["INSTANCE", "STATE", "VERSION", "KERNEL", "INTERVAL", "LABELS", "ID"], &rows))
+    let now_s = now_s();
+    let rows: Vec<Vec<String>> = hosts.iter().map(|host| row(host, now_s)).collect();
+    let head =
+        ["INSTANCE", "STATE", "VERSION", "KERNEL", "INTERVAL", "CERTIFICATE", "LABELS", "ID"];
+    Ok(table(&head, &rows))
 }
 
-fn row(host: &Value) -> Vec<String> {
+/// How long the certificate is good.
+fn certificate(host: &Value, now_s: u64) -> String {
+    if host.get("revoked").and_then(Value::as_bool) == Some(true) {
+        return "revoked".to_owned();
+    }
+    let Some(end_s) = host.get("certificate_expires_s").and_then(Value::as_u64) else {
+        return "-".to_owned();
+    };
+    match end_s.saturating_sub(now_s) {
+        0 => "expired".to_owned(),
+        left_s if left_s < 3_600 => format!("{}min", left_s.div_ceil(60)),
+        left_s if left_s < 172_800 => format!("{}h", left_s / 3_600),
+        left_s => format!("{}d", left_s / 86_400),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command is where time comes from")]
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn row(host: &Value, now_s: u64) -> Vec<String> {
     let text = |key: &str| host.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let labels = host.get("labels").and_then(Value::as_object).map(|labels| {
         let pair = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
@@ -89,6 +118,7 @@ fn row(host: &Value) -> Vec<String> {
         text("version"),
         text("kernel"),
         format!("{interval}ms"),
+        certificate(host, now_s),
         labels.unwrap_or_default(),
         text("id"),
     ]
@@ -120,10 +150,18 @@ mod tests {
 
     #[test]
     fn a_host_is_a_row() {
-        let host = serde_json::json!({
+        let mut host = serde_json::json!({
             "id": "07", "instance": "web1", "state": "late", "version": "0.1.0", "kernel": "6.18",
             "labels": {"site": "berlin"}, "interval_ms": 1000,
+            "certificate_expires_s": 2_600_000,
         });
-        assert_eq!(row(&host).join("|"), "web1|late|0.1.0|6.18|1000ms|site=berlin|07");
+        let printed = |host: &Value, now_s: u64| row(host, now_s).join("|");
+        assert_eq!(printed(&host, 0), "web1|late|0.1.0|6.18|1000ms|30d|site=berlin|07");
+        assert!(
+            printed(&host, 2_599_000).contains("|17min|")
+                && printed(&host, 1 << 40).contains("expired")
+        );
+        host["revoked"] = true.into();
+        assert!(printed(&host, 0).contains("|revoked|"));
     }
 }

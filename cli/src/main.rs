@@ -4,6 +4,7 @@ mod ask;
 mod http;
 mod output;
 mod query;
+mod score;
 mod settings;
 mod up;
 
@@ -37,16 +38,12 @@ enum Command {
     /// Make enrolment tokens for agents and dashboards on other machines.
     #[command(subcommand)]
     Token(Token),
-    /// List the hosts of a running broker.
-    Hosts {
-        #[command(flatten)]
-        to: ask::To,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// List the hosts of a running broker, or revoke one's certificates.
+    Hosts(Hosts),
     /// Ask a PromQL expression.
     Query(query::Args),
+    /// Score how unusual each value of a CSV file is, as agents do with what they sample.
+    Score(score::Args),
     /// Check a configuration, or explain a key of it.
     #[command(subcommand)]
     Config(Config),
@@ -71,6 +68,29 @@ enum Token {
         /// How long it is good, up to 7d.
         #[arg(long, value_name = "DURATION", default_value = "1h")]
         lifetime: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Hosts {
+    #[command(flatten)]
+    to: ask::To,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    act: Option<HostsAct>,
+}
+
+#[derive(Debug, Subcommand)]
+enum HostsAct {
+    /// Refuse every certificate a host has, at once and for good; a new token lets it in again.
+    Revoke {
+        #[command(flatten)]
+        to: ask::To,
+        /// Its instance, or its id as `strobe hosts` lists it; 32 zeros are all dashboards.
+        host: String,
     },
 }
 
@@ -107,8 +127,12 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Token(Token::Create { to, lifetime }) => {
             output::print(&ask::token(&to, &lifetime)?);
         }
-        Command::Hosts { to, json } => output::print(&ask::hosts(&to, json)?),
+        Command::Hosts(Hosts { act: Some(HostsAct::Revoke { to, host }), .. }) => {
+            output::print(&ask::revoke(&to, &host)?);
+        }
+        Command::Hosts(Hosts { to, json, act: None }) => output::print(&ask::hosts(&to, json)?),
         Command::Query(args) => output::print(&query::run(&args)?),
+        Command::Score(args) => score::run(&args)?,
         Command::Config(Config::Check { config }) => {
             settings::Loaded::of(config.as_deref(), &[])?.check()?;
             output::print("The configuration is good.");

@@ -12,8 +12,8 @@ struct Made {
     columns: u8,
     own: bool,
     times: (i64, i64),
-    /// 0: times, 1: validity, 2: statistics, 3..: groups.
-    parts: Vec<Vec<u8>>,
+    /// 0: times, 1: validity, 2..: groups; bytes and bits.
+    parts: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 #[derive(Arbitrary, Debug)]

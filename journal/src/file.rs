@@ -3,7 +3,7 @@
 use crate::disk::{self, Output};
 use crate::scan::{HEADER, MAGIC, crc, scan};
 use crate::tail::Position;
-use crate::uring::{Engine, choose};
+use crate::uring::{Commit, Engine, choose};
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +19,8 @@ pub struct Journal {
     /// Files of earlier turns and their bytes, oldest first; not the active one.
     closed: Vec<(u64, u64)>,
     active: u64,
-    file: Output,
+    /// The active one; none until the first commit, for a start needs no room then.
+    file: Option<Output>,
     engine: Engine,
     /// Synced bytes of the active file.
     synced: u64,
@@ -40,7 +41,7 @@ pub struct Damage {
 
 impl Journal {
     /// Opens or makes the journal in `dir`, calls `visit` with (file number, record) of every
-    /// valid record, oldest first, and begins a new file.
+    /// valid record, oldest first. What is committed goes into a new file.
     ///
     /// # Errors
     /// The directory is locked, of another version, or the operating system refused.
@@ -61,7 +62,7 @@ impl Journal {
             closed.push((number, bytes));
         }
         let active = closed.last().map_or(1, |(last, _)| last.saturating_add(1));
-        let file = create(dir, active)?;
+        let file = None;
         let synced = MAGIC.len() as u64;
         let dir = dir.to_owned();
         let pending = Vec::new();
@@ -112,11 +113,15 @@ impl Journal {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let written = self.engine.write_sync(&mut self.file, &self.pending);
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(create(&self.dir, self.active)?),
+        };
+        let written = self.engine.write_sync(file, &self.pending);
         if let Err(error) = written {
             let path = file_path(&self.dir, self.active);
             // A half-written tail is cut off; if even that fails, recovery reads past it.
-            if let Err(error) = self.file.cut(self.synced) {
+            if let Err(error) = file.cut(self.synced) {
                 log::warn!("{}: the torn tail could not be cut off: {error}", path.display());
             }
             return Err(match error.kind() {
@@ -130,31 +135,48 @@ impl Journal {
         Ok(())
     }
 
+    /// Commits so from here on, whichever was faster when it was opened; for benches, which
+    /// compare.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring for us.
+    pub fn commit_by(&mut self, how: Commit) -> Result<(), JournalError> {
+        self.engine = Engine::of(how).map_err(io("use io_uring in", &self.dir))?;
+        Ok(())
+    }
+
     /// Forgets what was appended since the last commit.
     pub fn discard(&mut self) {
         self.pending.clear();
     }
 
-    /// Commits and begins a new file; returns the number of the one just closed.
+    /// Commits and begins a new file; returns the number of the last one that is closed.
     ///
     /// # Errors
     /// As [`Journal::commit`], or the new file could not be made.
     pub fn rotate(&mut self) -> Result<u64, JournalError> {
         self.commit()?;
+        if self.file.is_none() {
+            // Nothing is in it: it is new as it is.
+            return Ok(self.active.saturating_sub(1));
+        }
         let next = self.active.saturating_add(1);
-        self.file = create(&self.dir, next)?;
+        self.file = Some(create(&self.dir, next)?);
         let old = std::mem::replace(&mut self.active, next);
         self.closed.push((old, self.synced));
         self.synced = MAGIC.len() as u64;
         Ok(old)
     }
 
-    /// Removes a closed file.
+    /// Removes a closed file. The last one stays while the active one is not made: the next life
+    /// goes on counting behind what it finds, and no number may come twice.
     ///
     /// # Errors
     /// The operating system refused.
     pub fn remove(&mut self, number: u64) -> Result<(), JournalError> {
-        if !self.closed.iter().any(|(closed, _)| *closed == number) {
+        let is_last = self.closed.last().is_some_and(|(last, _)| *last == number);
+        let is_closed = self.closed.iter().any(|(closed, _)| *closed == number);
+        if !is_closed || is_last && self.file.is_none() {
             return Ok(());
         }
         let path = file_path(&self.dir, number);
@@ -190,7 +212,8 @@ impl Journal {
     /// Bytes of the file that is written, with what is appended.
     #[must_use]
     pub fn active_bytes(&self) -> u64 {
-        self.synced + self.pending.len() as u64
+        let written = if self.file.is_some() { self.synced } else { 0 };
+        written + self.pending.len() as u64
     }
 }
 
@@ -325,6 +348,40 @@ mod tests {
         assert_eq!((records, damage), (vec![b"ab".to_vec(), b"c".to_vec()], vec![]));
         let (mut journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
         journal.remove(first).unwrap();
+        drop(journal);
+        assert_eq!(read(&place.0).0, [b"c".to_vec()]);
+    }
+
+    /// A disk that is full to the last byte: a restart made a file, could not, and did not start.
+    #[test]
+    fn a_start_needs_no_room_and_numbers_go_on() {
+        let place = Place::new("lazy");
+        let (mut journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        journal.append(&[b"a"]).unwrap();
+        let first = journal.rotate().unwrap();
+        drop(journal);
+        disk::watch(|call| match call {
+            disk::Call::Create(_) | disk::Call::Write(..) => {
+                disk::Fate::Fail(ErrorKind::StorageFull)
+            }
+            _ => disk::Fate::Pass,
+        });
+        let (mut journal, damage) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        assert_eq!(damage, []);
+        let last = journal.rotate().unwrap();
+        journal.append(&[b"b"]).unwrap();
+        assert!(matches!(journal.commit(), Err(JournalError::Full { .. })));
+        for number in first..=last {
+            journal.remove(number).unwrap();
+        }
+        disk::watch(|_| disk::Fate::Pass);
+        drop(journal);
+        // All is removed that may be, and still what is new comes behind it.
+        let (mut journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        assert!(last < journal.active(), "{last} {}", journal.active());
+        journal.append(&[b"c"]).unwrap();
+        journal.commit().unwrap();
+        journal.remove(last).unwrap();
         drop(journal);
         assert_eq!(read(&place.0).0, [b"c".to_vec()]);
     }

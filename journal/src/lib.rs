@@ -9,7 +9,8 @@
 //!
 //! States of a record: appended (in memory) → written and synced by one [`Journal::commit`].
 //! A file is synced before the next one is begun, so only the last can be torn by a crash. A
-//! journal never appends to a file of an earlier life: recovery reads, and a new file is begun.
+//! journal never appends to a file of an earlier life: recovery reads, and the first commit begins a
+//! new file.
 //! Recovery scans every file with one bounded buffer, keeps every record that checks, names the
 //! places that do not ([`Damage`]), and behind a broken record looks for the next that checks.
 //!
@@ -25,6 +26,7 @@ mod uring;
 
 pub use file::{Damage, Journal, free_bytes};
 pub use tail::{Position, read_between};
+pub use uring::Commit;
 
 use std::path::PathBuf;
 

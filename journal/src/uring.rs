@@ -26,6 +26,15 @@ pub(crate) enum Engine {
     Uring(Box<Uring>),
 }
 
+/// How [`crate::Journal::commit_by`] is told to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Commit {
+    /// `write` and `fdatasync`.
+    Plain,
+    /// Both in one call of io_uring.
+    Uring,
+}
+
 /// An io_uring of two entries.
 pub(crate) struct Uring(IoUring);
 
@@ -87,6 +96,14 @@ fn timed(act: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
 }
 
 impl Engine {
+    /// This one, whichever is faster.
+    pub(crate) fn of(how: Commit) -> io::Result<Self> {
+        Ok(match how {
+            Commit::Plain => Self::Plain,
+            Commit::Uring => Self::Uring(Box::new(Uring::new()?)),
+        })
+    }
+
     /// Appends `bytes` to `output` and makes them durable.
     ///
     /// # Errors

@@ -30,16 +30,21 @@ pub fn files_of(pid: u32) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// A file cannot be read.
 pub fn read_for_ever(files: &[PathBuf]) -> io::Result<()> {
-    let files = files.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
+    // Of a sysctl the kernel allocates and zeroes as much as is asked for.
+    let most =
+        |path: &PathBuf| if path.starts_with("/proc/sys") { SYSCTL_BYTES } else { usize::MAX };
+    let files: Vec<_> =
+        files.iter().map(|path| Ok((File::open(path)?, most(path)))).collect::<io::Result<_>>()?;
     let mut buffer = vec![0; 64 << 10];
     let mut next = run::now();
     loop {
-        for file in &files {
-            let mut length = 0;
+        for (file, most) in &files {
+            let mut length = 0usize;
             // A `seq_file` hands out a page less what the next record needs; the longest is below
             // `RECORD_BYTES_MAX`. A shorter reading was the last.
             loop {
-                let room = buffer.get_mut(length..).unwrap_or_default();
+                let end = buffer.len().min(length.saturating_add(*most));
+                let room = buffer.get_mut(length..end).unwrap_or_default();
                 let taken = file.read_at(room, u64::try_from(length).unwrap_or(u64::MAX))?;
                 length += taken;
                 if taken < PAGE_BYTES - RECORD_BYTES_MAX {
@@ -53,6 +58,7 @@ pub fn read_for_ever(files: &[PathBuf]) -> io::Result<()> {
 }
 
 const PAGE_BYTES: usize = 4096;
+const SYSCTL_BYTES: usize = 512;
 const RECORD_BYTES_MAX: usize = 512;
 
 #[cfg(test)]

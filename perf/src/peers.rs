@@ -141,6 +141,15 @@ impl Peer {
         }
     }
 
+    /// Bytes of its index of series where that is a directory of its own, after [`Peer::stored_bytes`].
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::VictoriaMetrics => bytes_of(&self.dir.join("data/indexdb")),
+            Kind::Prometheus => 0,
+        }
+    }
+
     fn is_ready(&self) -> bool {
         let path = match self.kind {
             Kind::VictoriaMetrics => "/health",

@@ -8,6 +8,7 @@ use strobe_wire::message::{ApiRequest, ApiResponse};
 use crate::remote::Remote;
 
 pub use strobe_broker::Update;
+pub use strobe_broker::query::Caller;
 
 /// The one way to a broker.
 #[derive(Clone, Debug)]
@@ -39,12 +40,12 @@ pub enum Waited {
 }
 
 impl Backend {
-    /// Answers an API request; blocks until the broker does.
+    /// Answers an API request; blocks until the broker does or the caller has left.
     #[must_use]
-    pub fn api(&self, request: ApiRequest) -> ApiResponse {
+    pub fn api(&self, request: ApiRequest, caller: &Caller) -> ApiResponse {
         match self {
-            Self::Local(broker) => broker.api(request),
-            Self::Remote(remote) => remote.api(request),
+            Self::Local(broker) => broker.respond(&request, caller),
+            Self::Remote(remote) => remote.api(request, caller),
         }
     }
 
@@ -54,6 +55,15 @@ impl Backend {
         match self {
             Self::Local(broker) => Some(Feed::Local(broker.subscribe())),
             Self::Remote(remote) => remote.updates().map(Feed::Remote),
+        }
+    }
+
+    /// Why requests cannot be answered now, if they cannot.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote(remote) => remote.trouble(),
         }
     }
 

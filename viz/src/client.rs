@@ -92,6 +92,11 @@ impl Client {
         self.end == End::Over
     }
 
+    /// It closed its half: as servers do, we take it that it waits for no answer.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// It does not read what it asked for, or does not close after we did.
     pub(crate) fn is_stalled(&self, now_ms: u64) -> bool {
         let stuck = 0 < self.unsent() && self.moved_ms + STALL_MS <= now_ms;

@@ -26,6 +26,10 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Connections given up because the client did not read.
     pub stalled: AtomicU64,
+    /// Requests whose client hung up before the answer.
+    pub abandoned: AtomicU64,
+    /// Histories asked of the broker for browsers.
+    pub snapshots: AtomicU64,
     /// Updates of the backend.
     pub updates: AtomicU64,
     rows: AtomicU64,
@@ -69,6 +73,8 @@ impl Counters {
             ("requests_total", "counter", &self.requests, "Whole requests."),
             ("requests_refused_total", "counter", &self.refused, "Refused by the front door."),
             ("connections_stalled_total", "counter", &self.stalled, "Clients that did not read."),
+            ("requests_abandoned_total", "counter", &self.abandoned, "The client hung up first."),
+            ("snapshots_total", "counter", &self.snapshots, "Histories asked for browsers."),
             ("updates_total", "counter", &self.updates, "Updates of the broker."),
             ("rows_total", "counter", &self.rows, "Rows seen."),
             ("rows_sent_total", "counter", &self.rows_sent, "Rows sent to browsers."),

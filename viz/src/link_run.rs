@@ -84,7 +84,7 @@ impl BrokerLink {
     /// # Errors
     /// It could never work this way.
     pub fn start(settings: LinkSettings) -> Result<(Self, Remote), BrokerLinkError> {
-        let identity = Identity::load(&settings.dir)?;
+        let identity = Identity::load(&settings.dir, Role::Viz)?;
         if identity.is_none() && settings.token.is_none() {
             return Err(BrokerLinkError::NoToken);
         }
@@ -149,18 +149,28 @@ impl Line {
                     log::warn!("the link to {broker} ended: {why}; trying the token");
                     self.identity = None;
                 }
-                Ok(why) => log::warn!("the link to {broker} ended: {why}"),
-                Err(BrokerLinkError::Enrol(error @ EnrolError::Refused(_))) => {
-                    // A certificate on disk may be good again one day; a token is good once.
+                Ok(why) => {
+                    log::warn!("the link to {broker} ended: {why}");
+                    self.end.trouble(&format!("the link to {broker} ended: {why}"));
+                }
+                Err(BrokerLinkError::Enrol(
+                    error @ (EnrolError::Refused(_) | EnrolError::Foreign(_)),
+                )) => {
+                    // A certificate on disk may be good again one day; a token is good once, and
+                    // another broker's never.
                     log::error!("{error}");
+                    self.end.trouble(&error.to_string());
                     self.settings.token = None;
-                    self.identity = Identity::load(&self.settings.dir).ok().flatten();
+                    self.identity = Identity::load(&self.settings.dir, Role::Viz).ok().flatten();
                     if self.identity.is_none() {
                         self.tell(Enrolment::Refused);
                         return;
                     }
                 }
-                Err(error) => log::warn!("the broker at {broker}: {error}"),
+                Err(error) => {
+                    log::warn!("the broker at {broker}: {error}");
+                    self.end.trouble(&format!("the broker at {broker}: {error}"));
+                }
             }
             if began.elapsed() > PAUSE_MAX {
                 back_off.succeeded();

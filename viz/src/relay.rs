@@ -16,6 +16,8 @@ pub struct Relay {
     method: Method,
     keep_alive: bool,
     state: State,
+    /// Bytes of the client's head.
+    head_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +32,11 @@ enum State {
 #[error("a worker's answer is malformed: {0}")]
 pub struct RelayError(&'static str);
 
-/// The bytes that carry `request` to a worker, its body behind them.
+/// The bytes that carry `request` to the worker behind `lane`, its body behind them.
 #[must_use]
-pub fn request_bytes(request: &Request) -> Vec<u8> {
+pub fn request_bytes(request: &Request, lane: usize) -> Vec<u8> {
     let mut out = format!(
-        "{} {} HTTP/1.1\r\nHost: viz\r\nContent-Length: {}\r\n",
+        "{} {} HTTP/1.1\r\nHost: viz\r\n{LANE}: {lane}\r\nContent-Length: {}\r\n",
         request.method.text(),
         request.target,
         request.body.len()
@@ -89,7 +91,7 @@ impl Relay {
     /// For the answer to a request of `method`.
     #[must_use]
     pub fn new(method: Method, keep_alive: bool) -> Self {
-        Self { head: Vec::new(), method, keep_alive, state: State::Head }
+        Self { head: Vec::new(), method, keep_alive, state: State::Head, head_bytes: 0 }
     }
 
     /// Whether the answer is whole.
@@ -102,6 +104,12 @@ impl Relay {
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         self.state == State::Head
+    }
+
+    /// Bytes of the head that the client got before the body.
+    #[must_use]
+    pub fn head_bytes(&self) -> usize {
+        self.head_bytes
     }
 
     /// More bytes of the worker; what the client gets is put behind `out`.
@@ -165,6 +173,7 @@ impl Relay {
         }
         text.push_str("\r\n");
         out.extend_from_slice(text.as_bytes());
+        self.head_bytes = text.len();
         self.state = match length {
             Some(left) if 0 < left && self.method != Method::Head => State::Body { left },
             _ => State::Done,
@@ -209,6 +218,9 @@ fn reason(status: u16) -> &'static str {
         _ => "Status",
     }
 }
+
+/// Tells a worker which lane a request came by, and so who waits for its answer.
+pub(crate) const LANE: &str = "X-Strobe-Lane";
 
 /// On every answer: nothing but our own files runs, nobody frames us, no type is guessed.
 const SECURITY: &str = "Content-Security-Policy: default-src 'none'; script-src 'self'; \

@@ -3,12 +3,12 @@
 //! and counted ([`Update::Lagged`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use strobe_wire::message::{ApiRequest, ApiResponse};
 
-use crate::backend::{Update, unavailable};
+use crate::backend::{Caller, Update, unavailable};
 
 /// The workers' end.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub struct RemoteEnd {
 pub struct Call {
     /// What is asked.
     pub request: ApiRequest,
+    caller: Caller,
     answer: SyncSender<ApiResponse>,
 }
 
@@ -40,6 +41,8 @@ struct Shared {
     /// Relaxed: a count.
     lagged: AtomicU64,
     updates: Mutex<Option<Receiver<Update>>>,
+    /// Why the link is down, in words.
+    trouble: Mutex<String>,
     waker: Mutex<Option<mio::Waker>>,
 }
 
@@ -52,6 +55,7 @@ pub fn pair() -> (Remote, RemoteEnd) {
         connected: AtomicBool::new(false),
         lagged: AtomicU64::new(0),
         updates: Mutex::new(Some(kept)),
+        trouble: Mutex::new("it was not reached yet".to_owned()),
         waker: Mutex::new(None),
     });
     let end = RemoteEnd { calls: taken, updates, shared: Arc::clone(&shared) };
@@ -59,14 +63,14 @@ pub fn pair() -> (Remote, RemoteEnd) {
 }
 
 impl Remote {
-    /// Asks and waits.
+    /// Asks and waits, while the caller does.
     #[must_use]
-    pub fn api(&self, request: ApiRequest) -> ApiResponse {
-        if !self.is_connected() {
-            return unavailable(503, "the broker is not connected");
+    pub fn api(&self, request: ApiRequest, caller: &Caller) -> ApiResponse {
+        if let Some(why) = self.trouble() {
+            return unavailable(503, &why);
         }
         let (answer, answered) = sync_channel(1);
-        match self.calls.try_send(Call { request, answer }) {
+        match self.calls.try_send(Call { request, caller: caller.clone(), answer }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 return unavailable(503, "too many requests wait for the broker");
@@ -75,20 +79,42 @@ impl Remote {
                 return unavailable(503, "the link to the broker has ended");
             }
         }
+        self.wake();
+        for _ in 0..CALL_WAITS {
+            match answered.recv_timeout(CALL_WAIT) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if caller.has_left() => {
+                    self.wake();
+                    return unavailable(503, "the caller hung up");
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        // The link gives up on the call as well.
+        caller.leave();
+        unavailable(504, "the broker did not answer in time")
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner)
             && let Err(error) = waker.wake()
         {
             log::warn!("waking the link to the broker: {error}");
         }
-        answered
-            .recv_timeout(CALL_TIMEOUT)
-            .unwrap_or_else(|_| unavailable(504, "the broker did not answer in time"))
     }
 
     /// The updates, once.
     #[must_use]
     pub fn updates(&self) -> Option<Receiver<Update>> {
         self.shared.updates.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Why there is no link, if there is none.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let why = || self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (!self.is_connected()).then(|| format!("the broker is not connected: {}", why()))
     }
 
     /// Whether the link is up.
@@ -107,6 +133,11 @@ impl RemoteEnd {
     /// Whether calls are taken: the link is up.
     pub fn connected(&self, connected: bool) {
         self.shared.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Why the link is down.
+    pub fn trouble(&self, why: &str) {
+        why.clone_into(&mut self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The next call, if one waits.
@@ -128,6 +159,12 @@ impl RemoteEnd {
 }
 
 impl Call {
+    /// Whether nobody waits for its answer any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.caller.has_left()
+    }
+
     /// Answers it; the asker may have given up.
     pub fn answer(self, response: ApiResponse) {
         if self.answer.try_send(response).is_err() {
@@ -140,7 +177,9 @@ impl Call {
 pub const CALLS_MAX: usize = 64;
 /// Updates that wait for the viewer.
 pub const UPDATES_MAX: usize = 8192;
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A minute, and how often it is looked whether somebody still waits.
+const CALL_WAITS: u32 = 240;
+const CALL_WAIT: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -149,7 +188,7 @@ mod tests {
     #[test]
     fn full_queues_refuse_and_count() {
         let (remote, end) = pair();
-        assert_eq!(remote.api(ApiRequest::default()).status, 503);
+        assert_eq!(remote.api(ApiRequest::default(), &Caller::default()).status, 503);
         let feed = remote.updates().unwrap();
         assert!(remote.updates().is_none());
         for _ in 0..UPDATES_MAX + 7 {

@@ -75,6 +75,7 @@ impl<'a> Session<'a> {
             self.told(now, &event);
         }
         self.take_calls();
+        self.drop_calls();
         self.leave_old(now);
     }
 
@@ -145,6 +146,14 @@ impl<'a> Session<'a> {
                 }
                 None => call.answer(unavailable(503, "too many requests are with the broker")),
             }
+        }
+    }
+
+    /// Calls whose caller hung up: the broker is told to stop working on them.
+    fn drop_calls(&mut self) {
+        let over = |stream: &mut Stream| stream.call.as_ref().is_some_and(Call::is_over);
+        for (place, _) in self.streams.extract_if(|_, stream| over(stream)) {
+            self.link.reset(place.0, place.1);
         }
     }
 

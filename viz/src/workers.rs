@@ -4,7 +4,7 @@
 use std::io::{Cursor, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, io, process};
@@ -12,14 +12,42 @@ use strobe_wire::message::{ApiRequest, ApiResponse};
 use tiny_http::{Header, Request, Response, Server};
 
 use crate::assets::{self, Asset};
-use crate::backend::Backend;
+use crate::backend::{Backend, Caller};
 use crate::counters::Counters;
+use crate::relay::LANE;
 
 /// The running workers.
 pub(crate) struct Workers {
     server: Arc<Server>,
     threads: Vec<JoinHandle<()>>,
     folder: PathBuf,
+}
+
+/// Who waits for the answer to what a lane carries: its request says by which it came.
+#[derive(Debug)]
+pub(crate) struct Callers {
+    lanes: Vec<Mutex<Caller>>,
+}
+
+impl Callers {
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self { lanes: (0..lanes).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Before a request goes out by this lane: its caller.
+    pub(crate) fn begin(&self, lane: usize) -> Caller {
+        let caller = Caller::default();
+        if let Some(place) = self.lanes.get(lane) {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = caller.clone();
+        }
+        caller
+    }
+
+    fn of(&self, request: &Request) -> Caller {
+        let place = header(request, LANE).parse().ok().and_then(|lane: usize| self.lanes.get(lane));
+        let caller = place.map(|lane| lane.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        caller.unwrap_or_default()
+    }
 }
 
 impl std::fmt::Debug for Workers {
@@ -29,23 +57,24 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Binds the socket and starts `count` threads.
+    /// Binds the socket and starts a thread a lane.
     pub(crate) fn start(
         dir: &Path,
-        count: usize,
+        callers: &Arc<Callers>,
         backend: &Backend,
         counters: &Arc<Counters>,
     ) -> io::Result<Self> {
+        let count = callers.lanes.len();
         let folder = own_folder(dir)?;
         let server = Server::http_unix(&folder.join(SOCKET)).map_err(io::Error::other)?;
         let server = Arc::new(server);
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let (server, backend) = (Arc::clone(&server), backend.clone());
-            let counters = Arc::clone(counters);
+            let (counters, callers) = (Arc::clone(counters), Arc::clone(callers));
             let thread = std::thread::Builder::new()
                 .name(format!("viz-worker-{index}"))
-                .spawn(move || work(&server, &backend, &counters))?;
+                .spawn(move || work(&server, &backend, &counters, &callers))?;
             threads.push(thread);
         }
         Ok(Self { server, threads, folder })
@@ -89,7 +118,7 @@ impl Workers {
     }
 }
 
-fn work(server: &Server, backend: &Backend, counters: &Counters) {
+fn work(server: &Server, backend: &Backend, counters: &Counters, callers: &Callers) {
     // `recv` fails when it is unblocked: the end. It also fails if tiny_http can accept no more;
     // the loop's connections are open since the start and go on being served, so wait on.
     loop {
@@ -101,7 +130,8 @@ fn work(server: &Server, backend: &Backend, counters: &Counters) {
                 continue;
             }
         };
-        let response = answer(&mut request, backend, counters);
+        let caller = callers.of(&request);
+        let response = answer(&mut request, backend, counters, &caller);
         // Never chunked: the loop relays by Content-Length.
         if let Err(error) = request.respond(response.with_chunked_threshold(usize::MAX)) {
             log::debug!("answering: {error}");
@@ -113,17 +143,18 @@ fn answer(
     request: &mut Request,
     backend: &Backend,
     counters: &Counters,
+    caller: &Caller,
 ) -> Response<Cursor<Vec<u8>>> {
     let url = request.url().to_owned();
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
     match path {
         "/-/healthy" => text(200, "Strobe viz is healthy.\n"),
         "/-/ready" if backend.is_ready() => text(200, "Strobe viz is ready.\n"),
-        "/-/ready" => text(503, "Strobe viz is not connected to a broker.\n"),
-        "/metrics" => metrics(backend, counters),
+        "/-/ready" => text(503, &format!("{}\n", backend.trouble().unwrap_or_default())),
+        "/metrics" => metrics(backend, counters, caller),
         _ if path == "/federate" || path.starts_with("/api/") => {
             match api_request(request, path, query) {
-                Ok(request) => api_response(backend.api(request)),
+                Ok(request) => api_response(backend.api(request, caller)),
                 Err(error) => text(400, &format!("the body could not be read: {error}\n")),
             }
         }
@@ -158,7 +189,7 @@ fn api_response(answer: ApiResponse) -> Response<Cursor<Vec<u8>>> {
         .with_header(field("Cache-Control", "no-store"))
 }
 
-fn metrics(backend: &Backend, counters: &Counters) -> Response<Cursor<Vec<u8>>> {
+fn metrics(backend: &Backend, counters: &Counters, caller: &Caller) -> Response<Cursor<Vec<u8>>> {
     let mut body = counters.exposition().into_bytes();
     if backend.is_ready() {
         let request = ApiRequest {
@@ -166,7 +197,7 @@ fn metrics(backend: &Backend, counters: &Counters) -> Response<Cursor<Vec<u8>>> 
             path: "/metrics".to_owned(),
             ..ApiRequest::default()
         };
-        let answer = backend.api(request);
+        let answer = backend.api(request, caller);
         if answer.status == 200 {
             body.extend_from_slice(&answer.body);
         }

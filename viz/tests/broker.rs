@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use strobe_broker::Broker;
-use strobe_viz::backend::Backend;
-use strobe_viz::link_run::{BrokerLink, LinkSettings};
+use strobe_viz::backend::{Backend, Caller};
+use strobe_viz::link_run::{BrokerLink, Enrolment, LinkSettings};
 use strobe_viz::{Config, Viz};
 use strobe_wire::message::ApiRequest;
-use strobe_wire::pki::Identity;
+use strobe_wire::pki::{Identity, Role};
 use strobe_wire::settings::Settings;
 
 struct Folder(PathBuf);
@@ -93,6 +93,27 @@ fn a_dashboard_enrols_asks_over_quic_and_says_when_the_broker_is_gone() {
     drop(BrokerLink::start(LinkSettings { token: None, ..settings }).unwrap());
 }
 
+/// It went on trying for ever, and nobody was told.
+#[test]
+fn a_token_of_another_broker_is_no_secret_and_no_loop() {
+    let folder = Folder::new("foreign");
+    let broker = broker(&folder, &[]);
+    let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let foreign = strobe_wire::pki::Token { fingerprint: [7; 32], ..token };
+    let dir = folder.join("link");
+    std::fs::create_dir_all(&dir).unwrap();
+    let address = broker.quic_addr().to_string();
+    let settings = LinkSettings { broker: address, token: Some(foreign), dir };
+    let (link, remote) = BrokerLink::start(settings).unwrap();
+    assert_eq!(link.enrolment(Duration::from_secs(20)), Enrolment::Refused);
+    let viz = viz(&folder, Backend::Remote(remote));
+    let ready = get(viz.addr(), "/-/ready");
+    assert!(ready.contains("the token is not of the broker at this address"), "{ready}");
+    viz.stop();
+    drop(link);
+    broker.stop();
+}
+
 /// What `/metrics` of the broker says.
 fn metric(broker: &Broker, name: &str) -> u64 {
     let request = ApiRequest { path: "/metrics".to_owned(), ..ApiRequest::default() };
@@ -112,19 +133,49 @@ fn certificates_of_both_sides_change_every_second_and_no_call_is_lost() {
     let settings = LinkSettings { broker: address, token: Some(token), dir: dir.clone() };
     let (link, remote) = BrokerLink::start(settings).unwrap();
     wait("it enrols and connects", &|| remote.is_connected());
-    let first = Identity::load(&dir).unwrap().unwrap();
+    let first = Identity::load(&dir, Role::Viz).unwrap().unwrap();
     let ask = || ApiRequest { path: "/api/strobe/v1/hosts".to_owned(), ..ApiRequest::default() };
     let mut calls = 0;
     while metric(&broker, "strobe_broker_certificates_renewed_total") < 4 {
         calls += 1;
         assert!(calls < 10_000, "renewals go on");
-        let answer = remote.api(ask());
+        let answer = remote.api(ask(), &Caller::default());
         assert_eq!(answer.status, 200, "call {calls}: {}", String::from_utf8_lossy(&answer.body));
         pause(5);
     }
     assert_eq!(metric(&broker, "strobe_broker_certificates_expired_total"), 0);
     wait("the connection before is left", &|| metric(&broker, "strobe_broker_subscribers") == 1);
-    assert_ne!(Identity::load(&dir).unwrap().unwrap(), first, "the newest is kept");
+    assert_ne!(Identity::load(&dir, Role::Viz).unwrap().unwrap(), first, "the newest is kept");
+    drop(link);
+    broker.stop();
+}
+
+#[test]
+fn the_broker_stops_working_for_a_caller_that_hung_up() {
+    let folder = Folder::new("hang-up");
+    let broker = broker(&folder, &[]);
+    let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let dir = folder.join("link");
+    std::fs::create_dir_all(&dir).unwrap();
+    let address = broker.quic_addr().to_string();
+    let settings = LinkSettings { broker: address, token: Some(token), dir };
+    let (link, remote) = BrokerLink::start(settings).unwrap();
+    wait("it enrols and connects", &|| remote.is_connected());
+    let caller = Caller::default();
+    let call = std::thread::spawn({
+        let caller = caller.clone();
+        // 200 million additions, on an empty store: seconds.
+        let query = "query=sum_over_time(vector(1)[5h:1s])&start=1&end=11000&step=1";
+        let path = "/api/v1/query_range".to_owned();
+        let request = ApiRequest { path, query: query.to_owned(), ..ApiRequest::default() };
+        let request = ApiRequest { method: "GET".to_owned(), ..request };
+        move || remote.api(request, &caller)
+    });
+    pause(200);
+    assert!(!call.is_finished(), "the query is a long one");
+    caller.leave();
+    assert_eq!(call.join().unwrap().status, 503);
+    wait("the broker notices", &|| metric(&broker, "strobe_broker_queries_abandoned_total") == 1);
     drop(link);
     broker.stop();
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use strobe_viz::backend::{Backend, Update};
-use strobe_viz::remote::{RemoteEnd, pair};
+use strobe_viz::backend::{Backend, Update, unavailable};
+use strobe_viz::remote::{Call, RemoteEnd, pair};
 use strobe_viz::{Config, Viz};
 use strobe_wire::message::{ApiResponse, Hello, HostInfo};
 use tungstenite::Message;
@@ -38,9 +38,14 @@ impl Door {
         let stopped = Arc::clone(&stop);
         let end = std::thread::spawn(move || {
             let mut told = false;
+            let mut slow = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 while let Some(call) = end.call() {
                     let r = &call.request;
+                    if r.path.ends_with("/slow") {
+                        slow.push(call);
+                        continue;
+                    }
                     let body = format!("{} {} {} {}", r.method, r.path, r.query, r.body.len());
                     let body = if r.path.ends_with("/large") {
                         vec![b'x'; 8 << 20]
@@ -50,6 +55,9 @@ impl Door {
                     let content_type = "text/plain".to_owned();
                     call.answer(ApiResponse { status: 200, content_type, body });
                 }
+                // Answered when nobody waits any more.
+                let over = slow.extract_if(.., |call: &mut Call| call.is_over());
+                over.for_each(|call| call.answer(unavailable(503, "canceled")));
                 if !told {
                     let hello = Hello { host: 7, instance: "web-1".into(), ..Hello::default() };
                     end.update(Update::Host(HostInfo { hello, ..HostInfo::default() }));
@@ -71,10 +79,10 @@ impl Door {
     /// Everything that comes for `bytes` until the server closes.
     fn ask(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
-        stream.write_all(bytes).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
+        // One that is refused at once is reset, for nobody read what it had to say.
+        let said = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
+        drop(said.and_then(|()| stream.read_to_end(&mut answer)));
         String::from_utf8(answer).unwrap()
     }
 
@@ -232,4 +240,18 @@ fn the_live_stream_shows_the_fleet_and_survives_bad_frames() {
     drop(socket);
     let gone = (0..500).any(|_| door.get("/metrics").contains("strobe_viz_web_sockets 0\n"));
     assert!(gone, "the place is free again");
+}
+
+/// A tab that is closed while its query runs: the broker is told, and the worker is free again.
+#[test]
+fn a_client_that_hangs_up_ends_its_query() {
+    let door = Door::open(|config| config.workers = 1);
+    let mut stream = door.connect();
+    stream.write_all(b"GET /api/v1/query/slow HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    drop(stream);
+    // Behind it on the one worker, and asked again until it comes: it waits for the slow one.
+    let next = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = (0..100).map(|_| door.ask(next)).find(|text| text.starts_with("HTTP/1.1 200"));
+    let answer = answer.expect("the worker is free");
+    assert!(answer.contains("strobe_viz_requests_abandoned_total 1\n"), "{answer}");
 }

@@ -5,7 +5,7 @@
 //! here: right key, right host, right role, right CA. The private key never leaves
 //! this host.
 
-use crate::link::{ConnId, Dial, Event, Link, LinkError, StreamId};
+use crate::link::{ConnId, Dial, Distrust, Event, Link, LinkError, StreamId, Why};
 use crate::message::{Incoming, Message, Reader, encode};
 use crate::pki::{self, Identity, PkiError, Subject, Token};
 use std::net::SocketAddr;
@@ -30,6 +30,12 @@ pub enum EnrolError {
     /// The broker said no.
     #[error("the broker refused to enrol it: {0}")]
     Refused(String),
+    /// The token is another broker's, or the address is.
+    #[error(
+        "the token is not of the broker at this address: {0}; give --token, as printed by \
+         `strobe token create` on that broker's machine"
+    )]
+    Foreign(Distrust),
     /// The connection ended before an answer.
     #[error("enrolling: the connection failed: {0}")]
     Lost(String),
@@ -106,9 +112,10 @@ impl Enrol {
                     .map_err(|error| EnrolError::Lost(error.to_string()))?;
                 Ok(None)
             }
-            Event::Closed { conn, why } if *conn == self.conn => {
-                Err(EnrolError::Lost(why.to_string()))
-            }
+            Event::Closed { conn, why } if *conn == self.conn => Err(match why {
+                Why::Distrust(why @ Distrust::BrokerForeign) => EnrolError::Foreign(*why),
+                why => EnrolError::Lost(why.to_string()),
+            }),
             Event::Readable { conn, stream }
                 if *conn == self.conn && Some(*stream) == self.stream =>
             {

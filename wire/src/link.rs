@@ -34,13 +34,13 @@ mod tls;
 mod transport;
 
 pub use event::{
-    Counters, Datagram, Distrust, Event, LinkError, Received, StreamError, Transmit, Why,
+    Counters, Datagram, Distrust, Event, LinkError, Received, StreamError, Traffic, Transmit, Why,
 };
 pub use quinn_proto::StreamId;
-pub use socket::{Offload, Progress, Socket, SocketConfig};
+pub use socket::{Late, Offload, Progress, Socket, SocketConfig};
 
 use crate::pki::Identity;
-use connection::{Phase, Slot};
+use connection::{Patience, Phase, Slot};
 use quinn_proto::{ConnectionHandle, DatagramEvent, Incoming};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -252,6 +252,7 @@ impl Link {
         while let Some(index) = self.busy.pop_front() {
             let Some(slot) = self.slot_at(index) else { continue };
             if let Some(transmit) = slot.quic.poll_transmit(now, segments.max(1), out) {
+                slot.transmitted(now);
                 // To the back: one that sends much does not starve the others.
                 self.busy.push_back(index);
                 return Some(plain(&transmit));
@@ -278,6 +279,10 @@ impl Link {
             self.timers.pop_first();
             let Some(slot) = self.slot_at(index) else { continue };
             slot.wake = None;
+            if slot.due().is_some_and(|due| now < due) {
+                self.settle_quiet(now, index);
+                continue;
+            }
             slot.quic.handle_timeout(now);
             self.settle(now, index);
         }
@@ -337,7 +342,14 @@ impl Link {
         if self.slots.len() <= handle.0 {
             self.slots.resize_with(handle.0 + 1, || None);
         }
-        let slot = Slot { quic, turn: self.turn, phase: Phase::Opening, queued: false, wake: None };
+        let slot = Slot {
+            quic,
+            turn: self.turn,
+            phase: Phase::Opening,
+            queued: false,
+            wake: None,
+            patience: Patience::default(),
+        };
         let before = self.slots.get_mut(handle.0).and_then(|place| place.replace(Box::new(slot)));
         assert!(before.is_none(), "quinn-proto gives out a handle only after it is drained");
         self.handshaking += 1;

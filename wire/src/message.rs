@@ -18,6 +18,7 @@ use crate::schema::Schema;
 use bytes::{Buf, Bytes, BytesMut};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
+use std::time::Duration;
 
 /// ALPN of an agent's connection (client certificate required).
 pub const ALPN_AGENT: &[u8] = b"strobe-agent/1";
@@ -201,6 +202,16 @@ pub fn encode(message: &Message) -> Bytes {
     out.freeze()
 }
 
+impl Hello {
+    /// How long this agent may take to acknowledge what it hears: one that ticks often does it
+    /// with the rows of its next tick but one, half an interval late at worst. `None` is at once.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        let often = (1..=PATIENT_INTERVAL_MAX_MS).contains(&self.interval_ms);
+        often.then(|| Duration::from_millis(self.interval_ms * 5 / 2))
+    }
+}
+
 impl Reader {
     /// More bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
@@ -244,6 +255,8 @@ fn prefix(body: usize, tag: u8) -> [u8; PREFIX_BYTES] {
     [a, b, c, d, tag]
 }
 
+/// A row that is lost is missed with the next tick, so a tick must not be far.
+const PATIENT_INTERVAL_MAX_MS: u64 = 2000;
 const PREFIX_BYTES: usize = 5;
 const TAG_FRAME: u8 = 1;
 const TAG_CONTROL: u8 = 2;

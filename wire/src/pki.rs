@@ -240,7 +240,8 @@ pub fn fingerprint(certificate_der: &[u8]) -> [u8; 32] {
 }
 
 impl Identity {
-    /// Writes `identity.pem` into `dir`, which is made if it is missing.
+    /// Writes it into its role's file in `dir`, which is made if it is missing: an agent and a
+    /// dashboard may have one directory.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -248,15 +249,15 @@ impl Identity {
         let text = pem("PRIVATE KEY", &self.key_der)
             + &pem("CERTIFICATE", &self.certificate_der)
             + &pem("CERTIFICATE", &self.ca_der);
-        write_private(dir, IDENTITY_FILE, text.as_bytes())
+        write_private(dir, identity_file(self.subject()?.role), text.as_bytes())
     }
 
-    /// Reads `identity.pem`; `None` if there is none.
+    /// Reads a role's; `None` if there is none.
     ///
     /// # Errors
     /// The file cannot be read, or is not an identity.
-    pub fn load(dir: &Path) -> Result<Option<Self>, PkiError> {
-        let Some(file) = read_pem(dir, IDENTITY_FILE)? else { return Ok(None) };
+    pub fn load(dir: &Path, role: Role) -> Result<Option<Self>, PkiError> {
+        let Some(file) = read_pem(dir, identity_file(role))? else { return Ok(None) };
         let (key_der, certificate_der) = (file.key()?, file.certificate(0)?);
         Ok(Some(Self { key_der, certificate_der, ca_der: file.certificate(1)? }))
     }
@@ -329,7 +330,13 @@ fn crypto<E: fmt::Display>(what: &'static str) -> impl FnOnce(E) -> PkiError {
 }
 
 const AUTHORITY_FILE: &str = "authority.pem";
-const IDENTITY_FILE: &str = "identity.pem";
+fn identity_file(role: Role) -> &'static str {
+    match role {
+        Role::Viz => "viz.pem",
+        Role::Agent | Role::Broker => "identity.pem",
+    }
+}
+
 const AUTHORITY_LIFETIME_S: u64 = 20 * 365 * 86_400;
 const YEAR_4000_S: u64 = 64_060_588_800;
 
@@ -353,7 +360,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = fresh_dir("files");
         assert!(
-            Authority::load(&dir).unwrap().is_none() && Identity::load(&dir).unwrap().is_none()
+            Authority::load(&dir).unwrap().is_none()
+                && Identity::load(&dir, Role::Agent).unwrap().is_none()
         );
         let authority = Authority::create(NOW_S).unwrap();
         authority.save(&dir).unwrap();
@@ -362,14 +370,14 @@ mod tests {
         let identity = back.issue(&SUBJECT, NOW_S, 3600).unwrap();
         identity.save(&dir).unwrap();
         identity.save(&dir).unwrap();
-        assert_eq!(Identity::load(&dir).unwrap().unwrap(), identity);
+        assert_eq!(Identity::load(&dir, Role::Agent).unwrap().unwrap(), identity);
         assert_eq!(identity.subject().unwrap(), SUBJECT);
-        for file in [AUTHORITY_FILE, IDENTITY_FILE] {
+        for file in [AUTHORITY_FILE, identity_file(Role::Agent)] {
             let mode = fs::metadata(dir.join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
-        fs::write(dir.join(IDENTITY_FILE), "garbage").unwrap();
-        let error = Identity::load(&dir).unwrap_err().to_string();
+        fs::write(dir.join(identity_file(Role::Agent)), "garbage").unwrap();
+        let error = Identity::load(&dir, Role::Agent).unwrap_err().to_string();
         assert!(error.contains("identity.pem holds no private key"), "{error}");
         fs::remove_dir_all(&dir).unwrap();
     }

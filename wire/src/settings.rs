@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// Name in the file, with its table: `agent.interval`.
+    /// Name in the file, with its table: `agent.interval`. `agent.intervals.*` is a table of names
+    /// that the program knows: its text is `name=value,…`.
     pub name: &'static str,
-    /// Flag without the dashes: `interval`. A flag whose default is `false` takes no value.
+    /// Flag without the dashes: `interval`. A flag whose default is `false` takes no value. Nor
+    /// does `collector.*` of a plain key: what stands for the star is added to the key's list.
     pub flag: &'static str,
     /// Environment variable: `STROBE_INTERVAL`.
     pub env: &'static str,
@@ -103,6 +105,7 @@ impl Settings {
         if let Some((path, text)) = file {
             for (name, value) in read_file(path, text)? {
                 let key = known(keys, path, &name, |k| k.name)?;
+                let value = joined(&values, key, rest_of(key.name, &name), value);
                 values.insert(key.name, (value, Source::File(path.to_owned())));
             }
         }
@@ -119,13 +122,17 @@ impl Settings {
                 None => (arg.as_str(), None),
             };
             let key = known(keys, "command line", name, |k| k.flag)?;
+            let rest_of_flag = rest_of(key.flag, name);
+            let listed = rest_of_flag.is_some() && !key.name.ends_with(".*");
             let value = match inline {
+                _ if listed => rest_of_flag.unwrap_or_default().to_owned(),
                 Some(value) => value,
                 None if key.default == "false" => "true".to_owned(),
                 None => {
                     rest.next().cloned().ok_or_else(|| SettingsError::NoValue(name.to_owned()))?
                 }
             };
+            let value = joined(&values, key, rest_of_flag, value);
             values.insert(key.name, (value, Source::Flag(key.flag)));
         }
         Ok(Self { values })
@@ -256,13 +263,35 @@ fn plain(value: &toml::Value) -> String {
     }
 }
 
+/// What stands for the star of `pattern` in `name`.
+fn rest_of<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
+    let rest = name.strip_prefix(pattern.strip_suffix('*')?)?;
+    (!rest.is_empty()).then_some(rest)
+}
+
+/// `value`, behind what the key's list has already if it is one of a list.
+fn joined(
+    values: &BTreeMap<&'static str, (String, Source)>,
+    key: &Key,
+    rest: Option<&str>,
+    value: String,
+) -> String {
+    let Some(rest) = rest else { return value };
+    let value = if key.name.ends_with(".*") { format!("{rest}={value}") } else { value };
+    match values.get(key.name) {
+        Some((before, _)) if !before.is_empty() => format!("{before},{value}"),
+        _ => value,
+    }
+}
+
 fn known<'a>(
     keys: &'a [Key],
     place: &str,
     name: &str,
     field: impl Fn(&Key) -> &'static str,
 ) -> Result<&'a Key, SettingsError> {
-    keys.iter().find(|key| field(key) == name).ok_or_else(|| SettingsError::Unknown {
+    let is = |key: &&Key| field(key) == name || rest_of(field(key), name).is_some();
+    keys.iter().find(is).ok_or_else(|| SettingsError::Unknown {
         place: place.to_owned(),
         key: name.to_owned(),
         nearest: nearest(keys.iter().map(&field), name).map(str::to_owned),
@@ -281,6 +310,20 @@ mod tests {
         Key { name: "agent.interval", flag: "interval", env: "S_I", default: "1s", help: "" },
         Key { name: "agent.quiet", flag: "quiet", env: "S_Q", default: "false", help: "" },
     ];
+
+    #[test]
+    fn a_star_stands_for_names_that_gather() {
+        let keys = [
+            Key { name: "a.on", flag: "with.*", env: "S_ON", default: "", help: "" },
+            Key { name: "a.every.*", flag: "every.*", env: "S_EVERY", default: "", help: "" },
+        ];
+        let file = Some(("f.toml", "[a]\non = [\"x\"]\n[a.every]\nx = \"1s\"\ny = \"2s\""));
+        let args = ["--with.z", "--every.x", "3s", "--every.z=4s"].map(str::to_owned);
+        let all = Settings::load(&keys, file, &|_| None, &args).unwrap();
+        assert_eq!(all.text("a.on"), "x,z");
+        assert_eq!(all.text("a.every.*"), "x=1s,y=2s,x=3s,z=4s");
+        assert!(Settings::load(&keys, None, &|_| None, &["--with.".to_owned()]).is_err());
+    }
 
     fn load(file: &str, env: Option<&str>, args: &[&str]) -> Result<Settings, SettingsError> {
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();

@@ -4,8 +4,11 @@
 //! (measured on Linux 6.18). An error closes the file and it is opened again at once; a file that
 //! is not there is looked for again only every [`RETRY_READS`] readings.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -19,16 +22,32 @@ pub(crate) struct Kept {
     rest: u32,
     /// Bytes of the last reading.
     length: usize,
+    extent: Extent,
+    /// The first page was not enough once.
+    spread: bool,
 }
 
 /// How the kernel hands a file out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shape {
-    /// In one piece, if the buffer is large enough (`single_open` and sysctls).
+    /// In one piece, if the buffer is large enough (`single_open`).
     Whole,
+    /// So too, and the kernel allocates and zeroes as much as is asked for (sysctls): little is
+    /// asked for at once.
+    Line,
     /// A page of records at a time (`seq_file`), the longest of so many bytes. A page that had
     /// room for one more was the last.
     Records(usize),
+    /// The same, of records that are the same while the kernel runs: once all that is wanted was
+    /// seen in the first page, the rest is not asked for, as long as it is there.
+    Fixed(usize),
+}
+
+/// How much of a file is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    Whole,
+    Start,
 }
 
 /// The one buffer all files are read into.
@@ -39,7 +58,8 @@ pub(crate) struct Buffer {
 
 impl Kept {
     pub(crate) fn new(path: PathBuf, shape: Shape) -> Self {
-        Self { path, file: None, shape, rest: 0, length: 0 }
+        let extent = Extent::Whole;
+        Self { path, file: None, shape, rest: 0, length: 0, extent, spread: false }
     }
 
     /// The file's bytes now, or `None` if it cannot be read.
@@ -59,6 +79,33 @@ impl Kept {
         };
         self.length = length;
         buffer.bytes.get(..length)
+    }
+
+    /// The whole of a file of which the last reading had only the start; `None` if it was whole.
+    pub(crate) fn read_on<'b>(&mut self, buffer: &'b mut Buffer) -> Option<&'b [u8]> {
+        if self.extent == Extent::Whole {
+            return None;
+        }
+        (self.extent, self.spread) = (Extent::Whole, true);
+        self.read(buffer)
+    }
+
+    /// The last reading had all that is wanted: the next may be shorter.
+    pub(crate) fn suffices(&mut self) {
+        if matches!(self.shape, Shape::Fixed(_)) && !self.spread {
+            self.extent = Extent::Start;
+        }
+    }
+
+    /// Whether the file may say something else than when this was last asked. Of a list of mounts
+    /// the kernel tells (proc(5), `mounts`: "priority event"); of a file elsewhere nothing is known.
+    pub(crate) fn may_differ(&self) -> bool {
+        let Some(file) = &self.file else { return true };
+        let mut wait = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        let told = nix::poll::poll(&mut wait, PollTimeout::ZERO);
+        told.is_err()
+            || wait.iter().any(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLPRI)))
+            || fstatfs(file).map_or(true, |found| found.filesystem_type() != PROC_SUPER_MAGIC)
     }
 
     /// The last reading again, while `buffer` still holds it.
@@ -82,7 +129,9 @@ impl Kept {
             if buffer.bytes.len() == length {
                 buffer.grow()?;
             }
-            let room = buffer.bytes.get_mut(length..).unwrap_or(&mut []);
+            let most = if self.shape == Shape::Line { LINE_BYTES } else { usize::MAX };
+            let end = buffer.bytes.len().min(length.saturating_add(most));
+            let room = buffer.bytes.get_mut(length..end).unwrap_or(&mut []);
             let wanted = room.len();
             let offset = u64::try_from(length).unwrap_or(u64::MAX);
             let taken = match file.read_at(room, offset) {
@@ -91,10 +140,12 @@ impl Kept {
             };
             length += taken;
             let last = match self.shape {
-                Shape::Whole => taken < wanted,
-                Shape::Records(longest) => taken + longest < PAGE_BYTES && taken < wanted,
+                Shape::Whole | Shape::Line => taken < wanted,
+                Shape::Records(longest) | Shape::Fixed(longest) => {
+                    taken + longest < PAGE_BYTES && taken < wanted
+                }
             };
-            if taken == 0 || last {
+            if taken == 0 || last || self.extent == Extent::Start {
                 return Ok(length);
             }
         }
@@ -117,8 +168,11 @@ impl Buffer {
 
 /// Enough for every file of a 64-core machine; grows by doubling.
 const BUFFER_BYTES: usize = 32 << 10;
-/// /proc/stat of 4,096 cores and 10,000 interrupts is below 1 MiB.
-const FILE_BYTES_MAX: usize = 4 << 20;
+/// /proc/stat of 4,096 cores and 10,000 interrupts is below 1 MiB; /proc/interrupts, which is read on
+/// request only, is 13 MB on 1,152.
+const FILE_BYTES_MAX: usize = 16 << 20;
+/// A sysctl of a line, which is far shorter.
+const LINE_BYTES: usize = 512;
 const RETRY_READS: u32 = 30;
 /// The smallest page there is; where pages are larger, it is read once more than needed.
 const PAGE_BYTES: usize = 4096;
@@ -148,6 +202,23 @@ mod tests {
         }
         assert_eq!(missing.read(&mut buffer), Some(&b"now"[..]));
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_start_suffices_until_it_does_not() {
+        let path = PathBuf::from("/proc/vmstat");
+        let mut buffer = Buffer::new();
+        let mut kept = Kept::new(path.clone(), Shape::Fixed(512));
+        let pages = |bytes: &[u8]| bytes.len().div_ceil(PAGE_BYTES);
+        let whole = std::fs::read(&path).unwrap();
+        assert!(PAGE_BYTES < whole.len(), "vmstat is more than a page since Linux 6");
+        assert_eq!(kept.read(&mut buffer).map(pages), Some(pages(&whole)));
+        assert_eq!(kept.read_on(&mut buffer), None);
+        kept.suffices();
+        assert_eq!(kept.read(&mut buffer).map(pages), Some(1));
+        assert_eq!(kept.read_on(&mut buffer).map(pages), Some(pages(&whole)));
+        kept.suffices();
+        assert_eq!(kept.read(&mut buffer).map(pages), Some(pages(&whole)), "it is not tried again");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod kept;
+mod picks;
 pub(crate) mod sheet;
 mod text;
 
@@ -12,13 +13,31 @@ mod cpu;
 mod disk;
 pub(crate) mod filesystem;
 pub(crate) mod host;
+mod kernel_tables;
 mod memory;
+mod net_tables;
 mod network;
+mod nfs;
+mod zfs;
+
+mod engine;
+pub(crate) mod leaf;
+mod processes;
+mod sockets;
+mod table;
+mod textfile;
+pub(crate) mod walk_hardware;
+pub(crate) mod walk_host;
+pub(crate) mod walk_links;
+pub(crate) mod walk_sensors;
+pub(crate) mod walk_storage;
+pub(crate) mod walk_tables;
 
 #[cfg(test)]
 mod tests;
 
 use sheet::{Entry, Sheet};
+use std::path::PathBuf;
 use strobe_wire::limits::LABEL_VALUE_BYTES_MAX;
 use strobe_wire::schema::{Column, Kind, Labels};
 
@@ -52,6 +71,58 @@ pub(crate) enum Format {
     Disks,
     /// /proc/net/dev.
     Devices,
+    /// /proc/net/softnet_stat.
+    Softnet,
+    /// /proc/schedstat.
+    Schedstat,
+    /// /proc/net/stat/nf_conntrack.
+    Conntrack,
+    /// /proc/net/arp.
+    Arp,
+    /// /proc/net/udp and udp6.
+    Udp,
+    /// /sys/fs/xfs/*/stats/stats.
+    Xfs,
+    /// /proc/interrupts.
+    Interrupts,
+    /// /proc/softirqs.
+    Softirqs,
+    /// /proc/buddyinfo.
+    Buddy,
+    /// /proc/zoneinfo.
+    Zones,
+    /// /proc/slabinfo.
+    Slabs,
+    /// /proc/cgroups.
+    Cgroups,
+    /// /proc/mdstat.
+    Raid,
+    /// /proc/net/ip_vs_stats.
+    IpvsStats,
+    /// /proc/net/ip_vs.
+    Ipvs,
+    /// /proc/net/rpc/nfs.
+    NfsClient,
+    /// /proc/net/rpc/nfsd.
+    NfsServer,
+    /// /sys/devices/system/node/*/meminfo.
+    NodeMemory,
+    /// /sys/devices/system/node/*/numastat.
+    NodeStat,
+    /// /proc/spl/kstat/zfs/arcstats and its like.
+    Kstat,
+    /// /proc/spl/kstat/zfs/*/io.
+    Pool,
+}
+
+/// The trees that walks go through.
+#[derive(Clone, Debug)]
+pub(crate) struct Roots {
+    pub(crate) procfs: PathBuf,
+    pub(crate) sysfs: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    /// Where others leave their metrics.
+    pub(crate) textfiles: Option<PathBuf>,
 }
 
 impl Format {
@@ -69,11 +140,37 @@ impl Format {
             Self::Six => network::parse_six(bytes, sheet),
             Self::Disks => disk::parse(bytes, sheet),
             Self::Devices => network::parse_devices(bytes, sheet),
+            Self::Softnet => net_tables::parse_softnet(bytes, sheet),
+            Self::Schedstat => net_tables::parse_schedstat(bytes, sheet),
+            Self::Conntrack => net_tables::parse_conntrack(bytes, sheet),
+            Self::Arp => net_tables::parse_arp(bytes, sheet),
+            Self::Udp => net_tables::parse_udp(bytes, sheet),
+            Self::Xfs => walk_storage::parse_xfs(bytes, sheet),
+            Self::Interrupts => kernel_tables::parse_by_cpu(bytes, sheet),
+            Self::Softirqs => kernel_tables::parse_by_cpu(bytes, sheet),
+            Self::Buddy => kernel_tables::parse_buddy(bytes, sheet),
+            Self::Zones => kernel_tables::parse_zones(bytes, sheet),
+            Self::Slabs => kernel_tables::parse_slabs(bytes, sheet),
+            Self::Cgroups => kernel_tables::parse_cgroups(bytes, sheet),
+            Self::Raid => kernel_tables::parse_raid(bytes, sheet),
+            Self::IpvsStats => kernel_tables::parse_ipvs_stats(bytes, sheet),
+            Self::Ipvs => kernel_tables::parse_ipvs(bytes, sheet),
+            Self::NfsClient => nfs::parse_client(bytes, sheet),
+            Self::NfsServer => nfs::parse_server(bytes, sheet),
+            Self::NodeMemory => zfs::parse_node_memory(bytes, sheet),
+            Self::NodeStat => zfs::parse_node_stat(bytes, sheet),
+            Self::Kstat => zfs::parse_kstat(bytes, sheet),
+            Self::Pool => zfs::parse_pool(bytes, sheet),
         }
     }
 
     /// The columns of one entry, as many as its values.
     pub(crate) fn columns(self, entry: &Entry) -> Vec<Column> {
+        self.columns_about(entry, "")
+    }
+
+    /// The same of a file that is about something it does not name itself.
+    pub(crate) fn columns_about(self, entry: &Entry, about: &str) -> Vec<Column> {
         let key = &*String::from_utf8_lossy(&entry.key);
         match self {
             Self::Cores => cpu::core_columns(key),
@@ -87,10 +184,36 @@ impl Format {
             Self::Pairs | Self::Six => network::field_columns(entry.shape, key),
             Self::Disks => disk::columns(key, entry.count),
             Self::Devices => network::device_columns(key),
+            Self::Softnet => net_tables::softnet_columns(key),
+            Self::Schedstat => net_tables::schedstat_columns(key),
+            Self::Conntrack => net_tables::conntrack_columns(),
+            Self::Arp => net_tables::arp_columns(key),
+            Self::Udp => net_tables::udp_columns(about),
+            Self::Xfs => walk_storage::xfs_columns(about),
+            Self::Interrupts => {
+                kernel_tables::by_cpu_columns("node_interrupts_total", entry.shape, key)
+            }
+            Self::Softirqs => {
+                kernel_tables::by_cpu_columns("node_softirqs_functions_total", entry.shape, key)
+            }
+            Self::Buddy => kernel_tables::buddy_columns(key, entry.count),
+            Self::Zones => kernel_tables::zone_columns(entry.shape, key, entry.count),
+            Self::Slabs => kernel_tables::slab_columns(key),
+            Self::Cgroups => kernel_tables::cgroup_columns(key),
+            Self::Raid => kernel_tables::raid_columns(key),
+            Self::IpvsStats => kernel_tables::ipvs_stats_columns(),
+            Self::Ipvs => kernel_tables::ipvs_columns(key),
+            Self::NfsClient => nfs::client_columns(key, entry.count),
+            Self::NfsServer => nfs::server_columns(key, entry.count),
+            Self::NodeMemory => zfs::node_memory_columns(about, key),
+            Self::NodeStat => zfs::node_stat_columns(about, key),
+            Self::Kstat => zfs::kstat_columns(about, key),
+            Self::Pool => zfs::pool_columns(about, key),
         }
     }
 }
 
+pub(crate) const NANOSECONDS: Kind = Kind::Counter { scale: 9 };
 pub(crate) const COUNTER: Kind = Kind::Counter { scale: 0 };
 pub(crate) const GAUGE: Kind = Kind::Gauge { scale: 0 };
 
@@ -103,6 +226,12 @@ pub(crate) fn column(name: &str, labels: &[(&str, &str)], kind: Kind) -> Column 
 fn bounded(value: &str) -> String {
     let end = (0..=LABEL_VALUE_BYTES_MAX.min(value.len())).rfind(|at| value.is_char_boundary(*at));
     value.get(..end.unwrap_or(0)).unwrap_or("").to_owned()
+}
+
+/// What the kernel counts memory in.
+pub(crate) fn page_bytes() -> u64 {
+    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    found.ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
 }
 
 /// What a metric name may hold: `_` for every other character, at most 200 bytes.

@@ -1,5 +1,6 @@
 //! /proc/net: dev, sockstat, netstat, snmp, snmp6.
 
+use super::picks::Picks;
 use super::sheet::{Repair, Sheet};
 use super::text::{fields, lines, next, number, signed, words};
 use super::{COUNTER, GAUGE, column, metric_text};
@@ -55,16 +56,29 @@ pub(super) fn sockstat_columns(shape: u8, key: &str) -> Vec<Column> {
 
 /// Pairs of lines, `Tcp: RtoAlgorithm …` and `Tcp: 1 …`, of netstat and snmp.
 pub(super) fn parse_pairs(bytes: &[u8], sheet: &mut Sheet) {
+    let mut picks = std::mem::take(&mut sheet.picks);
+    if !picks.fit(bytes) {
+        learn_pairs(bytes, &mut picks);
+    }
+    picks.each(bytes, |key, value| put_value(key, value, sheet));
+    sheet.picks = picks;
+}
+
+fn learn_pairs(bytes: &[u8], picks: &mut Picks) {
+    picks.clear();
     let mut lines = lines(bytes);
-    while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
-        let (mut names, mut values) = (fields(names), fields(values));
-        let (Some(protocol), Some(again)) = (names.next(), values.next()) else { continue };
-        let Some(protocol) = protocol.strip_suffix(b":").filter(|_| protocol == again) else {
-            continue;
-        };
-        for (field, value) in names.zip(values) {
-            if is_wanted(protocol, field) {
-                put_field(protocol, field, value, sheet);
+    while let (Some(line), Some(values)) = (lines.next(), lines.next()) {
+        let (mut names, mut values) = (fields(line), fields(values));
+        let first = names.next().unwrap_or(&[]);
+        let protocol = first.strip_suffix(b":");
+        let protocol = protocol.filter(|_| line.starts_with(first) && values.next() == Some(first));
+        picks.pair(line, protocol.map(|_| first.len()));
+        let Some(protocol) = protocol else { continue };
+        for (index, field) in names.enumerate() {
+            let mut key = Key::new();
+            let wanted = is_wanted(protocol, field);
+            if wanted && key.push(protocol) && key.push(b"_") && key.push(field) {
+                picks.pick(index, key.bytes());
             }
         }
     }
@@ -92,14 +106,17 @@ pub(super) fn field_columns(shape: u8, key: &str) -> Vec<Column> {
 
 fn put_field(protocol: &[u8], field: &[u8], value: &[u8], sheet: &mut Sheet) {
     let mut key = Key::new();
-    if !(key.push(protocol) && key.push(b"_") && key.push(field)) {
-        return;
+    if key.push(protocol) && key.push(b"_") && key.push(field) {
+        put_value(key.bytes(), value, sheet);
     }
-    match field {
-        b"CurrEstab" | b"Forwarding" => {
-            sheet.put(LEVEL, key.bytes(), &[signed(value)], Repair::None);
+}
+
+fn put_value(key: &[u8], value: &[u8], sheet: &mut Sheet) {
+    match key {
+        b"Tcp_CurrEstab" | b"Ip_Forwarding" => {
+            sheet.put(LEVEL, key, &[signed(value)], Repair::None);
         }
-        _ => sheet.put(PLAIN, key.bytes(), &[number(value)], Repair::None),
+        _ => sheet.put(PLAIN, key, &[number(value)], Repair::None),
     }
 }
 

@@ -12,11 +12,14 @@
 //!
 //! Bounds: [`COLUMNS_MAX`] columns; what is over is refused and counted.
 
+use super::picks::Picks;
 use strobe_wire::limits::SECTION_COLUMNS_MAX;
 
 /// The columns of one source.
 #[derive(Debug)]
 pub(crate) struct Sheet {
+    /// Where the parser found what it wanted.
+    pub(super) picks: Picks,
     entries: Vec<Entry>,
     values: Vec<u64>,
     valid: Vec<bool>,
@@ -75,6 +78,7 @@ pub(crate) enum Outcome {
 impl Sheet {
     pub(crate) fn new(vanish: Vanish) -> Self {
         Self {
+            picks: Picks::default(),
             entries: Vec::new(),
             values: Vec::new(),
             valid: Vec::new(),
@@ -138,8 +142,7 @@ impl Sheet {
     }
 
     /// How many columns there are.
-    #[cfg(test)]
-    pub(crate) fn columns(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.values.len()
     }
 
@@ -147,6 +150,11 @@ impl Sheet {
     pub(crate) fn value(&self, index: usize) -> Option<u64> {
         let valid = self.valid.get(index).copied().unwrap_or(false);
         self.values.get(index).copied().filter(|_| valid)
+    }
+
+    /// Whether the last reading found everything there is to find.
+    pub(crate) fn has_all(&self) -> bool {
+        !self.entries.is_empty() && self.seen == self.entries.len()
     }
 
     /// Whether the last reading found anything at all.
@@ -244,7 +252,7 @@ mod tests {
     }
 
     fn now(sheet: &Sheet) -> Vec<Option<u64>> {
-        (0..sheet.columns()).map(|index| sheet.value(index)).collect()
+        (0..sheet.width()).map(|index| sheet.value(index)).collect()
     }
 
     #[test]
@@ -276,7 +284,7 @@ mod tests {
         let keys: Vec<String> = (0..COLUMNS_MAX + 5).map(|n| n.to_string()).collect();
         let things: Vec<_> = keys.iter().map(|key| (key.as_str(), 1)).collect();
         assert_eq!(read(&mut sheet, &things), Outcome::Changed);
-        assert_eq!((sheet.columns(), sheet.refused()), (COLUMNS_MAX, 5));
+        assert_eq!((sheet.width(), sheet.refused()), (COLUMNS_MAX, 5));
         assert_eq!(read(&mut sheet, &things), Outcome::Same);
     }
 

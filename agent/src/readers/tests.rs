@@ -5,6 +5,7 @@ use super::host::Resource;
 use super::sheet::{Sheet, Vanish};
 use super::*;
 use proptest::prelude::*;
+use std::sync::OnceLock;
 use strobe_wire::schema::Schema;
 
 const PAGE: Format = Format::Sockstat { page_bytes: 4096 };
@@ -35,6 +36,45 @@ const FORMATS: [(Format, &[u8]); 15] = [
     (Format::Devices, include_bytes!("../../../tests/fixtures/proc/6.18/net/dev")),
 ];
 
+/// The tables of the server's tree.
+const TABLES: [(Format, &str); 20] = [
+    (Format::Softnet, "proc/net/softnet_stat"),
+    (Format::Schedstat, "proc/schedstat"),
+    (Format::Conntrack, "proc/net/stat/nf_conntrack"),
+    (Format::Arp, "proc/net/arp"),
+    (Format::Udp, "proc/net/udp"),
+    (Format::Xfs, "sys/fs/xfs/sda1/stats/stats"),
+    (Format::Interrupts, "proc/interrupts"),
+    (Format::Softirqs, "proc/interrupts"),
+    (Format::Buddy, "proc/buddyinfo"),
+    (Format::Zones, "proc/zoneinfo"),
+    (Format::Slabs, "proc/slabinfo"),
+    (Format::Cgroups, "proc/cgroups"),
+    (Format::Raid, "proc/mdstat"),
+    (Format::IpvsStats, "proc/net/ip_vs_stats"),
+    (Format::Ipvs, "proc/net/ip_vs"),
+    (Format::NfsClient, "proc/net/rpc/nfs"),
+    (Format::NfsServer, "proc/net/rpc/nfsd"),
+    (Format::NodeMemory, "sys/devices/system/node/node0/meminfo"),
+    (Format::NodeStat, "sys/devices/system/node/node0/numastat"),
+    (Format::Kstat, "proc/spl/kstat/zfs/arcstats"),
+];
+
+/// A file of the server's tree.
+fn server(path: &str) -> Vec<u8> {
+    let text = include_str!("../../../tests/fixtures/trees/server.tree");
+    let file = text.lines().find_map(|line| line.strip_prefix(path)?.strip_prefix('\t'));
+    file.unwrap().replace("\\n", "\n").into_bytes()
+}
+
+fn formats() -> &'static [(Format, Vec<u8>)] {
+    static ALL: OnceLock<Vec<(Format, Vec<u8>)>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let first = FORMATS.iter().map(|(format, bytes)| (*format, bytes.to_vec()));
+        first.chain(TABLES.iter().map(|(format, path)| (*format, server(path)))).collect()
+    })
+}
+
 /// `name{labels} value` of each column; `-` is a column without a value.
 fn read(format: Format, bytes: &[u8]) -> Vec<String> {
     let mut sheet = Sheet::new(Vanish::Go);
@@ -47,12 +87,12 @@ fn read(format: Format, bytes: &[u8]) -> Vec<String> {
         .entries()
         .iter()
         .flat_map(|entry| {
-            let columns = format.columns(entry);
+            let columns = format.columns_about(entry, "zfs_arc");
             assert_eq!(columns.len(), entry.count, "{format:?} {entry:?}");
             columns
         })
         .collect();
-    assert_eq!(columns.len(), sheet.columns());
+    assert_eq!(columns.len(), sheet.width());
     for chunk in columns.chunks(400) {
         let schema = Schema { section: "x".to_owned(), columns: chunk.to_vec() };
         assert_eq!(schema.check(), Ok(()));
@@ -202,11 +242,115 @@ fn disks_of_older_kernels_have_fewer_columns() {
     assert_eq!([columns(10), columns(12), columns(40)], [0, 12, 18]);
 }
 
+/// Kernels before 5.10 do not say which CPU a line of softnet_stat is; later ones do, and leave out
+/// those that are off line.
+#[test]
+fn a_cpu_that_is_off_line_takes_nobodys_name() {
+    let line = |cpu: &str| format!("0000000{cpu} 0 0 0 0 0 0 0 0 0 0 0 {cpu} 0 0\n");
+    let found = read(Format::Softnet, (line("1") + &line("3")).as_bytes());
+    let processed: Vec<_> = found.iter().filter(|name| name.contains("processed")).collect();
+    assert_eq!(
+        processed,
+        ["node_softnet_processed_total{cpu=1} 1", "node_softnet_processed_total{cpu=3} 3"]
+    );
+    let found =
+        read(Format::Interrupts, b"      CPU0  CPU2\n 9: 5 6 IO-APIC 9-fasteoi acpi\nERR: 0\n");
+    assert_eq!(
+        found,
+        [
+            "node_interrupts_total{cpu=0,devices=9-fasteoi acpi,info=IO-APIC,type=9} 5",
+            "node_interrupts_total{cpu=2,devices=9-fasteoi acpi,info=IO-APIC,type=9} 6"
+        ]
+    );
+}
+
+/// 1,152 CPUs and 1,000 interrupts are a file of 13 MB, and a million series if nobody sums.
+#[test]
+fn a_machine_of_1152_cpus_has_sums_within_the_budget() {
+    let cpus: String = (0..1152).map(|cpu| format!("{:>11}", format!("CPU{cpu}"))).collect();
+    let values = format!("{:>11}", 4_000_000).repeat(1152);
+    let lines: String =
+        (0..1000).map(|n| format!("{n:>4}:{values}  PCI-MSI {n}-edge eth{n}\n")).collect();
+    let file = format!("     {cpus}\n{lines}ERR:          0\n");
+    assert!(12 << 20 < file.len(), "{}", file.len());
+    let found = read(Format::Interrupts, file.as_bytes());
+    assert_eq!(found.len(), 1000);
+    let first = "node_interrupts_total{cpu=all,devices=0-edge eth0,info=PCI-MSI,type=0} 4608000000";
+    assert_eq!(found[0], first);
+    // The `intr` line of such a machine is 130 kB, and what stands below it is still found.
+    let intr = format!("intr 99{}\nctxt 7\nbtime 5\n", " 4000000".repeat(16_000));
+    assert!(120_000 < intr.len());
+    let stat: String =
+        (0..1152).map(|cpu| format!("cpu{cpu} 1 2 3 4 5 6 7 8 9 10\n")).collect::<String>() + &intr;
+    check(
+        Format::Stat,
+        stat.as_bytes(),
+        &["node_intr_total{} 99", "node_context_switches_total{} 7"],
+    );
+    // 640 CPUs are sixteen full sections; the others are refused and counted.
+    assert_eq!(read(Format::Cores, stat.as_bytes()).len(), 6400);
+}
+
+#[test]
+fn hostile_tables_are_left_out_or_have_no_value() {
+    check_all(Format::Softnet, b"zz 1 2\n1 2\n00000001 00000002 1ffffffffffffffff 0", &[]);
+    check_all(
+        Format::Conntrack,
+        b"heading\nff x 00000002",
+        &[
+            "node_nf_conntrack_stat_found{} 2",
+            "node_nf_conntrack_stat_invalid{} -",
+            "node_nf_conntrack_stat_ignore{} -",
+            "node_nf_conntrack_stat_insert{} -",
+            "node_nf_conntrack_stat_insert_failed{} -",
+            "node_nf_conntrack_stat_drop{} -",
+            "node_nf_conntrack_stat_early_drop{} -",
+            "node_nf_conntrack_stat_search_restart{} -",
+        ],
+    );
+    check_all(
+        Format::Udp,
+        b"sl\n 0: a b 07 0000000f:0000001 x\n1: a b 07 0000000f000001\n 2: a",
+        &["node_udp_queues{ip=zfs_arc,queue=tx} 15", "node_udp_queues{ip=zfs_arc,queue=rx} 1"],
+    );
+    check_all(Format::Buddy, b"Node 0, zone\nNode\nNode 0, zane DMA 1\n", &[]);
+    check_all(
+        Format::Buddy,
+        b"Node 1, zone DMA 5 x",
+        &[
+            "node_buddyinfo_blocks{node=1,size=0,zone=DMA} 5",
+            "node_buddyinfo_blocks{node=1,size=1,zone=DMA} -",
+        ],
+    );
+    check_all(Format::Ipvs, b"-> 1:2 Route 1 2 3\nTCP\n->\nTCP x y\n-> nonsense Route 1 2 3", &[]);
+    // A line that is cut has no fields, which are absent and not 0.
+    check(
+        Format::NfsClient,
+        b"rpc 5\nproc3 22 1 x",
+        &[
+            "node_nfs_rpcs_total{} 5",
+            "node_nfs_rpc_retransmissions_total{} -",
+            "node_nfs_requests_total{method=Null,proto=3} 1",
+            "node_nfs_requests_total{method=GetAttr,proto=3} -",
+        ],
+    );
+    check_all(
+        Format::Kstat,
+        b"hits 4 5\nname type data\nhits 4 18446744073709551615\nx 7 y",
+        &["node_zfs_arc_hits{} -"],
+    );
+    let raid = read(Format::Raid, b"md0 : active raid1 sda1[0]\n  nonsense\n\nmd1 : active");
+    assert_eq!(
+        (raid.len(), &*raid[0], &*raid[9]),
+        (11, "node_md_disks_required{device=md0} -", "node_md_blocks{device=md0} -",)
+    );
+}
+
 proptest! {
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        for (format, _) in FORMATS {
-            read(format, &bytes);
+        for (format, _) in formats() {
+            read(*format, &bytes);
         }
         filesystem::parse(&bytes);
     }
@@ -214,12 +358,11 @@ proptest! {
     /// Real files with a few bytes changed and the end cut off get further into the parsers.
     #[test]
     fn damaged_files(
-        which in 0..FORMATS.len(),
+        which in 0..FORMATS.len() + TABLES.len(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..20),
         end in any::<prop::sample::Index>(),
     ) {
-        let (format, whole) = FORMATS[which];
-        let mut bytes = whole.to_vec();
+        let (format, mut bytes) = formats()[which].clone();
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;

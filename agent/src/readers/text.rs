@@ -35,6 +35,13 @@ pub(crate) struct Words<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> Words<'a> {
+    /// What stands behind the words taken so far.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Words<'a> {
     type Item = &'a [u8];
 

@@ -55,29 +55,27 @@ impl Memory {
         unsafe { slice::from_raw_parts(at, length.min(FRAME_BYTES_MAX)) }
     }
 
-    /// Asks the processor for a ticket's first `length` bytes, which will soon be read.
-    pub(super) fn fetch(&self, ticket: u64, length: usize) {
-        self.prefetch::<{ Purpose::Read as i32 }>(ticket, length);
-    }
-
-    /// Asks the processor for a ticket's first `length` bytes, which will soon be written.
-    pub(super) fn fetch_mut(&self, ticket: u64, length: usize) {
-        self.prefetch::<{ Purpose::Write as i32 }>(ticket, length);
-    }
-
+    /// Asks the processor for a ticket's first `length` bytes, which will soon be written, and to
+    /// take them away from the other processors' caches.
     #[cfg(target_arch = "x86_64")]
-    fn prefetch<const PURPOSE: i32>(&self, ticket: u64, length: usize) {
+    pub(super) fn fetch_mut(&self, ticket: u64, length: usize) {
         let at = self.slot(ticket);
         for offset in (0..length.min(FRAME_BYTES_MAX)).step_by(LINE_BYTES) {
-            // SAFETY: inside the slot.
-            let line = unsafe { at.add(offset) };
+            // `_mm_prefetch` with the hint to write becomes one to read unless the build is for one
+            // kind of processor; every x86-64 knows this instruction, or takes it for none.
             // SAFETY: a hint; it reads and writes nothing that the program could see.
-            unsafe { std::arch::x86_64::_mm_prefetch::<PURPOSE>(line.cast()) }
+            unsafe {
+                std::arch::asm!(
+                    "prefetchw [{line}]",
+                    line = in(reg) at.wrapping_add(offset),
+                    options(nostack, preserves_flags, readonly)
+                );
+            }
         }
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn prefetch<const PURPOSE: i32>(&self, _: u64, _: usize) {}
+    pub(super) fn fetch_mut(&self, _: u64, _: usize) {}
 
     fn slot(&self, ticket: u64) -> *mut u8 {
         let offset = self.ledger.index(ticket) * FRAME_BYTES_MAX;
@@ -86,12 +84,5 @@ impl Memory {
     }
 }
 
-/// What a line is fetched for, as the instruction's hint.
-enum Purpose {
-    /// `_MM_HINT_T0`: into all levels of the cache.
-    Read = 3,
-    /// `_MM_HINT_ET0`: and away from the other processors' caches.
-    Write = 7,
-}
-
+#[cfg(target_arch = "x86_64")]
 const LINE_BYTES: usize = 64;

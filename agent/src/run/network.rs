@@ -1,4 +1,4 @@
-//! The network's loop: one socket, one link, and what it is used for.
+//! The network: one socket, one link, and what they are used for.
 //!
 //! ```text
 //!          token                          frames, renewals
@@ -9,43 +9,34 @@
 //! A renewed certificate is used at once and saved; if it cannot be saved, the old one, which is
 //! good for some time still, is what the next start finds.
 
-use super::{AgentError, Stop, io_error};
-use crate::clock::{self, Look};
+use super::{AgentError, io_error};
+use crate::clock;
 use crate::ring::Reader;
 use crate::schemas::Table;
 use crate::state::{State, StateError};
 use crate::uplink::{Renewed, Status, Uplink, UplinkConfig};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll};
-use std::io;
+use mio::{Interest, Registry};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strobe_wire::enrol::{Enrol, EnrolError};
 use strobe_wire::link::{
-    Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
+    Event, Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
 };
 use strobe_wire::message::Hello;
 use strobe_wire::pki::{Identity, Role, Subject, Token};
 
-/// The loop with what it is about, until it is run.
-pub(super) struct Errand {
-    pub(super) network: Network,
-    pub(super) sampling: JoinHandle<Result<(), AgentError>>,
-    pub(super) stop: Stop,
-}
-
-/// The network's loop and all it owns.
+/// The network: all that a turn is about.
 pub(super) struct Network {
-    parts: Parts,
+    pub(super) parts: Parts,
     uplink: UplinkConfig,
-    poll: Poll,
-    socket: Socket,
-    link: Link,
+    pub(super) registry: Registry,
+    pub(super) socket: Socket,
+    pub(super) link: Link,
+    /// An event that the sampler's thread left to the network's.
+    pub(super) held: Option<Event>,
     /// Whether the poll tells when the socket can take more: only while it could not.
-    blocked: bool,
+    pub(super) blocked: bool,
 }
 
 /// What a [`Network`] is given.
@@ -61,147 +52,52 @@ pub(super) struct Parts {
     pub(super) status: Arc<Mutex<Status>>,
 }
 
-/// What a poll said.
-#[derive(Clone, Copy)]
-struct Heard {
-    socket: bool,
-    stop: bool,
-}
-
 /// What the loop is about.
-enum Work {
+pub(super) enum Work {
     /// Getting an identity: the conversation, or when to begin the next.
     Enrol { token: Token, asking: Option<Box<Enrol>>, next: Instant, wait: Duration },
     /// Sending frames.
     Send(Box<Uplink>),
 }
 
-impl Errand {
-    /// Runs until it is stopped, and ends the sampler.
-    pub(super) fn run(mut self) -> Result<(), AgentError> {
-        let ended = self.network.run(&self.sampling, &self.stop);
-        // Whatever ended the loop, nobody would read what the sampler writes.
-        self.stop.stop();
-        match (ended, self.sampling.join()) {
-            (Ok(()), Ok(Ok(()))) => Ok(()),
-            (Err(error), _) | (Ok(()), Ok(Err(error))) => Err(error),
-            (Ok(()), Err(_)) => Err(AgentError::Panicked("sampler")),
-        }
-    }
-}
-
 impl Network {
-    pub(super) fn new(parts: Parts, stop: &Stop) -> Result<Self, AgentError> {
-        let poll = Poll::new().map_err(io_error("make a poll"))?;
+    pub(super) fn new(parts: Parts, registry: Registry) -> Result<Self, AgentError> {
         let mut socket = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-        let register = |source: &mut dyn mio::event::Source, token| {
-            poll.registry()
-                .register(source, mio::Token(token), Interest::READABLE)
-                .map_err(io_error("register with the poll"))
-        };
-        register(socket.source(), SOCKET)?;
-        register(&mut SourceFd(&stop.0.event.as_fd().as_raw_fd()), STOP)?;
-        if let Some(signals) = &stop.0.signals {
-            register(&mut SourceFd(&signals.as_fd().as_raw_fd()), STOP)?;
-        }
+        registry
+            .register(socket.source(), SOCKET, Interest::READABLE)
+            .map_err(io_error("register with the poll"))?;
         let link = link(&socket, parts.identity.clone())?;
         let uplink = uplink_config(&parts.broker, &parts.hello);
-        Ok(Self { parts, uplink, poll, socket, link, blocked: false })
+        Ok(Self { parts, uplink, registry, socket, link, held: None, blocked: false })
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the loop that reads the clock")]
-    fn run(
-        &mut self,
-        sampling: &JoinHandle<Result<(), AgentError>>,
-        stop: &Stop,
-    ) -> Result<(), AgentError> {
-        let mut now = Instant::now();
-        let interval = Duration::from_millis(self.parts.hello.interval_ms);
-        let mut look = Look::new(now, interval, self.parts.state.host.0);
-        let mut work = match self.parts.token {
+    /// What to begin with.
+    pub(super) fn work(&self, now: Instant) -> Work {
+        match self.parts.token {
             Some(token) if self.parts.identity.is_none() => enrolment(token, now),
             _ => self.send(now),
-        };
-        let mut events = Events::with_capacity(8);
-        let mut drain_until = None;
-        let mut more = Progress::Idle;
-        loop {
-            let wait = match (more, drain_until) {
-                (Progress::More, _) => Duration::ZERO,
-                (_, None) => self.wait(now, &work, look.at()),
-                // Nothing else would tell of the sampler's end.
-                (_, Some(until)) => self.wait(now, &work, (now + DRAIN_LOOK).min(until)),
-            };
-            let heard = self.listen(&mut events, wait)?;
-            now = Instant::now();
-            let wall_ns = clock::wall_ns();
-            self.link.set_wall_s(u64::try_from(wall_ns / 1_000_000_000).unwrap_or(0));
-            if heard.stop && drain_until.is_none() {
-                stop.stop();
-                drain_until = Some(now + DRAIN);
-            }
-            // What it sealed last is in the ring before it ends.
-            let sampled = sampling.is_finished();
-            let mut received = Progress::Idle;
-            if heard.socket || more == Progress::More {
-                received = self.socket.receive(now, &mut self.link).map_err(io_error("receive"))?;
-            }
-            self.link.on_timeout(now);
-            if let Some(other) = self.act(now, &mut work)? {
-                work = other;
-                self.act(now, &mut work)?;
-            }
-            look.looked(now, wall_ns, self.parts.ring.claimed());
-            more = self.transmit(now)?;
-            if received == Progress::More {
-                more = Progress::More;
-            }
-            let idle = self.publish(&work);
-            if sampled && drain_until.is_none() {
-                // It ended by itself; its thread says why.
-                return Ok(());
-            }
-            if drain_until.is_some_and(|at| at <= now || (idle && sampled)) {
-                self.link.close_all(now, "the agent stops");
-                self.socket.transmit(now, &mut self.link);
-                return Ok(());
-            }
         }
     }
 
-    /// Waits for the socket, the end, or `until`.
-    fn listen(&mut self, events: &mut Events, wait: Duration) -> Result<Heard, AgentError> {
-        match self.poll.poll(events, Some(wait)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                return Err(io_error("wait for the network")(error));
-            }
-            _ => {}
-        }
-        let heard = |token| events.iter().any(|event| event.token() == mio::Token(token));
-        Ok(Heard { socket: heard(SOCKET), stop: heard(STOP) })
-    }
-
-    /// How long there is nothing to do.
-    fn wait(&self, now: Instant, work: &Work, mine: Instant) -> Duration {
+    /// When there is something to do at the latest.
+    pub(super) fn timeout(&self, work: &Work) -> Option<Instant> {
         let works = match work {
             Work::Enrol { asking: Some(enrol), .. } => Some(enrol.timeout()),
             Work::Enrol { next, .. } => Some(*next),
             Work::Send(uplink) => uplink.timeout(),
         };
-        let next = [works, self.link.timeout()].into_iter().flatten().fold(mine, Instant::min);
-        next.saturating_duration_since(now)
+        [works, self.link.timeout()].into_iter().flatten().min()
     }
 
     /// Sends; the poll is asked to tell of room for more only while the kernel has none, because
     /// it would also tell of every datagram that has left.
-    fn transmit(&mut self, now: Instant) -> Result<Progress, AgentError> {
+    pub(super) fn transmit(&mut self, now: Instant) -> Result<Progress, AgentError> {
         let progress = self.socket.transmit(now, &mut self.link);
         let blocked = progress == Progress::Blocked;
         if blocked != self.blocked {
             let interest = if blocked { WRITABLE } else { Interest::READABLE };
-            self.poll
-                .registry()
-                .reregister(self.socket.source(), mio::Token(SOCKET), interest)
+            self.registry
+                .reregister(self.socket.source(), SOCKET, interest)
                 .map_err(io_error("register with the poll"))?;
             self.blocked = blocked;
         }
@@ -209,9 +105,13 @@ impl Network {
     }
 
     /// Events, timers, dials; what to go on with if that is something else.
-    fn act(&mut self, now: Instant, work: &mut Work) -> Result<Option<Work>, AgentError> {
+    pub(super) fn act(
+        &mut self,
+        now: Instant,
+        work: &mut Work,
+    ) -> Result<Option<Work>, AgentError> {
         let Work::Send(uplink) = work else { return self.enrol(now, work) };
-        while let Some(event) = self.link.poll() {
+        while let Some(event) = self.held.take().or_else(|| self.link.poll()) {
             uplink.told(now, &event, &mut self.link, &mut self.parts.ring);
         }
         if let Some(renewed) = uplink.renewed() {
@@ -227,6 +127,9 @@ impl Network {
             return Ok(Some(enrolment(token, now)));
         }
         uplink.on_timeout(now, &mut self.link, &mut self.parts.ring);
+        if let Some(why) = uplink.complaint() {
+            log::warn!("uplink: {why}");
+        }
         if let Some(broker) = uplink.wants(now) {
             let remote = resolve(&broker).and_then(|remote| self.reach(remote));
             uplink.dial(now, &mut self.link, remote);
@@ -311,9 +214,8 @@ impl Network {
                 SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             };
             let mut socket = bind(any).map_err(|error| error.to_string())?;
-            self.poll
-                .registry()
-                .register(socket.source(), mio::Token(SOCKET), Interest::READABLE)
+            self.registry
+                .register(socket.source(), SOCKET, Interest::READABLE)
                 .map_err(|error| error.to_string())?;
             self.blocked = false;
             self.socket = socket;
@@ -322,12 +224,11 @@ impl Network {
     }
 
     /// Shows the status; whether there is nothing left to be acknowledged, or nobody to do it.
-    fn publish(&self, work: &Work) -> bool {
+    pub(super) fn publish(&self, work: &Work) -> bool {
         let Work::Send(uplink) = work else { return true };
-        let now = uplink.status();
-        let idle = !now.streaming || now.unacknowledged == 0;
-        *self.parts.status.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        idle
+        let mut status = self.parts.status.lock().unwrap_or_else(PoisonError::into_inner);
+        uplink.show(&mut status);
+        !status.streaming || status.unacknowledged == 0
     }
 }
 
@@ -380,13 +281,9 @@ fn resolve(broker: &str) -> Result<SocketAddr, String> {
     found.next().ok_or_else(|| format!("{broker} has no address"))
 }
 
-const SOCKET: usize = 0;
-const STOP: usize = 1;
+pub(super) const SOCKET: mio::Token = mio::Token(0);
 const WRITABLE: Interest = Interest::READABLE.add(Interest::WRITABLE);
 /// The one in use, and those saying good-bye.
 const CONNECTIONS_MAX: usize = 8;
-/// How long a stopping agent waits for acknowledgements.
-const DRAIN: Duration = Duration::from_secs(2);
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(super) struct Mounts {
     files: [Kept; 2],
+    /// Which of them was read last, and when it is read again even if the kernel tells of nothing.
+    from: usize,
+    list_ns: u64,
     rootfs: PathBuf,
     last: Vec<u8>,
     pub(super) list: Vec<Mount>,
@@ -27,6 +30,8 @@ impl Mounts {
         Self {
             // The first process sees the host's mounts even from a container with the host's /proc.
             files: ["1/mounts", "mounts"].map(kept),
+            from: 0,
+            list_ns: 0,
             rootfs: trees.rootfs.clone(),
             last: Vec::new(),
             list: Vec::new(),
@@ -44,10 +49,33 @@ impl Mounts {
         if self.asked_ns.is_some() || now_ns < self.next_ns {
             return true;
         }
+        if self.files.get(self.from).is_none_or(Kept::may_differ) {
+            self.list_ns = 0;
+        }
+        if self.list_ns <= now_ns {
+            if !self.list(buffer) {
+                return false;
+            }
+            self.list_ns = now_ns.saturating_add(LIST_NS);
+        }
+        self.hazard.ask(now_ns);
+        self.asked_ns = Some(now_ns);
+        self.next_ns = now_ns.saturating_add(self.interval_ns);
+        true
+    }
+
+    /// Reads which there are; false if it cannot be read.
+    fn list(&mut self, buffer: &mut Buffer) -> bool {
         let [first, second] = &mut self.files;
         let bytes = match first.read(buffer) {
-            Some(_) => first.last(buffer),
-            None => second.read(buffer),
+            Some(_) => {
+                self.from = 0;
+                first.last(buffer)
+            }
+            None => {
+                self.from = 1;
+                second.read(buffer)
+            }
         };
         let Some(bytes) = bytes else { return false };
         if bytes != self.last {
@@ -65,9 +93,6 @@ impl Mounts {
             };
             self.hazard.aim(&self.list.iter().map(target).collect::<Vec<_>>());
         }
-        self.hazard.ask(now_ns);
-        self.asked_ns = Some(now_ns);
-        self.next_ns = now_ns.saturating_add(self.interval_ns);
         true
     }
 
@@ -98,6 +123,9 @@ impl Mounts {
     }
 }
 
+/// The kernel tells of mounts that come, go and change, but not of a file system that it makes
+/// read-only after an error.
+const LIST_NS: u64 = 30_000_000_000;
 /// How long a row of file systems waits for the slowest of them.
 const WAIT_NS: u64 = 900_000_000;
 /// Two paths, each byte of them escaped, and options.

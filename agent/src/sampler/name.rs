@@ -17,7 +17,7 @@ impl KernelName {
     pub(super) fn new(procfs: &Path) -> Self {
         Self {
             procfs: procfs.to_owned(),
-            hostname: Kept::new(procfs.join("sys/kernel/hostname"), Shape::Whole),
+            hostname: Kept::new(procfs.join("sys/kernel/hostname"), Shape::Line),
             last: Vec::with_capacity(256),
             uname: Uname::read(procfs),
             next_ns: 0,

@@ -1,8 +1,8 @@
 //! Every file that is read, how the kernel hands it out, and who parses it.
 
-use crate::readers::Format;
 use crate::readers::host::Resource;
 use crate::readers::kept::Shape;
+use crate::readers::{Format, page_bytes};
 
 /// What one parser of a file is for.
 pub(super) struct FileFeed {
@@ -21,16 +21,17 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
     let pressure = Format::Pressure;
     let sockstat = Format::Sockstat { page_bytes: page_bytes() };
     let stat = vec![feed(Format::Stat, "host", "stat"), feed(Format::Cores, "cpu", "cpu")];
+    let softnet = vec![feed(Format::Softnet, "cpu", "softnet")];
     vec![
         ("stat", Shape::Whole, stat),
         ("loadavg", Shape::Whole, host(Format::Load, "loadavg")),
         ("meminfo", Shape::Whole, host(Format::Meminfo, "meminfo")),
-        ("vmstat", Shape::Records(LINE_BYTES_MAX), host(Format::Vmstat, "vmstat")),
+        ("vmstat", Shape::Fixed(LINE_BYTES_MAX), host(Format::Vmstat, "vmstat")),
         ("pressure/cpu", Shape::Whole, host(pressure(Resource::Cpu), "pressure")),
         ("pressure/io", Shape::Whole, host(pressure(Resource::Io), "pressure")),
         ("pressure/memory", Shape::Whole, host(pressure(Resource::Memory), "pressure")),
         ("pressure/irq", Shape::Whole, extra(pressure(Resource::Irq), "pressure")),
-        ("sys/fs/file-nr", Shape::Whole, host(Format::Handles, "filefd")),
+        ("sys/fs/file-nr", Shape::Line, host(Format::Handles, "filefd")),
         ("net/sockstat", Shape::Whole, host(sockstat, "sockstat")),
         ("net/sockstat6", Shape::Whole, extra(sockstat, "sockstat")),
         ("net/netstat", Shape::Whole, host(Format::Pairs, "netstat")),
@@ -41,20 +42,16 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
             Shape::Records(LINE_BYTES_MAX),
             vec![feed(Format::Disks, "disk", "diskstats")],
         ),
+        ("net/softnet_stat", Shape::Records(LINE_BYTES_MAX), softnet),
         ("net/dev", Shape::Records(LINE_BYTES_MAX), vec![feed(Format::Devices, "net", "netdev")]),
     ]
-}
-
-fn page_bytes() -> u64 {
-    let found = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    found.ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
 }
 
 /// A disk's or device's name and twenty numbers of twenty digits.
 const LINE_BYTES_MAX: usize = 512;
 pub(super) const SECTIONS: [&str; 5] = ["host", "cpu", "disk", "net", "filesystem"];
 /// node_exporter's names of the sources; the last is the sampler itself and is not published.
-pub(super) const COLLECTORS: [&str; 15] = [
+pub(super) const COLLECTORS: [&str; 16] = [
     "cpu",
     "diskstats",
     "filefd",
@@ -65,6 +62,7 @@ pub(super) const COLLECTORS: [&str; 15] = [
     "netstat",
     "pressure",
     "sockstat",
+    "softnet",
     "stat",
     "time",
     "uname",

@@ -1,5 +1,8 @@
 //! The sampler on trees that change.
 
+#[path = "../../tests/tree/mod.rs"]
+mod tree;
+
 use super::*;
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +19,13 @@ impl Tree {
     }
 
     fn sampler(&self) -> Sampler {
-        let trees =
-            Trees { procfs: self.0.clone(), rootfs: "/".into(), filesystem_interval_ms: 1000 };
+        let trees = Trees {
+            procfs: self.0.clone(),
+            sysfs: self.0.join("no-sys"),
+            rootfs: "/".into(),
+            filesystem_interval_ms: 1000,
+            choice: Choice::default(),
+        };
         Sampler::new(&trees, || 0, Arc::new(Table::new()))
     }
 
@@ -64,8 +72,9 @@ fn read_at(
         assert_eq!(row.schema.check(), Ok(()));
         assert_eq!(row.values.len(), row.schema.columns.len());
         assert_eq!(row.schema.id(), row.id);
-        // File systems come a tick later, when their workers are quick.
-        if row.schema.section != "filesystem" {
+        // File systems come a tick later, when their workers are quick, and others more seldom.
+        let section = row.schema.section.split('.').next().unwrap();
+        if ["host", "cpu", "disk", "net"].contains(&section) {
             schemas.insert(row.schema.section.clone(), Arc::clone(row.schema));
         }
         for (index, column) in row.schema.columns.iter().enumerate() {
@@ -160,4 +169,172 @@ fn another_tree_is_another_host() {
         let uname = schemas["host"].columns.iter().find(info).unwrap();
         assert_eq!(uname.labels.value("nodename"), Some(name));
     }
+}
+
+/// A sampler of the server's tree, and the rows of a tick: section → columns with their values.
+fn server(name: &str, choice: Choice) -> (tree::Tree, Sampler) {
+    let text = include_str!("../../../tests/fixtures/trees/server.tree");
+    let tree = tree::Tree::unpack(name, text);
+    let trees = Trees {
+        procfs: tree.path("proc").into(),
+        sysfs: tree.path("sys").into(),
+        rootfs: tree.0.clone(),
+        filesystem_interval_ms: 1000,
+        choice,
+    };
+    let sampler = Sampler::new(&trees, || 0, Arc::new(Table::new()));
+    (tree, sampler)
+}
+
+fn rows(sampler: &mut Sampler, second: u64) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let mut rows = BTreeMap::new();
+    let now = Tick { wall_ns: 0, boottime_ns: second * 1_000_000_000 };
+    sampler.tick(now, |row| {
+        assert_eq!(row.schema.check(), Ok(()));
+        let mut values = BTreeMap::new();
+        for (index, column) in row.schema.columns.iter().enumerate() {
+            if row.valid[index / 8] >> (index % 8) & 1 == 1 {
+                let labels: Vec<_> = column.labels.0.iter().map(|(_, value)| &**value).collect();
+                let name = format!("{}{{{}}}", column.name, labels.join(","));
+                values.insert(name, column.kind.value(row.values[index]));
+            }
+        }
+        rows.insert(row.schema.section.clone(), values);
+    });
+    rows
+}
+
+#[test]
+fn each_group_is_read_on_its_own_interval_and_all_of_them_at_first() {
+    let (_tree, mut sampler) = server("intervals", Choice::default());
+    let first = rows(&mut sampler, 1000);
+    for section in ["slow", "link", "identity", "edac", "rapl", "xfs", "zfs", "collectors"] {
+        assert!(first.contains_key(section), "{section}");
+    }
+    let mut seen: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for second in 1001..1121 {
+        for section in rows(&mut sampler, second).into_keys() {
+            seen.entry(section).or_default().push(second);
+        }
+    }
+    let gaps = |section: &str| {
+        let times = &seen[section];
+        times.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>()
+    };
+    assert!(gaps("slow").iter().chain(&gaps("link")).all(|gap| *gap == 15), "{seen:?}");
+    assert!(gaps("identity").iter().all(|gap| *gap == 60) && seen["identity"].len() == 2);
+    assert_eq!(seen["schedstat"].len(), 24);
+    // Not all in one tick.
+    let slow: HashSet<_> = ["slow", "link", "edac", "rapl"].map(|name| seen[name][0]).into();
+    assert_eq!(slow.len(), 4, "{seen:?}");
+}
+
+#[test]
+fn a_link_that_comes_and_goes_and_a_file_that_vanishes() {
+    let intervals = vec![("netclass".to_owned(), 1000)];
+    let (tree, mut sampler) = server("links", Choice { intervals, ..Choice::default() });
+    let net = tree.0.join("sys/class/net");
+    let speed = |device: &str| format!("node_network_speed_bytes{{{device}}}");
+    let first = &rows(&mut sampler, 1)["netclass"];
+    assert_eq!(first.get(&speed("ens3f0")), Some(&3.125e9));
+    fs::create_dir(net.join("eth9")).unwrap();
+    fs::write(net.join("eth9/speed"), "1000\n").unwrap();
+    fs::write(net.join("eth9/operstate"), "up\n").unwrap();
+    fs::write(net.join("ens3f0/mtu"), "9000").unwrap();
+    fs::write(net.join("ens3f0/operstate"), "down\n").unwrap();
+    let second = &rows(&mut sampler, 2)["netclass"];
+    assert_eq!(second.get(&speed("eth9")), Some(&1.25e8));
+    assert_eq!(second.get("node_network_up{eth9}"), Some(&1.0));
+    assert_eq!(second.get("node_network_mtu_bytes{ens3f0}"), Some(&9000.0));
+    let info = |text: &str| second.keys().any(|name| name.ends_with(text));
+    assert!(info("ens3f0,full,down}") && !info("ens3f0,full,up}"), "{second:?}");
+    // Gone, and nothing of it is told as 0.
+    fs::remove_dir_all(net.join("eth9")).unwrap();
+    fs::write(net.join("ens3f0/mtu"), "x").unwrap();
+    let third = &rows(&mut sampler, 3)["netclass"];
+    assert!(third.keys().all(|name| !name.contains("eth9")));
+    assert!(!third.contains_key("node_network_mtu_bytes{ens3f0}"));
+    assert_eq!(third.get(&speed("ens3f0")), Some(&3.125e9));
+}
+
+#[test]
+fn five_thousand_links_stay_within_the_budget_and_are_counted() {
+    let (tree, mut sampler) = server("many-links", Choice::default());
+    for link in 0..5000 {
+        let dir = tree.0.join(format!("sys/class/net/veth{link}"));
+        fs::create_dir(&dir).unwrap();
+        if 1000 < link {
+            continue;
+        }
+        fs::write(dir.join("mtu"), "1500").unwrap();
+        fs::write(dir.join("ifindex"), "7").unwrap();
+    }
+    let first = rows(&mut sampler, 1);
+    let links: usize =
+        first.iter().filter(|(name, _)| name.starts_with("link")).map(|(_, row)| row.len()).sum();
+    assert!((1500..=1602).contains(&links), "{links}");
+    assert!(first["host"]["strobe_sampler_columns_refused{}"] < 1.0);
+    assert!(13_000.0 < rows(&mut sampler, 2)["host"]["strobe_sampler_columns_refused{}"]);
+}
+
+#[test]
+fn hostile_files_give_nothing_and_stop_nobody() {
+    let (tree, mut sampler) = server("hostile", Choice::default());
+    let put = |path: &str, bytes: &[u8]| fs::write(tree.0.join(path), bytes).unwrap();
+    put("sys/class/net/ens3f0/mtu", b"99999999999999999999999");
+    put("sys/class/net/ens3f0/ifalias", b"\xff\xfe\0 name");
+    put("sys/class/net/ens3f0/carrier", b"");
+    put("sys/class/net/ens3f1/flags", b"0x");
+    put("sys/class/powercap/intel-rapl:0/energy_uj", b"-5");
+    put("proc/net/arp", &[0xff; 9000]);
+    let pipe = tree.0.join("sys/class/net/ens3f1/mtu");
+    fs::remove_file(&pipe).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let found = rows(&mut sampler, 1);
+    for name in ["mtu_bytes{ens3f0}", "mtu_bytes{ens3f1}", "carrier{ens3f0}", "flags{ens3f1}"] {
+        assert!(!found["link"].contains_key(&format!("node_network_{name}")), "{name}");
+    }
+    assert!(found["link"].contains_key("node_network_flags{ens3f0}"));
+    assert_eq!(found["rapl"].len(), 3);
+}
+
+#[test]
+fn what_is_disabled_is_not_read_and_what_is_enabled_is() {
+    let choice = Choice {
+        enable: vec!["buddyinfo".to_owned()],
+        disable: vec!["netclass".to_owned(), "meminfo".to_owned()],
+        intervals: vec![("loadavg".to_owned(), 5000)],
+        textfiles: None,
+    };
+    let (tree, mut sampler) = server("choice", choice);
+    fs::write(tree.0.join("proc/loadavg"), "0.10 0.20 0.30 1/2 3\n").unwrap();
+    let first = rows(&mut sampler, 1);
+    assert_eq!(first["buddyinfo"].get("node_buddyinfo_blocks{0,0,DMA}"), Some(&1.0));
+    assert!(!first["link"].keys().any(|name| name.starts_with("node_network_")));
+    assert_eq!(first["loadavg"].get("node_load5{}"), Some(&0.2));
+    assert!(first["host"].keys().all(|name| !name.contains("meminfo") && !name.contains("load")));
+    assert!(!rows(&mut sampler, 2).contains_key("loadavg"));
+}
+
+/// What may hang is read by a thread, and its rows come at a later tick.
+#[test]
+fn patient_families_come_when_they_are_ready() {
+    let (_tree, mut sampler) = server("patient", Choice::default());
+    let mut found = rows(&mut sampler, 1);
+    for _ in 0..5000 {
+        if ["hwmon", "cpufreq", "thermal_zone"].iter().all(|name| found.contains_key(*name)) {
+            break;
+        }
+        found.append(&mut rows(&mut sampler, 1));
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        found["hwmon"].get("node_hwmon_temp_celsius{platform_coretemp_0,temp3}"),
+        Some(&-3.5)
+    );
+    assert_eq!(found["cpufreq"].get("node_cpu_scaling_frequency_hertz{3}"), Some(&2.100126e9));
+    assert_eq!(
+        found["thermal_zone"].get("node_cooling_device_cur_state{1,intel_powerclamp}"),
+        Some(&-1.0)
+    );
 }

@@ -1,22 +1,27 @@
-//! The Prometheus HTTP API, `/api/v1/…`: requests in, JSON out; no socket, no clock.
+//! The Prometheus HTTP API, `/api/v1/…`, and history for pages of charts: requests in, JSON out;
+//! no socket, no clock.
 //!
 //! `resultType` stands before `result`, numbers are strings, errors are
 //! `{"status":"error","errorType":…,"error":…}` with 400 (the request is wrong), 422 (the query
 //! cannot be executed) or 503 (`timeout`, `canceled`, or the store could not). Whatever is not known here is a 404.
 
 mod form;
+mod history;
 mod json;
 mod metadata;
 mod time;
+pub use time::moment_ms;
 
 pub use form::Form;
+pub use history::PATH as HISTORY;
 
 use crate::query::{Deadline, Engine, Limits, QueryError, parse, selector};
 use crate::remote_write;
 use crate::store::{Matcher, RemoteSeries, TimeRange};
 use json::Body;
 use std::collections::BTreeSet;
-use strobe_wire::message::{ApiRequest, ApiResponse};
+use strobe_wire::ids::HostId;
+use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo};
 
 /// What a request asks its caller to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -60,6 +65,19 @@ pub fn handle(
         finish(body, limits)
     });
     Answer::Response(finished.unwrap_or_else(|e| failure(&e)))
+}
+
+/// Answers [`HISTORY`]; `host` is what is known of one.
+#[must_use]
+pub fn history(
+    engine: &Engine,
+    limits: &Limits,
+    request: &ApiRequest,
+    host: impl FnOnce(HostId) -> Option<HostInfo>,
+    (now_ms, deadline): (i64, Deadline<'_>),
+) -> ApiResponse {
+    let source = history::Source { engine: &engine.for_query(), limits, now_ms, deadline };
+    history::answer(&source, request, host).unwrap_or_else(|why| failure(&why))
 }
 
 /// The response to [`Answer::Write`] once the samples are durable, or why they are not.

@@ -39,6 +39,65 @@ fn ask(engine: &Engine, method: &str, path: &str, params: &str) -> (u16, String)
     }
 }
 
+/// A page of charts: one grid for all terms, holes where nothing is known, in one answer.
+#[test]
+fn history_stands_on_one_grid() {
+    let (engine, mut writer, dir) = open("history");
+    let labels = [("__name__", "node_x"), ("instance", "a"), ("job", "node"), ("device", "sda")];
+    let labels = labels.map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let labels = strobe_wire::schema::Labels(labels.into_iter().collect());
+    let at = |second: i64| NOW_MS - 10_000 + second * 1000;
+    let samples = [0, 1, 2, 6].map(|second: i32| (at(second.into()), f64::from(second) * 1.5));
+    writer.samples(&[RemoteSeries { labels, samples: samples.to_vec() }]).unwrap();
+    writer.commit(NOW_MS).unwrap();
+    let post = |body: String| {
+        let request =
+            ApiRequest { method: "POST".into(), body: body.into_bytes(), ..ApiRequest::default() };
+        let host = |id| {
+            let hello = strobe_wire::message::Hello {
+                instance: "a".into(),
+                job: "node".into(),
+                interval_ms: 1000,
+                ..strobe_wire::message::Hello::default()
+            };
+            (id == HostId(7)).then(|| HostInfo { hello, ..HostInfo::default() })
+        };
+        let how = (NOW_MS, Deadline::never());
+        let answer = history(&engine, &Limits::usual(), &request, host, how);
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    };
+    let (host, from, to) = (HostId(7), at(0), at(8));
+    let terms = r#"[{"metric":"node_x","how":"rate","agg":"sum","by":"device"},
+        {"metric":"node_x","how":"value","agg":"max","where":{"label":"device","pattern":"s.*"}},
+        {"metric":"node_y","how":"value","agg":"sum"}]"#;
+    let (status, body) = post(format!(
+        r#"{{"host":"{host}","from_ms":{from},"to_ms":{to},"pixels":100,"terms":{terms}}}"#
+    ));
+    let wanted = format!(
+        r#"{{"status":"success","data":{{"from":{from},"step":1000,"count":9,"interval_ms":1000,"terms":[{{"sda":[null,1.5,1.5,1.5,1.5,null,null,null,null]}},{{"":[0,0.75,1.5,1.5,2.25,3,9,9,9]}},{{}}]}}}}"#
+    );
+    assert_eq!((status, body.as_str()), (200, wanted.as_str()));
+    for (body, status, why) in [
+        (
+            r#"{"host":"00000000000000000000000000000008","range_ms":60000,"pixels":1,"terms":[]}"#,
+            404,
+            "no host 0",
+        ),
+        (r#"{"host":"08","range_ms":60000,"pixels":1,"terms":[]}"#, 400, "32 hexadecimal"),
+        (r#"{"range_ms":60000,"pixels":1,"terms":[],"x":1}"#, 400, "unknown field"),
+        (r#"{"range_ms":-5,"pixels":1,"terms":[]}"#, 400, "no time in it"),
+        (
+            r#"{"range_ms":5000,"pixels":1,"terms":[{"metric":"a b","how":"rate","agg":"sum"}]}"#,
+            400,
+            "no name",
+        ),
+    ] {
+        let said = post(body.to_owned());
+        assert!(said.0 == status && said.1.contains(why), "{body}: {said:?}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn answers_have_prometheus_shapes() {
     let (engine, _writer, dir) = open("shapes");

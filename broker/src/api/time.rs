@@ -12,13 +12,18 @@ pub(super) fn optional(form: &Form, name: &str) -> Result<Option<i64>, ApiError>
 
 /// A point in time, ms.
 pub(super) fn point(name: &str, text: &str) -> Result<i64, ApiError> {
-    let seconds = text.parse::<f64>().ok();
-    let ms = seconds.map_or_else(|| rfc3339(text), |seconds| whole_ms(seconds * 1000.0));
-    ms.ok_or_else(|| {
+    moment_ms(text).ok_or_else(|| {
         ApiError::Bad(format!(
             "invalid parameter {name:?}: cannot parse {text:?} to a valid timestamp"
         ))
     })
+}
+
+/// Unix seconds or RFC 3339, as ms since the epoch.
+#[must_use]
+pub fn moment_ms(text: &str) -> Option<i64> {
+    let seconds = text.parse::<f64>().ok();
+    seconds.map_or_else(|| rfc3339(text), |seconds| whole_ms(seconds * 1000.0))
 }
 
 /// A duration, ms.

@@ -214,6 +214,7 @@ proptest! {
         steps in prop::collection::vec((0..12_u8, 1..40_u64), 1..120),
     ) {
         let mut ingest = opened();
+        let mut kept = Window::default();
         let (mut disk, mut flight) = (BTreeSet::new(), BTreeSet::new());
         let (mut session, mut skipped) = (ONE, 0);
         let mut first = true;
@@ -237,6 +238,21 @@ proptest! {
                         prop_assert!(disk.contains(&acked) || acked < skipped, "{acked}");
                     }
                     ingest.stored(HostId(7), BootId(1), through);
+                    if seq % 2 == 0 {
+                        kept = ingest.windows().next().map(|one| one.2.clone()).unwrap();
+                    }
+                }
+                3 => { // A restart: the window as it was kept, and the log.
+                    ingest = Ingest::default();
+                    ingest.restore(HostId(7), BootId(1), kept.clone());
+                    for seq in disk.iter().map(|seq| Seq(*seq)) {
+                        ingest.replay(HostId(7), BootId(1), seq, seq);
+                    }
+                    flight.clear();
+                    session = SessionId(session.0 + 1);
+                    ingest.hello(session, SEVEN, &hello(1), NOW).unwrap();
+                    ingest.schema(session, &schema()).unwrap();
+                    first = true;
                 }
                 _ => {
                     if first {

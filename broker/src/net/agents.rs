@@ -38,6 +38,9 @@ impl Net {
             .hello(session, Proof { host, certificate }, &hello, now_ms)
             .map_err(|refusal| refusal.to_string())?;
         self.session_next += 1;
+        if let Some(patience) = hello.patience() {
+            self.link.be_patient(place.conn, patience);
+        }
         let replaced = welcomed.replaced.and_then(|replaced| self.sessions.remove(&replaced));
         if let Some(old) = replaced.filter(|old| old.conn != place.conn) {
             self.refuse(old.conn, "another session of this host took its place", now);

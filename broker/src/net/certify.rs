@@ -3,8 +3,9 @@
 use super::Net;
 use super::streams::{End, Place};
 use crate::certificates::{Due, Enrolment};
+use crate::trust::REVOKED;
 use std::time::Instant;
-use strobe_wire::link::{Distrust, LinkError};
+use strobe_wire::link::{ConnId, Distrust, LinkError};
 use strobe_wire::message::Message;
 
 impl Net {
@@ -31,7 +32,28 @@ impl Net {
         let conn = self.conns.get(&place.conn).ok_or("the connection is gone")?;
         let subject = conn.subject.ok_or("no certificate")?;
         self.certificates.watch(place, subject, conn.expires_s, now_s);
+        self.registry.certificate(subject.host, conn.expires_s);
         Ok(())
+    }
+
+    /// Whoever was revoked since the last look is closed, and told.
+    pub(super) fn close_revoked(&mut self, now: Instant) {
+        let revocations = self.registry.revocations();
+        if std::mem::replace(&mut self.revocations, revocations) == revocations {
+            return;
+        }
+        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        conns.into_iter().for_each(|conn| self.close_if_revoked(conn, now));
+    }
+
+    pub(super) fn close_if_revoked(&mut self, conn: ConnId, now: Instant) {
+        let Some(known) = self.conns.get(&conn) else { return };
+        let Some(subject) = known.subject else { return };
+        if self.registry.is_refused(subject.host, known.expires_s) {
+            log::warn!("connection of {subject} closed: its certificate was revoked");
+            self.certificates.count_revoked();
+            self.refuse(conn, REVOKED, now);
+        }
     }
 
     /// Certificates that near their end, or are past it, and the broker's own.

@@ -24,6 +24,7 @@ pub use streams::Place;
 use crate::certificates::{CertificateCounts, Certificates, seconds};
 use crate::hub::{Hub, Update};
 use crate::ingest::{Counts, Ingest, SessionId};
+use crate::query::Caller;
 use crate::registry::{BootRecord, Registry};
 use crate::writer::{Batch, Item, Order, Report, Windows};
 use agents::Turn;
@@ -61,6 +62,7 @@ pub struct Net {
     keep_at: Instant,
     session_next: u64,
     acks: u64,
+    revocations: u64,
 }
 
 /// The parts a [`Net`] is made of.
@@ -81,8 +83,8 @@ pub struct Parts {
 /// What an event asks of the driver.
 #[derive(Debug)]
 pub enum Ask {
-    /// Answer this request with [`Net::answer`].
-    Api(Place, ApiRequest),
+    /// Answer this request with [`Net::answer`], while the caller is there.
+    Api(Place, ApiRequest, Caller),
 }
 
 /// Numbers for `/metrics`.
@@ -147,6 +149,7 @@ impl Net {
             keep_at: now + KEEP_EVERY,
             session_next: 1,
             acks: 0,
+            revocations: 0,
         }
     }
 
@@ -161,8 +164,9 @@ impl Net {
     pub fn advance(&mut self, now: Instant, now_ms: i64, ask: &mut dyn FnMut(Ask)) {
         self.link.on_timeout(now);
         self.certify(now, seconds(now_ms));
+        self.close_revoked(now);
         while let Some(event) = self.link.poll() {
-            self.on_event(event);
+            self.on_event(event, now);
         }
         for _ in 0..self.readable.len() {
             let Some(place) = self.readable.pop_front() else { break };

@@ -5,6 +5,7 @@ use crate::certificates::{Enrolment, seconds};
 use crate::hub::{Subscription, Update};
 use crate::ingest::SessionId;
 use crate::own;
+use crate::query::Caller;
 use crate::writer::Item;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -46,8 +47,8 @@ pub(super) enum StreamRole {
     /// Nothing was said yet.
     New,
     Agent(SessionId),
-    /// A request is being answered.
-    Asking,
+    /// A request is being answered to this one.
+    Asking(Caller),
     Subscriber(Subscription),
 }
 
@@ -67,11 +68,12 @@ impl Stream {
 
 impl Net {
     #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
-    pub(super) fn on_event(&mut self, event: Event) {
+    pub(super) fn on_event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Connected { conn, alpn, subject, expires_s, .. } => {
                 let expires_s = expires_s.unwrap_or(u64::MAX);
                 self.conns.insert(conn, Conn { alpn, subject, expires_s, streams: Vec::new() });
+                self.close_if_revoked(conn, now);
             }
             Event::Opened { conn, stream } => {
                 if let Some(known) = self.conns.get_mut(&conn) {
@@ -143,7 +145,9 @@ impl Net {
         let (alpn, is_past) = (conn.alpn, conn.expires_s < now_s);
         match (alpn, message) {
             (Alpn::Agent | Alpn::Viz, Message::Renew { csr }) => {
-                let signed = self.certificates.renew(place, &csr, now_s)?;
+                let subject = conn.subject.ok_or("no certificate")?;
+                let standing = self.registry.standing(subject.host);
+                let signed = self.certificates.renew(place, &csr, standing, now_s)?;
                 self.say(place, &signed)
             }
             // Past its end it may renew, for which it is asked, and nothing else.
@@ -170,8 +174,9 @@ impl Net {
                 if !matches!(stream.role, StreamRole::New) {
                     return Err("a second request on one stream".to_owned());
                 }
-                stream.role = StreamRole::Asking;
-                ask(Ask::Api(place, request));
+                let caller = Caller::default();
+                stream.role = StreamRole::Asking(caller.clone());
+                ask(Ask::Api(place, request, caller));
                 Ok(())
             }
             (Alpn::Viz, Message::Subscribe) => {
@@ -194,7 +199,7 @@ impl Net {
         let Some(stream) = self.streams.get_mut(&place) else { return };
         match stream.role {
             // A request is one message; its answer is still to come.
-            StreamRole::Asking => {}
+            StreamRole::Asking(_) => {}
             StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
             StreamRole::New => stream.end = End::AfterOut,
             StreamRole::Agent(_) | StreamRole::Subscriber(_) => {
@@ -243,7 +248,11 @@ impl Net {
         self.subscribers.remove(&place);
         self.certificates.forget(place);
         let Some(stream) = self.streams.remove(&place) else { return };
-        let StreamRole::Agent(session) = stream.role else { return };
+        let session = match stream.role {
+            StreamRole::Agent(session) => session,
+            StreamRole::Asking(caller) => return caller.leave(),
+            StreamRole::New | StreamRole::Subscriber(_) => return,
+        };
         let whose = self.ingest.whose(session);
         self.ingest.close(session);
         self.sessions.remove(&session);

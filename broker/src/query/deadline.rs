@@ -5,7 +5,15 @@
 //! a query stops within that much work (about a millisecond) of its time's end or of being left.
 
 use crate::query::engine::{QueryError, wide};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Who waits for an answer; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// Relaxed: it carries nothing but itself.
+    left: Arc<AtomicBool>,
+}
 
 /// What the owner of the clock says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +37,19 @@ pub(crate) struct Meter<'a> {
     deadline: Deadline<'a>,
     values_max: usize,
     work: AtomicU64,
+}
+
+impl Caller {
+    /// It hung up: what is computed for it may stop.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it hung up.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
 }
 
 impl<'a> Deadline<'a> {

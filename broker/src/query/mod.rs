@@ -29,7 +29,7 @@ mod value;
 mod window;
 
 pub use calendar::Date;
-pub use deadline::{Deadline, Pulse};
+pub use deadline::{Caller, Deadline, Pulse};
 pub use engine::{Engine, Limits, Output, QueryError, Sample};
 pub use parse::{parse, selector};
 pub use selectors::Raw;

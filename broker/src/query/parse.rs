@@ -281,6 +281,7 @@ mod tests {
         ("sum by (a b) (up)", "1:11", "unexpected \"b\", expected ',' or ')'"),
         ("sum by (1) (up)", "1:9", "unexpected \"1\", expected a label name"),
         ("sum(up) by", "1:11", "unexpected end of input"),
+        ("sum(up]", "1:7", "unexpected ']'"),
         ("sum()", "1:1", "argument"),
         ("sum(nope(up))", "1:5", "unknown function with name 'nope'"),
         ("1 + rate(up)", "1:5", "type matrix"),

@@ -351,6 +351,11 @@ mod tests {
         assert_eq!(got(&[100_001], &[1.0]), Some(vec![None, one, one, one, None]));
         let (times, values) = ([100_000, 150_000, 350_000], [1.0, ABSENT, 2.0]);
         assert_eq!(got(&times, &values), Some(vec![one, None, None, two, two]));
+        // `timestamp` sees them too: the marker's own time is nobody's.
+        let meter = Meter::new(Deadline::never(), 10);
+        let shown = leaf(Reduce::NewestTime).reduce(&times, &values, &meter).unwrap().unwrap();
+        let shown: Vec<_> = shown.into_iter().map(|v| (!is_absent(v)).then_some(v)).collect();
+        assert_eq!(shown, [Some(100.0), None, None, Some(350.0), Some(350.0)]);
     }
 
     #[test]

@@ -359,6 +359,8 @@ mod tests {
         check(F::Delta, &[(10, 1.0), (30, 2.0), (50, 3.0)], Some(3.0));
         // 25 s to the start are over 1.1 distances of 5 s: half a distance.
         check(F::Delta, &[(25, 1.0), (30, 2.0), (35, 3.0)], Some(3.0));
+        // 15 s are 1.5 distances of 10 s: half a distance at both ends.
+        check(F::Delta, &[(15, 1.0), (25, 2.0), (35, 3.0), (45, 4.0)], Some(4.0));
         // A counter from 1 was 0 a third of the way back.
         check(F::Increase, &[(10, 0.0), (30, 2.0), (50, 4.0)], Some(5.0));
         for single in [F::Rate, F::Irate, F::Delta, F::Deriv, F::PredictLinear, F::HoltWinters] {

@@ -4,6 +4,7 @@ use super::clock::{monotonic, rest_until, wall_ms, wall_s};
 use super::error::BrokerError;
 use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
+use crate::query::Caller;
 use crate::store::redis::Mirror;
 use crate::writer::{Order, Report, Scribe};
 use mio::{Events, Poll, Waker};
@@ -16,6 +17,9 @@ use std::time::Duration;
 use strobe_wire::link::{Progress, Socket};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 
+/// A request, where its answer goes, and who waits for it.
+pub(super) type Question = (Place, ApiRequest, Caller);
+
 /// What the network thread owns.
 pub(super) struct Loop {
     pub(super) poll: Poll,
@@ -23,7 +27,7 @@ pub(super) struct Loop {
     pub(super) net: Net,
     pub(super) orders: SyncSender<Order>,
     pub(super) reports: Receiver<Report>,
-    pub(super) questions: Option<SyncSender<(Place, ApiRequest)>>,
+    pub(super) questions: Option<SyncSender<Question>>,
     pub(super) answers: Receiver<(Place, ApiResponse)>,
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
@@ -77,8 +81,9 @@ impl Loop {
         }
         let mut refused = Vec::new();
         let questions = &self.questions;
-        self.net.advance(now, now_ms, &mut |Ask::Api(place, request)| {
-            let asked = questions.as_ref().is_some_and(|to| to.try_send((place, request)).is_ok());
+        self.net.advance(now, now_ms, &mut |Ask::Api(place, request, caller)| {
+            let question = (place, request, caller);
+            let asked = questions.as_ref().is_some_and(|to| to.try_send(question).is_ok());
             if !asked {
                 refused.push(place);
             }

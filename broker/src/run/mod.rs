@@ -12,6 +12,7 @@
 mod clock;
 mod error;
 mod loops;
+mod operate;
 
 pub use error::BrokerError;
 
@@ -24,17 +25,17 @@ use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
-use crate::query::{Deadline, Engine, Limits, Pulse};
+use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
 use crate::store::{RemoteSeries, Store, StoreConfig};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
-use loops::{Loop, join, mirror_loop, spawn, wake, write_loop};
+use loops::{Loop, Question, join, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -66,6 +67,8 @@ struct Shared {
     stopping: Arc<AtomicBool>,
     mirror: Option<Arc<Mutex<MirrorCounts>>>,
     writes_waiting: AtomicUsize,
+    /// Relaxed: a count.
+    queries_abandoned: AtomicU64,
     threads: Mutex<Threads>,
 }
 
@@ -146,6 +149,7 @@ impl Broker {
             stopping,
             mirror: mirror.as_ref().map(Mirror::counts),
             writes_waiting: AtomicUsize::new(0),
+            queries_abandoned: AtomicU64::new(0),
             threads: Mutex::default(),
         });
         let broker = Self { shared };
@@ -178,10 +182,12 @@ impl Broker {
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "the caller has no more use for it")]
     pub fn api(&self, request: ApiRequest) -> ApiResponse {
-        self.respond(&request)
+        self.respond(&request, &Caller::default())
     }
 
-    fn respond(&self, request: &ApiRequest) -> ApiResponse {
+    /// Answers a request; blocks while it is computed, which ends soon after the caller left.
+    #[must_use]
+    pub fn respond(&self, request: &ApiRequest, caller: &Caller) -> ApiResponse {
         let shared = &self.shared;
         match request.path.as_str() {
             "/-/healthy" => own::text(200, "Strobe is healthy."),
@@ -193,28 +199,44 @@ impl Broker {
                 let net = self.counts();
                 let mirror = shared.mirror.as_deref();
                 let mirror = mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
-                let (store, hosts) = (shared.store.counts(), shared.registry.hosts());
-                own::metrics(&net, &store, mirror.as_ref(), &hosts, wall_ms())
+                let (store, hosts) = (shared.store.counts(), self.known());
+                let queries_abandoned = shared.queries_abandoned.load(Ordering::Relaxed);
+                let numbers = own::Numbers { net, store, mirror, queries_abandoned };
+                own::metrics(&numbers, &hosts, wall_ms())
             }
-            "/api/strobe/v1/hosts" => own::hosts(&shared.registry.hosts(), wall_ms()),
-            path if path.starts_with("/api/v1/") => {
-                let limits = Limits::usual();
-                let since = monotonic();
-                let pulse = || match shared.stopping.load(Ordering::Acquire) {
-                    true => Pulse::Abandoned,
-                    false => {
-                        let elapsed = monotonic().saturating_duration_since(since).as_millis();
-                        Pulse::Elapsed(u64::try_from(elapsed).unwrap_or(u64::MAX))
-                    }
-                };
-                let deadline = Deadline::new(&pulse, limits.time_ms_max);
-                match api::handle(&shared.engine, &limits, request, wall_ms(), deadline) {
-                    Answer::Response(response) => response,
-                    Answer::Write(series) => api::written(self.write(series)),
-                }
+            "/api/strobe/v1/hosts" => own::hosts(&self.known(), wall_ms()),
+            path if path.starts_with("/api/v1/") || path == api::HISTORY => {
+                self.evaluate(request, caller)
             }
             path => own::error(404, "not_found", &format!("{path} is not a path of this API")),
         }
+    }
+
+    fn evaluate(&self, request: &ApiRequest, caller: &Caller) -> ApiResponse {
+        let (shared, limits, since) = (&self.shared, Limits::usual(), monotonic());
+        let is_abandoned = || shared.stopping.load(Ordering::Acquire) || caller.has_left();
+        let pulse = || match is_abandoned() {
+            true => Pulse::Abandoned,
+            false => {
+                let elapsed = monotonic().saturating_duration_since(since).as_millis();
+                Pulse::Elapsed(u64::try_from(elapsed).unwrap_or(u64::MAX))
+            }
+        };
+        let (now_ms, deadline) = (wall_ms(), Deadline::new(&pulse, limits.time_ms_max));
+        let engine = &shared.engine;
+        let response = if request.path == api::HISTORY {
+            let host = |id| shared.registry.host(id);
+            api::history(engine, &limits, request, host, (now_ms, deadline))
+        } else {
+            match api::handle(engine, &limits, request, now_ms, deadline) {
+                Answer::Response(response) => response,
+                Answer::Write(series) => return api::written(self.write(series)),
+            }
+        };
+        if caller.has_left() {
+            shared.queries_abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+        response
     }
 
     /// Every new frame from now on; first what is known of hosts and schemas.
@@ -271,21 +293,6 @@ impl Broker {
         drop(threads.state);
     }
 
-    /// What only the owner of the state directory may ask, and everything else.
-    fn operate(&self, request: &ApiRequest) -> ApiResponse {
-        if request.path != "/api/strobe/v1/tokens" {
-            return self.respond(request);
-        }
-        let lifetime = request.query.strip_prefix("lifetime_ms=").and_then(|ms| ms.parse().ok());
-        let Some(lifetime_ms) = lifetime else {
-            return own::error(400, "bad_data", "lifetime_ms=NUMBER is wanted");
-        };
-        match self.enrolment_token(Duration::from_millis(lifetime_ms)) {
-            Ok(token) => own::text(200, &token.to_string()),
-            Err(why) => own::error(422, "execution", &why.to_string()),
-        }
-    }
-
     /// Stores samples; they are on disk when this says `Ok`.
     fn write(&self, series: Vec<RemoteSeries>) -> Result<(), String> {
         let waiting = &self.shared.writes_waiting;
@@ -308,7 +315,7 @@ impl Broker {
 
     fn answerers(
         &self,
-        questions: Receiver<(Place, ApiRequest)>,
+        questions: Receiver<Question>,
         answers: &Sender<(Place, ApiResponse)>,
     ) -> Result<Vec<JoinHandle<()>>, BrokerError> {
         let questions = Arc::new(Mutex::new(questions));
@@ -319,8 +326,9 @@ impl Broker {
                 spawn("strobe-query", move || {
                     loop {
                         let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        let Ok((place, request)) = next else { return };
-                        if answers.send((place, broker.api(request))).is_err() {
+                        let Ok((place, request, caller)) = next else { return };
+                        let answer = broker.respond(&request, &caller);
+                        if answers.send((place, answer)).is_err() {
                             return;
                         }
                         wake(&broker.shared.waker);

@@ -1,7 +1,7 @@
 //! HB1 blocks made of rows: the same rows, the same bytes.
 
 use super::block::{GROUP, HEADER, MAGIC, Meta, REGION};
-use super::codec::{put_times, put_values, put_varint};
+use super::codec::{Numbers, Written, put_floats, put_times, put_varint};
 use super::head::{RemoteColumn, Rows};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -30,13 +30,11 @@ struct Columns<'a> {
 /// Encodes; `kinds` are the schema's, `level` is zstd's.
 pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i32) -> Vec<u8> {
     let columns = Columns::new(content);
-    let mut plain = vec![times(content), columns.validity(), Vec::new()];
-    // What lives for minutes in memory goes without: they would be half of it.
-    if level != LEVEL_YOUNG {
-        plain[2] = statistics(&columns, kinds);
-    }
+    let mut regions = vec![region(&times(content), &[], level)];
+    regions.push(region(&columns.validity(), &[], level));
     for first in (0..kinds.len()).step_by(GROUP) {
-        plain.push(group(content, &columns, kinds, first));
+        let (bytes, bits) = group(content, &columns, kinds, (first, level));
+        regions.push(region(&bytes, &bits, level));
     }
     let flags = u32::from(matches!(content, Content::Own(_)));
     let (first_ms, last_ms, rows) = span(content);
@@ -45,29 +43,40 @@ pub(super) fn encode(meta: &Meta, content: Content<'_>, kinds: &[Kind], level: i
     out.extend(meta.source.to_le_bytes());
     out.extend(meta.schema.to_le_bytes());
     out.extend(meta.step_ms.to_le_bytes());
-    for count in [plain.len(), rows, kinds.len()] {
+    for count in [regions.len(), rows, kinds.len()] {
         out.extend(small(count).to_le_bytes());
     }
     out.extend(first_ms.to_le_bytes());
     out.extend(last_ms.to_le_bytes());
-    let mut body = Vec::new();
-    let start = HEADER + plain.len() * REGION + 4;
-    for raw in &plain {
-        let packed = pack(raw, level);
-        let (codec, bytes) = packed.as_ref().map_or((0_u32, raw), |packed| (1, packed));
-        for field in [
-            small(start + body.len()),
-            small(bytes.len()),
-            small(raw.len()),
-            crc32c::crc32c(bytes),
-            codec,
-        ] {
-            out.extend(field.to_le_bytes());
-        }
-        body.extend_from_slice(bytes);
+    assert!(out.len() == HEADER);
+    for region in &regions {
+        out.extend(small(region.len()).to_le_bytes());
+        out.extend(crc32c::crc32c(region).to_le_bytes());
     }
+    assert!(out.len() == HEADER + regions.len() * REGION);
     out.extend(crc32c::crc32c(&out).to_le_bytes());
-    out.extend(body);
+    out.extend(regions.concat());
+    out
+}
+
+/// A region; empty where there is nothing to say.
+pub(super) fn region(raw: &[u8], bits: &[u8], level: i32) -> Vec<u8> {
+    let mut out = Vec::new();
+    if raw.is_empty() {
+        return out;
+    }
+    match pack(raw, level) {
+        Some(packed) => {
+            put_varint(&mut out, (raw.len() as u64) << 1 | 1);
+            put_varint(&mut out, packed.len() as u64);
+            out.extend(packed);
+        }
+        None => {
+            put_varint(&mut out, (raw.len() as u64) << 1);
+            out.extend(raw);
+        }
+    }
+    out.extend(bits);
     out
 }
 
@@ -120,9 +129,12 @@ impl<'a> Columns<'a> {
         Self { values: values.into_iter().map(Cow::Owned).collect(), bitmaps, rows: rows.len() }
     }
 
-    /// Per column 0 if every row has a value, else 1 and the bitmap.
+    /// Per column 0 if every row has a value, else 1 and the bitmap; nothing if all are full.
     fn validity(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        if (0..self.values.len()).all(|column| self.is_full(column)) {
+            return out;
+        }
         for (values, bitmap) in self.values.iter().zip(&self.bitmaps) {
             let all = values.len() == self.rows;
             out.push(u8::from(!all));
@@ -133,45 +145,70 @@ impl<'a> Columns<'a> {
         out
     }
 
+    /// Whether every row has a value; columns with times of their own share no rows.
+    fn is_full(&self, column: usize) -> bool {
+        self.bitmaps.is_empty() || self.raws(column).len() == self.rows
+    }
+
     /// The raw values of a column.
     fn raws(&self, column: usize) -> &[u64] {
         self.values.get(column).map_or(&[], AsRef::as_ref)
     }
 }
 
-fn statistics(columns: &Columns<'_>, kinds: &[Kind]) -> Vec<u8> {
-    let mut planes: [Vec<u8>; 6] = [const { Vec::new() }; 6];
-    for (column, kind) in kinds.iter().enumerate() {
-        let values: Vec<f64> = columns.raws(column).iter().map(|&raw| kind.value(raw)).collect();
-        let fold = |f: fn(f64, f64) -> f64| values.iter().copied().reduce(f).unwrap_or(f64::NAN);
-        for (plane, number) in planes.iter_mut().zip([
-            fold(f64::min),
-            fold(f64::max),
-            fold(|a, b| a + b),
-            values.first().copied().unwrap_or(f64::NAN),
-            values.last().copied().unwrap_or(f64::NAN),
-        ]) {
-            plane.extend(number.to_le_bytes());
-        }
-        planes[5].extend(small(values.len()).to_le_bytes());
-    }
-    planes.concat()
-}
-
-fn group(content: Content<'_>, columns: &Columns<'_>, kinds: &[Kind], first: usize) -> Vec<u8> {
-    let (mut lengths, mut body) = (Vec::new(), Vec::new());
-    for (index, kind) in kinds.iter().enumerate().skip(first).take(GROUP) {
-        let start = body.len();
+/// The bytes of a group that are packed, and the bits behind them.
+fn group(
+    content: Content<'_>,
+    columns: &Columns<'_>,
+    kinds: &[Kind],
+    (first, level): (usize, i32),
+) -> (Vec<u8>, Vec<u8>) {
+    let (mut lengths, mut body, mut tail) = (Vec::new(), Vec::new(), Vec::new());
+    // What later columns may be like: those that move and stand by themselves.
+    let mut moving: Vec<(u8, Vec<i64>)> = Vec::new();
+    for (place, (index, kind)) in (0..).zip(kinds.iter().enumerate().skip(first).take(GROUP)) {
+        let (start, bits_start) = (body.len(), tail.len());
         if let Content::Own(own) = content {
             let times = own.get(index).map_or(&[][..], |c| &c.times);
             put_varint(&mut body, times.len() as u64);
             put_times(&mut body, times);
         }
-        put_values(&mut body, columns.raws(index), *kind);
+        if let Some(mut numbers) = Numbers::of(columns.raws(index), *kind) {
+            let rows = matches!(content, Content::Rows(_)) && columns.is_full(index);
+            let comparing = level != LEVEL_YOUNG && rows && !numbers.is_flat();
+            if comparing {
+                let others: Vec<_> = moving.iter().map(|(at, steps)| (*at, &steps[..])).collect();
+                numbers.subtract(&others);
+            }
+            let (bytes, bits) = shorter(numbers.write(level != LEVEL_YOUNG), level);
+            body.extend(bytes);
+            tail.extend(bits);
+            if comparing && !numbers.is_like() {
+                moving.push((place, numbers.steps));
+            }
+        } else {
+            put_floats(&mut body, columns.raws(index));
+        }
         put_varint(&mut lengths, (body.len() - start) as u64);
+        put_varint(&mut lengths, (tail.len() - bits_start) as u64);
     }
     lengths.extend(body);
-    lengths
+    (lengths, tail)
+}
+
+/// A column in the way that is shorter once it is packed.
+fn shorter(written: Written, level: i32) -> (Vec<u8>, Vec<u8>) {
+    match written {
+        Written::Bytes(bytes) => (bytes, Vec::new()),
+        Written::Either { varints, head, bits } => {
+            let packed = pack(&varints, level).map_or(varints.len(), |packed| packed.len());
+            if packed.saturating_sub(FRAME_BYTES) < bits.len() + head.len() {
+                (varints, Vec::new())
+            } else {
+                (head, bits)
+            }
+        }
+    }
 }
 
 /// A count or offset within a block, which is far below 4 GiB.
@@ -200,7 +237,11 @@ fn pack(raw: &[u8], level: i32) -> Option<Vec<u8>> {
 
 /// zstd's level for what is written to disk.
 pub(super) const LEVEL_SEALED: i32 = 3;
+/// zstd's level for lists of series, which are written once a segment.
+pub(super) const LEVEL_LISTS: i32 = 9;
 /// zstd's level for young blocks, which live minutes.
 pub(super) const LEVEL_YOUNG: i32 = 1;
+/// Of zstd's for a group, which a column of it does not pay for.
+const FRAME_BYTES: usize = 9;
 /// zstd's own header and checks make anything shorter longer.
 const PACK_BYTES_MIN: usize = 24;

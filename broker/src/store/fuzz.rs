@@ -1,7 +1,7 @@
 //! The store's insides for the fuzz targets. Not part of any normal build.
 
 use super::block::{Block, Data, GROUP, Meta};
-use super::encode::{Content, LEVEL_SEALED, LEVEL_YOUNG, encode};
+use super::encode::{Content, LEVEL_SEALED, LEVEL_YOUNG, encode, region};
 use super::head::Rows;
 use super::seal::decode_rows;
 use super::segment::{self, Segment};
@@ -26,8 +26,8 @@ pub struct BlockParts {
     pub own: bool,
     /// First and last.
     pub times: (i64, i64),
-    /// Uncompressed: times, validity, statistics, groups.
-    pub parts: Vec<Vec<u8>>,
+    /// Times, validity, groups: bytes, and the bits behind them.
+    pub parts: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A record of a log.
@@ -97,8 +97,8 @@ pub fn block(bytes: &[u8]) {
 
 /// Reads a block of these parts.
 pub fn block_of(of: &BlockParts) {
-    let count = 3 + usize::from(of.columns).div_ceil(GROUP);
-    let mut out = b"HB1\x01".to_vec();
+    let count = 2 + usize::from(of.columns).div_ceil(GROUP);
+    let mut out = b"HB1\x02".to_vec();
     out.extend(u32::from(of.own).to_le_bytes());
     out.extend(7_u128.to_le_bytes());
     out.extend(9_u64.to_le_bytes());
@@ -109,14 +109,13 @@ pub fn block_of(of: &BlockParts) {
     out.extend(of.times.0.to_le_bytes());
     out.extend(of.times.1.to_le_bytes());
     let mut body = Vec::new();
-    let start = out.len() + count * 20 + 4;
     for index in 0..count {
-        let part = of.parts.get(index).map_or(&[][..], Vec::as_slice);
-        let fields = [start + body.len(), part.len(), part.len()].map(small);
-        for field in fields.into_iter().chain([crc32c::crc32c(part), 0]) {
-            out.extend(field.to_le_bytes());
-        }
-        body.extend_from_slice(part);
+        let none = (Vec::new(), Vec::new());
+        let (bytes, bits) = of.parts.get(index).unwrap_or(&none);
+        let part = region(bytes, bits, LEVEL_YOUNG);
+        out.extend(small(part.len()).to_le_bytes());
+        out.extend(crc32c::crc32c(&part).to_le_bytes());
+        body.extend(part);
     }
     out.extend(crc32c::crc32c(&out).to_le_bytes());
     out.extend(body);

@@ -1,11 +1,12 @@
 //! What is in memory: every source (a host, or a (job, instance) of remote-write), its sections,
 //! and their rows that are not sealed yet.
 //!
-//! A host's section keeps the newest rows plain (row after row: an append is one copy). A
-//! remote-write source keeps a time column for each series.
+//! A section keeps the newest rows plain (row after row: an append is one copy). Series of
+//! remote-write become such rows where they share their times ([`super::remote`]).
 
+use super::remote::Remote;
 use super::spill::Body;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use strobe_wire::frame::RowView;
@@ -25,7 +26,7 @@ pub(super) struct SourceState {
     pub(super) labels: Arc<Labels>,
     /// By schema id.
     pub(super) sections: BTreeMap<u64, Section>,
-    pub(super) remote: HashMap<SeriesName, RemoteColumn>,
+    pub(super) remote: Remote,
 }
 
 /// A series within its source.
@@ -44,6 +45,7 @@ pub(super) struct Section {
     /// From the first to the last sample, wherever they are.
     pub(super) span: (i64, i64),
     pub(super) rows: Rows,
+    pub(super) before: Before,
     /// Encoded blocks, in the order they were made.
     pub(super) young: Vec<Young>,
 }
@@ -56,6 +58,8 @@ pub(super) struct Young {
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
     pub(super) rows: usize,
+    /// How many seals had begun when the last of its rows came.
+    pub(super) after: u64,
     /// It is being written to a segment as it is.
     pub(super) sealed: bool,
     pub(super) body: Body,
@@ -72,9 +76,29 @@ pub(super) struct Rows {
     pub(super) valid: Vec<u8>,
 }
 
+/// How many entries of a list came before the newest seal began. Only those are in WAL files that
+/// the seal makes superfluous: what is sealed beyond them would come from the WAL once more after
+/// a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Before {
+    /// The seal that had begun last when the list was added to.
+    seal: u64,
+    count: usize,
+}
+
+/// Which side of the newest seal's beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Since {
+    /// That seal's, if they lie before its cut.
+    Before,
+    /// The next one's.
+    Then,
+}
+
 /// Samples of one remote-write series, in the order they came.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct RemoteColumn {
+    pub(super) before: Before,
     pub(super) times: Vec<i64>,
     pub(super) values: Vec<u64>,
 }
@@ -104,6 +128,25 @@ impl Young {
     }
 }
 
+impl Before {
+    /// To be called before a list of `len` is added to, with how many seals have begun.
+    pub(super) fn note(&mut self, seals: u64, len: usize) {
+        if self.seal != seals {
+            *self = Self { seal: seals, count: len };
+        }
+    }
+
+    /// Of a list that has `len` entries now.
+    pub(super) fn count(self, seals: u64, len: usize) -> usize {
+        if self.seal == seals { self.count } else { len }
+    }
+
+    /// The entries before were taken out.
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+    }
+}
+
 impl SourceState {
     pub(super) fn section(&mut self, id: u64, schema: &Arc<Schema>) -> &mut Section {
         self.sections.entry(id).or_insert_with(|| Section::new(Arc::clone(schema)))
@@ -114,7 +157,20 @@ impl Section {
     pub(super) fn new(schema: Arc<Schema>) -> Self {
         let rows = Rows::new(schema.columns.len());
         let own_times = schema.section == REMOTE;
-        Self { schema, own_times, span: (i64::MAX, i64::MIN), rows, young: Vec::new() }
+        let (before, young) = (Before::default(), Vec::new());
+        Self { schema, own_times, span: (i64::MAX, i64::MIN), rows, before, young }
+    }
+
+    /// Appends rows that came before the newest seal began, or since.
+    pub(super) fn append(&mut self, rows: Rows, seals: u64, since: Since) {
+        if since == Since::Then {
+            self.before.note(seals, self.rows.len());
+            return self.rows.append(rows);
+        }
+        let later = self.rows.split_off(self.before.count(seals, self.rows.len()));
+        self.rows.append(rows);
+        self.before = Before { seal: seals, count: self.rows.len() };
+        self.rows.append(later);
     }
 
     pub(super) fn widen(&mut self, first_ms: i64, last_ms: i64) {
@@ -172,6 +228,17 @@ impl Rows {
         self.valid.extend(other.valid);
     }
 
+    /// Takes the rows from `count` on out of it.
+    pub(super) fn split_off(&mut self, count: usize) -> Self {
+        let (values, valid) = (count * self.columns, count * self.stride());
+        Self {
+            columns: self.columns,
+            times: self.times.split_off(count.min(self.times.len())),
+            values: self.values.split_off(values.min(self.values.len())),
+            valid: self.valid.split_off(valid.min(self.valid.len())),
+        }
+    }
+
     fn push_from(&mut self, other: &Self, row: usize) {
         let (columns, stride) = (self.columns, self.stride());
         self.times.extend(other.times.get(row));
@@ -186,19 +253,32 @@ impl Rows {
         }
     }
 
-    /// Sorts by time; of rows of one time the first is kept.
+    /// Sorts by time. Rows of one time become one, of each column with the first value there is.
     pub(super) fn sort(&mut self) {
         if self.times.is_sorted_by(|a, b| a < b) {
             return;
         }
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.sort_by_key(|row| self.times.get(*row));
-        order.dedup_by_key(|row| self.times.get(*row));
         let mut sorted = Self::new(self.columns);
         for row in order {
-            sorted.push_from(self, row);
+            if sorted.times.last().is_some_and(|last| Some(last) == self.times.get(row)) {
+                sorted.fill_from(self, row);
+            } else {
+                sorted.push_from(self, row);
+            }
         }
         *self = sorted;
+    }
+
+    /// The values that the last row lacks.
+    fn fill_from(&mut self, other: &Self, row: usize) {
+        let last = self.len().saturating_sub(1);
+        for column in 0..self.columns {
+            if let (None, Some(raw)) = (self.value(last, column), other.value(row, column)) {
+                self.set(last, column, raw);
+            }
+        }
     }
 
     /// Sorted rows in pieces of at most `rows_max`, each within one hour: a late row must not make
@@ -258,19 +338,30 @@ impl Rows {
 }
 
 impl RemoteColumn {
-    pub(super) fn bytes(&self) -> usize {
-        self.times.len() * 16
+    /// Takes the samples before the cut that came before the newest seal began, or since; sorted,
+    /// of one time the first.
+    pub(super) fn take(&mut self, cut_ms: i64, seals: u64, since: Since) -> Self {
+        let count = self.before.count(seals, self.times.len());
+        let samples = self.times.drain(..).zip(self.values.drain(..)).enumerate();
+        let wanted = |index: usize| (index < count) == (since == Since::Before);
+        let (mut taken, left): (Vec<_>, Vec<_>) = samples
+            .map(|(index, sample)| (sample, wanted(index)))
+            .partition(|(sample, wanted)| *wanted && sample.0 < cut_ms);
+        (self.times, self.values) = left.into_iter().map(|(sample, _)| sample).unzip();
+        if since == Since::Before {
+            self.before.clear();
+        }
+        taken.sort_by_key(|(sample, _)| sample.0);
+        taken.dedup_by_key(|(sample, _)| sample.0);
+        let (times, values) = taken.into_iter().map(|(sample, _)| sample).unzip();
+        Self { before: Before::default(), times, values }
     }
 
-    /// Takes the samples before the cut, sorted, of one time the first.
-    pub(super) fn take_before(&mut self, cut_ms: i64) -> Self {
-        let samples = self.times.drain(..).zip(self.values.drain(..));
-        let (mut before, after): (Vec<_>, Vec<_>) = samples.partition(|s| s.0 < cut_ms);
-        (self.times, self.values) = after.into_iter().unzip();
-        before.sort_by_key(|sample| sample.0);
-        before.dedup_by_key(|sample| sample.0);
-        let (times, values) = before.into_iter().unzip();
-        Self { times, values }
+    /// Puts samples back that came since the newest seal began.
+    pub(super) fn put_back(&mut self, taken: Self, seals: u64) {
+        let at = self.before.count(seals, self.times.len());
+        self.times.splice(at..at, taken.times);
+        self.values.splice(at..at, taken.values);
     }
 }
 

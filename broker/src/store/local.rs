@@ -99,6 +99,7 @@ impl Store {
             removed_ms: AtomicI64::new(horizon.raw_ms.max(horizon.minutes_ms)),
             synced: Mutex::default(),
             last_number: AtomicU64::new(0),
+            seals: AtomicU64::new(0),
         });
         shared.spill.allow(free_bytes(&shared.config.dir)?, shared.config.free_bytes_min);
         let mut replay = Replay::new(Arc::clone(&shared));

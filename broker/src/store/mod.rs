@@ -20,12 +20,16 @@ mod encode;
 pub(crate) mod fuzz;
 mod head;
 mod horizon;
+mod lists;
 mod local;
 mod matching;
 mod names;
 mod pieces;
+mod predict;
 pub mod redis;
+mod remote;
 mod replay;
+mod rice;
 mod rolled;
 mod rollup;
 mod seal;
@@ -43,6 +47,8 @@ pub use select::{Part, Scratch};
 
 #[cfg(test)]
 mod rollup_tests;
+#[cfg(test)]
+mod seal_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

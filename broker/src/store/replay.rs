@@ -13,6 +13,7 @@ use super::{Recovery, Seen, StoreError};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use strobe_journal::{Damage, disk};
 use strobe_wire::frame::{self, Payload};
@@ -123,22 +124,27 @@ impl Replay {
 
     fn segments(&mut self) -> Result<(), StoreError> {
         let dir = self.shared.config.dir.join(SEGMENTS);
-        for entry in fs::read_dir(&dir).map_err(io("list", &dir))? {
-            let path = entry.map_err(io("list", &dir))?.path();
-            if path.extension().is_some_and(|extension| extension == "part") {
-                disk::remove(&path).map_err(io("remove", &path))?;
-            }
-        }
+        sweep(&dir)?;
+        // Files with a broken list of series, which a later one may have.
+        let mut incomplete = Vec::new();
         for (_, path) in segment_files(&dir)? {
             match Segment::open(&path, &mut self.recovery.damage) {
                 Ok((segment, footer)) => {
-                    self.shared.learn(&footer, &mut self.schemas);
+                    let damage = &mut self.recovery.damage;
+                    segment.read_schemas(&footer, &mut self.schemas, damage)?;
+                    if !self.shared.learn(&footer, &self.schemas) {
+                        incomplete.push(path);
+                    }
                     self.labels.extend(footer.sources);
                     self.cuts.push((footer.cut_ms, footer.wal_through));
                     self.shared.add_segment(segment);
                 }
                 Err(error) => self.damage(error.to_string()),
             }
+        }
+        for path in incomplete {
+            let (_, footer) = Segment::open(&path, &mut Vec::new())?;
+            self.shared.learn(&footer, &self.schemas);
         }
         Ok(())
     }
@@ -151,7 +157,7 @@ impl Replay {
             return Ok(());
         }
         let path = self.shared.segment_path("raw")?;
-        let mut job = SealJob::new(path, i64::MAX, through, self.shared.sources())?;
+        let mut job = SealJob::new(path, i64::MAX, through, &self.shared)?;
         job.step(usize::MAX, &self.shared.spill)?;
         self.shared.spill.turn();
         let (segment, done) = job.finish()?;
@@ -208,6 +214,17 @@ impl Replay {
         let last = self.wal_last_ms.entry(file).or_insert(i64::MIN);
         *last = (*last).max(time_ms);
     }
+}
+
+/// Removes what was begun and will not be ended.
+pub(super) fn sweep(dir: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).map_err(io("list", dir))? {
+        let path = entry.map_err(io("list", dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "part") {
+            disk::remove(&path).map_err(io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Broken places that are named one by one.

@@ -169,6 +169,38 @@ fn late_rows_are_in_the_rollups() {
     world.check_windows(START + 6 * HOUR, 360);
 }
 
+/// A segment of nothing but late rows was older than the horizon, and its time was rolled up: it was
+/// removed at once, and its rows were in no rollup.
+#[test]
+fn a_segment_of_late_rows_waits_for_its_rollup() {
+    let place = Place::new("late-alone");
+    let mut world = World::new(config(&place));
+    world.run_to(START + 6 * HOUR);
+    for late in 0..60 {
+        world.put(START + 30 * MINUTE + late * 10_000 + 3_000);
+    }
+    world.pass(10 * MINUTE);
+    world.run_to(START + 8 * HOUR);
+    world.samples.sort_by_key(|sample| sample.0);
+    world.check_windows(START + HOUR, 60);
+}
+
+/// A rollup's row stands behind its samples: a section whose last sample lay in the oldest minute was
+/// older than everything stored, and was forgotten.
+#[test]
+fn a_section_within_the_oldest_minute_is_remembered() {
+    let place = Place::new("oldest");
+    let mut world = World::new(config(&place));
+    world.now_ms = START + 10_000;
+    let short = schema(3);
+    world.writer.schema(&short).unwrap();
+    let once = row(&short, HOST, 1_000_000, START + 20_000, &[1, 2, 3]);
+    world.writer.frame(&once).unwrap();
+    world.run_to(START + 7 * HOUR);
+    assert!(0 < world.store.counts().segments_expired);
+    assert!(world.ask("node_2", START + MINUTE).0.is_some());
+}
+
 #[test]
 fn hours_answer_where_minutes_are_gone() {
     let place = Place::new("hours");

@@ -7,18 +7,21 @@
 use super::StoreError;
 use super::block::{Block, Data, GROUP, Meta, ROWS_MAX};
 use super::encode::{Content, LEVEL_SEALED, LEVEL_YOUNG, encode};
-use super::head::{REMOTE, RemoteColumn, Rows, Section, SeriesName, Source, SourceState, Young};
+use super::head::{Rows, Section, Source, Young};
+use super::remote;
 use super::segment::{Segment, SegmentWriter};
+use super::shared::Shared;
 use super::spill::{Body, Spill};
 use std::path::PathBuf;
 use std::sync::Arc;
-use strobe_wire::limits::SECTION_COLUMNS_MAX;
-use strobe_wire::schema::{Column, Kind, Schema};
+use strobe_wire::schema::Kind;
 
 /// A seal that is under way.
 #[derive(Debug)]
 pub(super) struct SealJob {
     pub(super) cut_ms: i64,
+    /// Its number among the seals.
+    number: u64,
     wal_through: u64,
     rest: Vec<Arc<Source>>,
     out: SegmentWriter,
@@ -31,12 +34,14 @@ impl SealJob {
         path: PathBuf,
         cut_ms: i64,
         wal_through: u64,
-        mut sources: Vec<Arc<Source>>,
+        shared: &Shared,
     ) -> Result<Self, StoreError> {
+        let mut sources = shared.sources();
         // Taken from the end, so that they stand in the file in ascending order.
         sources.sort_by_key(|source| std::cmp::Reverse(source.id));
         let out = SegmentWriter::new(path, 0)?;
-        Ok(Self { cut_ms, wal_through, rest: sources, out, done: Vec::new() })
+        let number = shared.begin_seal();
+        Ok(Self { cut_ms, number, wal_through, rest: sources, out, done: Vec::new() })
     }
 
     /// Seals the next sources; true when none is left.
@@ -46,9 +51,9 @@ impl SealJob {
             let mut blocks = Vec::new();
             let labels = {
                 let mut state = source.write();
-                seal_remote(source.id, &mut state, self.cut_ms);
+                remote::seal(source.id, &mut state, self.cut_ms, self.number);
                 for (&id, section) in &mut state.sections {
-                    seal_rows(source.id, id, section, self.cut_ms)?;
+                    seal_rows(source.id, id, section, (self.cut_ms, self.number))?;
                     let own = section.young.iter_mut().filter(|young| young.sealed).map(|young| {
                         let body = young.body.clone();
                         if let Body::Memory(bytes) = &young.body {
@@ -108,13 +113,22 @@ impl Done {
 
 /// Encodes a section's plain rows into a young block if there are many, and many small young
 /// blocks into one: it is smaller, and a reader opens one instead of eight.
-pub(super) fn make_young(source: u128, id: u64, section: &mut Section, spill: &Spill) {
+pub(super) fn make_young(source: u128, id: u64, section: &mut Section, spill: &Spill, seals: u64) {
     if section.rows.len() < rows_wanted(source, section) {
         return;
     }
-    let rows = std::mem::replace(&mut section.rows, Rows::new(section.schema.columns.len()));
-    push_young(source, id, section, rows, spill);
-    let small = |young: &&Young| !young.sealed && young.rows < YOUNG_ROWS * MERGED;
+    let before = section.before.count(seals, section.rows.len());
+    let mut rows = std::mem::replace(&mut section.rows, Rows::new(section.schema.columns.len()));
+    section.before.clear();
+    let mut after = seals;
+    if 0 < before {
+        // A seal began among them: a block is of rows before that, or of rows after.
+        section.rows = rows.split_off(before);
+        after = seals.saturating_sub(1);
+    }
+    push_young(source, id, section, (rows, after), spill);
+    let small =
+        |young: &&Young| !young.sealed && young.rows < YOUNG_ROWS * MERGED && young.after == after;
     if section.young.iter().rev().take_while(small).count() < MERGED {
         return;
     }
@@ -126,7 +140,7 @@ pub(super) fn make_young(source: u128, id: u64, section: &mut Section, spill: &S
         rows.append(more);
     }
     section.young.truncate(first);
-    push_young(source, id, section, rows, spill);
+    push_young(source, id, section, (rows, after), spill);
 }
 
 /// A source's first young block is shorter, each by another length: else those that came together
@@ -139,28 +153,40 @@ fn rows_wanted(source: u128, section: &Section) -> usize {
     YOUNG_ROWS / 3 + usize::from(byte) % (YOUNG_ROWS * 2 / 3)
 }
 
-fn push_young(source: u128, id: u64, section: &mut Section, rows: Rows, spill: &Spill) {
-    let mut young = encode_rows(source, id, section, rows, LEVEL_YOUNG);
+/// `rows` are some and how many seals had begun when they came.
+fn push_young(source: u128, id: u64, section: &mut Section, rows: (Rows, u64), spill: &Spill) {
+    let mut young = encode_rows(source, id, section, rows.0, LEVEL_YOUNG);
+    young.after = rows.1;
     if let Body::Memory(bytes) = young.body {
         young.body = spill.put(bytes);
     }
     section.young.push(young);
 }
 
-/// Makes one block of everything before the cut, and plain rows of the rest.
-fn seal_rows(source: u128, id: u64, section: &mut Section, cut_ms: i64) -> Result<(), StoreError> {
+/// Makes one block of everything that came before the seal began and lies before its cut, and
+/// plain rows of the rest that came before.
+fn seal_rows(
+    source: u128,
+    id: u64,
+    section: &mut Section,
+    (cut_ms, seal): (i64, u64),
+) -> Result<(), StoreError> {
     if section.own_times {
         return Ok(());
     }
     let mut before = Rows::new(section.schema.columns.len());
     let mut after = before.clone();
-    for young in &section.young {
+    for young in section.young.iter().filter(|young| young.after < seal) {
         let rows = decode_body(&young.body).map_err(corrupt)?;
         rows.split(cut_ms, &mut before, &mut after);
     }
+    let count = section.before.count(seal, section.rows.len());
+    let since = section.rows.split_off(count);
     section.rows.split(cut_ms, &mut before, &mut after);
-    section.young.clear();
+    section.young.retain(|young| seal <= young.after);
+    after.append(since);
     section.rows = after;
+    section.before.clear();
     // A block's rows are bounded; what a flood of late rows leaves over is further blocks.
     before.sort();
     for rows in before.pieces(ROWS_MAX) {
@@ -168,44 +194,6 @@ fn seal_rows(source: u128, id: u64, section: &mut Section, cut_ms: i64) -> Resul
         section.young.push(Young { sealed: true, ..block });
     }
     Ok(())
-}
-
-/// Moves remote-write samples before the cut into blocks of sorted series.
-fn seal_remote(source: u128, state: &mut SourceState, cut_ms: i64) {
-    let mut series: Vec<(SeriesName, RemoteColumn)> = Vec::new();
-    state.remote.retain(|name, column| {
-        let taken = column.take_before(cut_ms);
-        if !taken.times.is_empty() {
-            series.push((name.clone(), taken));
-        }
-        !column.times.is_empty()
-    });
-    series.sort_by(|a, b| a.0.cmp(&b.0));
-    for chunk in series.chunks(SECTION_COLUMNS_MAX) {
-        let columns = chunk.iter().map(|(name, _)| Column {
-            name: name.name.clone(),
-            labels: name.labels.clone(),
-            kind: Kind::Float,
-        });
-        let schema = Arc::new(Schema { section: REMOTE.to_owned(), columns: columns.collect() });
-        let id = schema.id().0;
-        let kinds = vec![Kind::Float; chunk.len()];
-        let columns: Vec<RemoteColumn> = chunk.iter().map(|(_, column)| column.clone()).collect();
-        let meta = Meta { source, schema: id, step_ms: 0 };
-        let bytes = encode(&meta, Content::Own(&columns), &kinds, LEVEL_SEALED);
-        let span = columns.iter().flat_map(|column| &column.times).copied();
-        let (first, last) = span.fold((i64::MAX, i64::MIN), |s, t| (s.0.min(t), s.1.max(t)));
-        let section = state.section(id, &schema);
-        section.widen(first, last);
-        section.young.push(Young {
-            number: Young::next(),
-            first_ms: first,
-            last_ms: last,
-            rows: 0,
-            sealed: true,
-            body: Body::Memory(Arc::new(bytes)),
-        });
-    }
 }
 
 fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: i32) -> Young {
@@ -217,6 +205,7 @@ fn encode_rows(source: u128, id: u64, section: &Section, mut rows: Rows, level: 
         first_ms: rows.times.first().copied().unwrap_or(i64::MAX),
         last_ms: rows.times.last().copied().unwrap_or(i64::MIN),
         rows: rows.len(),
+        after: 0,
         sealed: false,
         body: Body::Memory(Arc::new(encode(&meta, Content::Rows(&rows), &kinds, level))),
     }

@@ -11,10 +11,12 @@
 //! kept and what does not is named.
 
 use super::block::{Block, Data};
-use super::encode::LEVEL_SEALED;
+use super::encode::LEVEL_LISTS;
+use super::lists::{put_schema, take_schema};
 use super::{SegmentReport, StoreError};
 use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -33,7 +35,9 @@ pub(super) struct Footer {
     pub(super) cut_ms: i64,
     pub(super) wal_through: u64,
     pub(super) sources: Vec<(u128, Labels)>,
-    pub(super) schemas: Vec<Schema>,
+    /// The id of each, and where it stands: a host's lists of series are a tenth of its file, and
+    /// once is enough.
+    pub(super) schemas: Vec<(u64, u64)>,
     /// By source, schema, time.
     pub(super) entries: Vec<Entry>,
 }
@@ -58,7 +62,6 @@ pub(super) struct SegmentWriter {
     out: BufWriter<Output>,
     offset: u64,
     footer: Footer,
-    schema_ids: Vec<u64>,
 }
 
 /// A segment file that can be read.
@@ -90,13 +93,7 @@ impl SegmentWriter {
     pub(super) fn new(path: PathBuf, step_ms: u32) -> Result<Self, StoreError> {
         let file = Output::create(&path.with_extension("part")).map_err(io("make", &path))?;
         let footer = Footer { step_ms, ..Footer::default() };
-        Ok(Self {
-            path,
-            out: BufWriter::with_capacity(1 << 18, file),
-            offset: 0,
-            footer,
-            schema_ids: Vec::new(),
-        })
+        Ok(Self { path, out: BufWriter::with_capacity(1 << 18, file), offset: 0, footer })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -121,10 +118,10 @@ impl SegmentWriter {
             self.chunk(SOURCE, &pack(&entry))?;
             self.footer.sources.push(entry);
         }
-        if !self.schema_ids.contains(&meta.schema) {
-            self.chunk(SCHEMA, &pack(schema))?;
-            self.schema_ids.push(meta.schema);
-            self.footer.schemas.push(schema.clone());
+        if !self.footer.schemas.iter().any(|(id, _)| *id == meta.schema) {
+            let place = (meta.schema, self.offset);
+            self.chunk(SCHEMA, &put_schema(schema))?;
+            self.footer.schemas.push(place);
         }
         let offset = self.offset + CHUNK as u64;
         self.chunk(BLOCK, bytes)?;
@@ -154,7 +151,15 @@ impl SegmentWriter {
         file.sync_data().map_err(io("sync", &part))?;
         disk::rename(&part, &self.path).map_err(io("rename", &part))?;
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
-        disk::sync_dir(dir).map_err(io("sync", dir))?;
+        if let Err(error) = disk::sync_dir(dir) {
+            // Its rows are sealed once more, into another file: this one must not be found beside
+            // it by the next start. If it cannot be removed, readers see the same rows twice and
+            // give them out once.
+            if let Err(error) = disk::remove(&self.path) {
+                log::warn!("{} stays, and its rows twice: {error}", self.path.display());
+            }
+            return Err(io("sync", dir)(error));
+        }
         let bytes = self.offset + TRAILER as u64;
         Ok(Segment::new(self.path, bytes, &self.footer))
     }
@@ -165,7 +170,7 @@ impl SegmentWriter {
         let packed;
         let (kind, payload) = match kind {
             SCHEMA | FOOTER => {
-                let small = zstd::bulk::compress(payload, LEVEL_SEALED);
+                let small = zstd::bulk::compress(payload, LEVEL_LISTS);
                 let small = small.map_err(io("compress a part of", &self.path))?;
                 let raw = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                 packed = [&raw.to_le_bytes()[..], &small].concat();
@@ -204,6 +209,37 @@ impl Segment {
         let bytes = file.metadata().map_err(io("ask for the size of", path))?.len();
         let footer = read_footer(&file, path, bytes, damage)?;
         Ok((Self::new(path.to_owned(), bytes, &footer), footer))
+    }
+
+    /// Adds the schemas of the file that are not known yet.
+    pub(super) fn read_schemas(
+        &self,
+        footer: &Footer,
+        known: &mut HashMap<u64, Arc<Schema>>,
+        damage: &mut Vec<String>,
+    ) -> Result<(), StoreError> {
+        let mut file = None;
+        for &(id, at) in &footer.schemas {
+            if known.contains_key(&id) {
+                continue;
+            }
+            let file = match &file {
+                Some(file) => file,
+                None => file.insert(File::open(&self.path).map_err(io("open", &self.path))?),
+            };
+            let chunk = read_chunk(file, at, self.bytes).filter(|(kind, ..)| *kind == SCHEMA);
+            match chunk.and_then(|(_, payload, _)| take_schema(&payload).ok()) {
+                Some(schema) if schema.id().0 == id => {
+                    known.insert(id, Arc::new(schema));
+                }
+                _ => damage.push(format!(
+                    "{} at byte {at}: a list of series is broken; its blocks are read if another \
+                     file has the list",
+                    self.path.display()
+                )),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn loaded(&self) -> Result<Arc<Loaded>, StoreError> {
@@ -353,7 +389,9 @@ fn scan_chunks(
         };
         match kind {
             SOURCE => footer.sources.extend(rkyv::from_bytes::<_, Failure>(&payload).ok()),
-            SCHEMA => footer.schemas.extend(rkyv::from_bytes::<_, Failure>(&payload).ok()),
+            SCHEMA => {
+                footer.schemas.extend(take_schema(&payload).ok().map(|schema| (schema.id().0, at)));
+            }
             BLOCK => {
                 if let Ok(block) = Block::open(Data::Memory(&payload)) {
                     footer.step_ms = block.meta.step_ms;

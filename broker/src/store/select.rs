@@ -350,7 +350,7 @@ fn gather_memory(
         }
     }
     for (place, pairs) in places.iter().zip(&mut scratch.pairs) {
-        if let Some(remote) = state.remote.get(&place.name) {
+        if let Some(remote) = state.remote.column(&place.name) {
             push_remote(remote, bounds, pairs);
         }
     }
@@ -449,7 +449,7 @@ fn select_source(
         }
     }
     let remote: Vec<&SeriesName> =
-        state.remote.keys().filter(|name| hit(&name.name, &name.labels)).collect();
+        state.remote.homeless().filter(|name| hit(&name.name, &name.labels)).collect();
     if !remote.is_empty() || !alone {
         return part(Arc::new(places(&found, &remote)));
     }

@@ -5,6 +5,7 @@ use super::horizon::Horizon;
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::pieces::Pieces;
 use super::redis::Archive;
+use super::remote;
 use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
 use super::spill::Spill;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     pub(super) last_number: AtomicU64,
+    /// How many seals have begun. Relaxed: only the writer's thread counts and asks.
+    pub(super) seals: AtomicU64,
 }
 
 impl Shared {
@@ -175,19 +178,21 @@ impl Shared {
         *counts
     }
 
-    /// Makes the sources and sections of a segment known.
-    pub(super) fn learn(&self, footer: &Footer, schemas: &mut HashMap<u64, Arc<Schema>>) {
+    /// Makes the sources and sections of a segment known; false if a block's schema is not.
+    pub(super) fn learn(&self, footer: &Footer, schemas: &HashMap<u64, Arc<Schema>>) -> bool {
         for (id, labels) in &footer.sources {
             self.label(&self.source(*id), labels.clone());
         }
-        for schema in &footer.schemas {
-            schemas.entry(schema.id().0).or_insert_with(|| Arc::new(schema.clone()));
-        }
+        let mut all = true;
         for entry in &footer.entries {
-            let Some(schema) = schemas.get(&entry.schema) else { continue };
+            let Some(schema) = schemas.get(&entry.schema) else {
+                all = false;
+                continue;
+            };
             let source = self.source(entry.source);
             source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
         }
+        all
     }
 
     /// Makes one record visible, without what is sealed already; returns its samples.
@@ -208,25 +213,30 @@ impl Shared {
                 let id = frame.header.schema.0;
                 let mut state = source.write();
                 let section = state.section(id, &schema);
+                let seals = self.seals.load(Ordering::Relaxed);
+                section.before.note(seals, section.rows.len());
                 section.rows.push(time_ms, row);
                 section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section, &self.spill);
+                super::seal::make_young(source.id, id, section, &self.spill, seals);
                 u64::try_from(row.len()).unwrap_or(0)
             }
             Pending::Samples(record) => {
                 let source = self.source(record.source);
                 let name = super::head::SeriesName { name: record.name, labels: record.labels };
+                let mut samples = record.samples;
+                samples.retain(|sample| from_ms <= sample.0);
                 let mut state = source.write();
-                let remote = state.remote.entry(name).or_default();
-                let fresh = record.samples.iter().filter(|sample| from_ms <= sample.0);
-                let before = remote.times.len();
-                for &(time, raw) in fresh {
-                    remote.times.push(time);
-                    remote.values.push(raw);
-                }
-                u64::try_from(remote.times.len() - before).unwrap_or(0)
+                let seals = self.seals.load(Ordering::Relaxed);
+                let more = remote::More { name, samples, seals };
+                let taken = remote::push(source.id, &mut state, more, &self.spill);
+                u64::try_from(taken).unwrap_or(0)
             }
         }
+    }
+
+    /// Counts a seal that begins; what comes from now on is not in it.
+    pub(super) fn begin_seal(&self) -> u64 {
+        self.seals.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The next free file of a kind. A number is not used twice: Redis knows what it means.

@@ -385,6 +385,7 @@ fn a_segment_that_goes_during_a_query_is_no_error_and_a_broken_block_is_named() 
     dump(&query);
     let named = format!("{} at byte {}: ", path.display(), block.offset);
     assert!(query.warnings()[0].starts_with(&named), "{:?}", query.warnings());
+    assert!(0 < store.counts().blocks_corrupt);
     // Open by now: unlinked, it is read all the same.
     fs::write(&path, &sealed).unwrap();
     fs::remove_file(&path).unwrap();

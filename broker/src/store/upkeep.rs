@@ -1,8 +1,10 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
+use super::head::SourceState;
 use super::horizon::Horizon;
-use super::local::Writer;
+use super::local::{SEGMENTS, Writer};
+use super::replay::sweep;
 use super::rollup::{HOURS, Level, MINUTES, RollupJob, step_end};
 use super::seal::SealJob;
 use super::segment::{Segment, io};
@@ -72,6 +74,10 @@ pub(super) fn tick(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
         writer.upkeep.rollup = None;
         writer.upkeep.sealed_ms = sealed_ms.min(now_ms - SEAL_MS);
         writer.upkeep.retry_ms = now_ms + RETRY_MS;
+        // Each try leaves a file of its own: a full disk would be filled with them to its last byte.
+        if let Err(error) = sweep(&writer.shared.config.dir.join(SEGMENTS)) {
+            log::warn!("an unfinished file stays until the next start: {error}");
+        }
     }
     result
 }
@@ -110,7 +116,7 @@ fn start_seal(writer: &mut Writer, cut_ms: i64) -> Result<(), StoreError> {
     writer.commit_now()?;
     let through = writer.rotate()?;
     let path = writer.shared.segment_path("raw")?;
-    let job = SealJob::new(path, cut_ms, through, writer.shared.sources())?;
+    let job = SealJob::new(path, cut_ms, through, &writer.shared)?;
     writer.shared.spill.turn();
     writer.upkeep.seal = Some(job);
     step_seal(writer)
@@ -245,13 +251,18 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
     // A WAL that cannot be released, whatever the reason, does not take all of history with it.
     bytes = bytes.saturating_add(writer.journal.bytes().min(config.bytes_max / 2));
+    let through = |level: Level| {
+        let of = segments.iter().filter(|segment| segment.step_ms == level.step_ms);
+        of.map(|segment| segment.through).max().unwrap_or(0)
+    };
     let mut removed = false;
     for segment in segments.iter() {
         let expired = segment.last_ms < now_ms.saturating_sub(keep_ms(segment.step_ms));
         let over = config.bytes_max < bytes;
         let next = if segment.step_ms == 0 { MINUTES } else { HOURS };
-        let kept_on =
-            segment.step_ms == HOURS.step_ms || segment.last_ms <= writer.shared.rolled_ms(next);
+        // A segment of late rows is newer than the rollup of their time: it waits for the next.
+        let kept_on = segment.step_ms == HOURS.step_ms
+            || segment.last_ms <= writer.shared.rolled_ms(next) && segment.number <= through(next);
         if !(over || expired && kept_on) {
             continue;
         }
@@ -281,15 +292,19 @@ fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
 /// Forgets sections that end before everything that is stored, here or in Redis.
 fn forget(shared: &Arc<Shared>, now_ms: i64) {
     let segments = shared.segments();
-    let oldest = segments.iter().map(|segment| segment.first_ms);
+    // A rollup's row stands at the end of its step, behind the samples that are in it.
+    let oldest = segments.iter().map(|segment| segment.first_ms - i64::from(segment.step_ms));
     let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
     let oldest = oldest.chain(far).min();
     for source in shared.sources() {
-        source.write().sections.retain(|_, section| {
+        let mut state = source.write();
+        let SourceState { sections, remote, .. } = &mut *state;
+        sections.retain(|_, section| {
             0 < section.rows.len()
                 || !section.young.is_empty()
                 || oldest.is_some_and(|oldest| oldest <= section.span.1)
         });
+        remote.keep_homes(sections);
     }
 }
 
@@ -302,7 +317,7 @@ pub(super) fn measure(shared: &Shared) {
             bytes += section.rows.bytes();
             bytes += section.young.iter().map(|young| young.body.held()).sum::<usize>();
         }
-        bytes += state.remote.values().map(|column| column.bytes()).sum::<usize>();
+        bytes += state.remote.bytes();
     }
     shared.count(|counts| counts.head_bytes = u64::try_from(bytes).unwrap_or(u64::MAX));
 }

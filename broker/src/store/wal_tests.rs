@@ -3,7 +3,9 @@
 use super::tests::{HOST, Place, T0, dump, expected, files, schema, settle, write};
 use super::*;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
+use strobe_journal::disk::{Call, Fate, watch};
 
 /// A day of a large fleet stood in one WAL file; now a file is closed when it is full and removed
 /// when its rows are sealed.
@@ -38,6 +40,9 @@ fn wal_files_are_bounded_and_go_when_their_rows_are_sealed() {
     assert!(after.len() <= 4, "{after:?}");
     assert_eq!(dump(&store)[0].1.len(), left);
     assert_eq!(store.counts().wal_bytes, after.iter().sum::<u64>());
+    drop((store, writer));
+    let (store, mut writer, _) = place.open();
+    assert_eq!(dump(&store)[0].1.len(), left, "rows behind the cut are in the log only");
     // However often it is looked at, a file with a row that is not sealed stays.
     settle(&mut writer, T0 + 1_239_000);
     settle(&mut writer, T0 + 1_239_900);
@@ -60,4 +65,45 @@ fn the_size_cap_counts_the_wal_and_seals_it_away() {
         assert!(bytes <= 64 << 10, "{bytes} at {second}: {counts:?}");
     }
     assert_eq!(dump(&store)[0].1.last(), expected(1999..2000).last());
+}
+
+#[test]
+fn a_seal_that_fails_leaves_nothing_behind() {
+    let place = Place::new("part");
+    let (_store, mut writer, _) = place.open();
+    write(&mut writer, HOST, 0..700);
+    watch(|call| match call {
+        Call::Sync(path) if path.extension().is_some_and(|e| e == "part") => {
+            Fate::Fail(ErrorKind::StorageFull)
+        }
+        _ => Fate::Pass,
+    });
+    assert!(writer.settle(T0 + 640_000).is_err());
+    assert!(files(&place.0.join("segments"), "part").is_empty());
+}
+
+/// The directory's sync failed behind the rename: the segment had its name, its rows were sealed
+/// anew into another, and a restart found both.
+#[test]
+fn a_segment_whose_name_is_not_safe_is_sealed_once() {
+    let place = Place::new("name");
+    let (store, mut writer, _) = place.open();
+    write(&mut writer, HOST, 0..700);
+    let wanted = dump(&store);
+    let mut failures = 1;
+    watch(move |call| match call {
+        Call::SyncDir(path) if path.ends_with("segments") && 0 < failures => {
+            failures -= 1;
+            Fate::Fail(ErrorKind::Other)
+        }
+        _ => Fate::Pass,
+    });
+    assert!(writer.settle(T0 + 640_000).is_err());
+    assert!(files(&place.0.join("segments"), "seg").is_empty());
+    writer.settle(T0 + 660_000).unwrap();
+    drop((store, writer));
+    let report = check(&place.0).unwrap();
+    let raw = report.files.iter().filter(|file| file.step_ms == 0);
+    assert_eq!(raw.map(|file| file.samples).sum::<u64>(), 2 * 600);
+    assert_eq!(dump(&place.open().0), wanted);
 }

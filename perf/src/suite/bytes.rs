@@ -53,8 +53,8 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
     let mut peers = Vec::new();
     for kind in &wanted.peers {
         if kind.program().is_some() {
-            let bytes = import(*kind, &store, &scratch);
-            peers.push((*kind, bytes.map_err(|e| format!("{}: {e}", kind.name()))?));
+            let peer = import(*kind, &store, &scratch);
+            peers.push(peer.map_err(|e| format!("{}: {e}", kind.name()))?);
         }
     }
     Ok(tell(&stored, &peers))
@@ -153,7 +153,15 @@ fn each(
 }
 
 /// Bytes that the same samples take elsewhere.
-fn import(kind: Kind, store: &Path, scratch: &Path) -> Result<u64, String> {
+struct Elsewhere {
+    kind: Kind,
+    /// Samples, and for prometheus the index, which is in each of its blocks.
+    data: u64,
+    /// The index of series, where it stands apart.
+    index: u64,
+}
+
+fn import(kind: Kind, store: &Path, scratch: &Path) -> Result<Elsewhere, String> {
     let text = |why: &dyn std::fmt::Display| why.to_string();
     let mut peer = Peer::start(kind, scratch).map_err(|e| text(&e))?;
     let mut http = Http::connect(peer.port).map_err(|e| text(&e))?;
@@ -162,40 +170,47 @@ fn import(kind: Kind, store: &Path, scratch: &Path) -> Result<u64, String> {
         http.must(&Peer::write(&body)).map(|_| ()).map_err(|e| text(&e))
     })?;
     drop(http);
-    peer.stored_bytes().map_err(|e| text(&e))
+    let data = peer.stored_bytes().map_err(|e| text(&e))?;
+    Ok(Elsewhere { kind, data, index: peer.index_bytes() })
 }
 
-fn tell(stored: &Stored, peers: &[(Kind, u64)]) -> Found {
-    let best = &stored.best;
-    let minutes = best.samples.checked_div(best.blocks);
-    let all = (stored.raw.samples != 0)
-        .then(|| stored.raw.block_bytes as f64 / stored.raw.samples as f64);
+fn tell(stored: &Stored, peers: &[Elsewhere]) -> Found {
+    let (best, samples) = (&stored.best, stored.raw.samples);
+    let each = |bytes: u64| (samples != 0).then(|| bytes as f64 / samples as f64);
+    let (files, blocks) = (each(stored.raw.bytes), each(stored.raw.block_bytes));
     let mut rows = vec![
-        row("samples recorded, in the fullest segment", {
-            format!("{}, {}", stored.raw.samples, best.samples)
+        row("samples recorded, in the fullest segment", format!("{samples}, {}", best.samples)),
+        row("strobe: bytes a sample, whole files: blocks, lists of series, places", {
+            shown(files, 3)
         }),
-        row("samples a block there", minutes.map_or_else(String::new, |n| n.to_string())),
-        row("strobe: bytes a sample, blocks", shown(stored.block_bytes_per_sample(), 3)),
-        row("strobe: with the file's lists of series", shown(stored.bytes_per_sample(), 3)),
-        row("strobe: all blocks, short ones too", shown(all, 3)),
+        row("strobe: of these blocks", shown(blocks, 3)),
+        row("strobe: the fullest segment, whole file", shown(stored.bytes_per_sample(), 3)),
+        row("strobe: of these blocks", shown(stored.block_bytes_per_sample(), 3)),
     ];
     let mut value = json!({
-        "what": "bytes", "window_ms": WINDOW_MS, "samples": stored.raw.samples,
-        "strobe_block_bytes_per_sample": stored.block_bytes_per_sample(),
-        "strobe_file_bytes_per_sample": stored.bytes_per_sample(),
-        "strobe_all_block_bytes_per_sample": all,
+        "what": "bytes", "window_ms": WINDOW_MS, "samples": samples,
+        "strobe_bytes_per_sample": files,
+        "strobe_block_bytes_per_sample": blocks,
+        "strobe_full_bytes_per_sample": stored.bytes_per_sample(),
+        "strobe_full_block_bytes_per_sample": stored.block_bytes_per_sample(),
         "damage": stored.damage,
     });
-    for (kind, bytes) in peers {
-        let per_sample = *bytes as f64 / stored.raw.samples as f64;
-        let ratio = all.map(|all| per_sample / all);
-        rows.push(row(
-            &format!("{}: bytes a sample (× strobe, all blocks)", kind.name()),
-            format!("{per_sample:.3} ({})", shown(ratio, 2)),
-        ));
-        let name = kind.name().replace('-', "_");
-        value[format!("{name}_bytes_per_sample")] = json!(per_sample);
-        value[format!("{name}_over_strobe")] = json!(ratio);
+    for Elsewhere { kind, data, index } in peers {
+        let (name, key) = (kind.name(), kind.name().replace('-', "_"));
+        let (all, data) = (each(data + index), each(*data));
+        let ratio = |theirs: Option<f64>, ours| theirs.zip(ours).map(|(a, b): (f64, f64)| a / b);
+        rows.push(row(&format!("{name}: bytes a sample, data and index (× strobe's files)"), {
+            format!("{} ({})", shown(all, 3), shown(ratio(all, files), 2))
+        }));
+        if 0 < *index {
+            rows.push(row(&format!("{name}: without its index (× strobe's files)"), {
+                format!("{} ({})", shown(data, 3), shown(ratio(data, files), 2))
+            }));
+        }
+        value[format!("{key}_bytes_per_sample")] = json!(all);
+        value[format!("{key}_data_bytes_per_sample")] = json!(data);
+        value[format!("{key}_over_strobe")] = json!(ratio(all, files));
+        value[format!("{key}_data_over_strobe")] = json!(ratio(data, files));
     }
     let failed = (!stored.damage.is_empty()).then(|| format!("{:?}", stored.damage));
     let table = Table { head: vec!["bytes".into(), "found".into()], rows };

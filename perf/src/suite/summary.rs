@@ -167,15 +167,15 @@ const WANTED: &[Wanted] = &[
         digits: 0,
     },
     Wanted {
-        what: "real /proc data: stored bytes a sample, whole windows",
+        what: "real /proc data: stored bytes a sample, all files",
         bar: "0.6",
         aim: "0.45",
         file: "bytes",
-        pointer: "/strobe_block_bytes_per_sample",
+        pointer: "/strobe_bytes_per_sample",
         digits: 3,
     },
     Wanted {
-        what: "victoria-metrics on the same data: bytes × Strobe's",
+        what: "victoria-metrics on the same data, all files: bytes × Strobe's",
         bar: "1",
         aim: "–",
         file: "bytes",

@@ -24,6 +24,8 @@ pub(crate) struct Agent {
     pub(crate) boot: BootId,
     pub(crate) address: SocketAddr,
     pub(crate) link: Link,
+    /// How wrong its wall clock is.
+    pub(crate) skew_ns: i64,
     uplink: Uplink,
     sealer: Sealer,
     ring: Ring,
@@ -55,6 +57,7 @@ impl Agent {
             boot,
             address: SocketAddr::from(([127, 0, 0, 1], port(host, boot))),
             link,
+            skew_ns: 0,
             uplink: Uplink::new(config, now),
             sealer: Sealer::new(host, boot, writer),
             ring: reader,

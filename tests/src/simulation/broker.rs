@@ -4,7 +4,6 @@
 use super::disk::Disk;
 use super::keys::Keys;
 use std::collections::VecDeque;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use strobe_broker::certificates::Certificates;
 use strobe_broker::hub::Hub;
@@ -50,14 +49,12 @@ impl Broker {
     pub(crate) fn new(
         link: Link,
         keys: &Keys,
-        dir: &Path,
-        head_bytes_max: usize,
+        config: &StoreConfig,
         (now, now_ms): (Instant, i64),
         plant: Option<Plant>,
     ) -> Result<Self, StoreError> {
-        let (registry, windows) = Registry::open(dir).expect("redb survives");
-        let config = StoreConfig { head_bytes_max, ..StoreConfig::at(dir.to_owned()) };
-        let (store, writer, recovery) = Store::open(config, now_ms)?;
+        let (registry, windows) = Registry::open(&config.dir).expect("redb survives");
+        let (store, writer, recovery) = Store::open(config.clone(), now_ms)?;
         let mut ingest = Ingest::default();
         if plant != Some(Plant::ForgetWindows) {
             for (host, boot, window) in windows {

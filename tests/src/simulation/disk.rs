@@ -33,8 +33,14 @@ struct State {
     dies_in: Option<u64>,
     dead: bool,
     full: bool,
+    /// Little is free, though what is written still fits.
+    low: bool,
     /// The next sync fails, once.
     sick: bool,
+    /// The next sync of a directory fails, once.
+    forgetful: bool,
+    /// Where segments go that are removed.
+    graves: PathBuf,
     /// A planted bug: syncs do nothing.
     lies: bool,
     half_written: bool,
@@ -48,9 +54,10 @@ enum Name {
 
 impl Disk {
     /// Takes its place at the door of this thread.
-    pub(crate) fn new(limbo: PathBuf, die: Die, lies: bool) -> Self {
+    pub(crate) fn new(limbo: PathBuf, graves: PathBuf, die: Die, lies: bool) -> Self {
         let disk = Self(Rc::new(RefCell::new(State {
             limbo,
+            graves,
             die,
             synced: BTreeMap::new(),
             names: Vec::new(),
@@ -59,7 +66,9 @@ impl Disk {
             dies_in: None,
             dead: false,
             full: false,
+            low: false,
             sick: false,
+            forgetful: false,
             lies,
             half_written: false,
         })));
@@ -81,14 +90,22 @@ impl Disk {
         self.0.borrow_mut().full = full;
     }
 
+    pub(crate) fn set_low(&self, low: bool) {
+        self.0.borrow_mut().low = low;
+    }
+
     pub(crate) fn fail_a_sync(&self) {
         self.0.borrow_mut().sick = true;
+    }
+
+    pub(crate) fn fail_a_directory(&self) {
+        self.0.borrow_mut().forgetful = true;
     }
 
     /// Nothing more goes wrong.
     pub(crate) fn heal(&self) {
         let state = &mut *self.0.borrow_mut();
-        (state.dies_in, state.full, state.sick) = (None, false, false);
+        state.calm();
     }
 
     /// What a crash leaves; from here on the disk works again. Nobody may have a file open.
@@ -123,7 +140,8 @@ impl Disk {
             }
             fs::write(&path, bytes).expect("a file of the simulation");
         }
-        (state.dead, state.dies_in, state.full, state.sick) = (false, None, false, false);
+        state.dead = false;
+        state.calm();
     }
 
     /// WAL files that were removed, as they were.
@@ -133,6 +151,11 @@ impl Disk {
 }
 
 impl State {
+    fn calm(&mut self) {
+        (self.dies_in, self.full, self.low) = (None, false, false);
+        (self.sick, self.forgetful) = (false, false);
+    }
+
     fn call(&mut self, call: Call<'_>) -> Fate {
         if self.dead {
             return Fate::Fail(ErrorKind::NotConnected);
@@ -148,7 +171,8 @@ impl State {
             *calls -= 1;
         }
         match call {
-            Call::Free(_) => return Fate::Short(if self.full { 0 } else { u64::MAX / 2 }),
+            Call::Free(_) if self.full || self.low => return Fate::Short(0),
+            Call::Free(_) => return Fate::Short(u64::MAX / 2),
             Call::Write(_, bytes) if self.full && !std::mem::take(&mut self.half_written) => {
                 self.half_written = true;
                 return Fate::Short(bytes as u64 / 2);
@@ -177,6 +201,9 @@ impl State {
                 self.names.push(Name::Renamed(from.to_owned(), to.to_owned()));
             }
             Call::Remove(path) => self.remove(path),
+            Call::SyncDir(_) if std::mem::take(&mut self.forgetful) => {
+                return Fate::Fail(ErrorKind::Other);
+            }
             Call::SyncDir(dir) => {
                 self.names.retain(|name| match name {
                     Name::Made(path) | Name::Renamed(_, path) | Name::Removed(path, _) => {
@@ -194,6 +221,11 @@ impl State {
         fs::hard_link(path, &kept).expect("a file of the simulation");
         if path.extension().is_some_and(|extension| extension == "log") {
             self.removed.insert(path.to_owned(), fs::read(path).expect("it is there"));
+        }
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            let grave = self.graves.join(path.file_name().expect("a file"));
+            // Removed once more after a crash undid it: it is there already.
+            drop(fs::hard_link(path, grave));
         }
         self.names.push(Name::Removed(path.to_owned(), kept));
     }

@@ -29,6 +29,14 @@ pub(crate) enum Sent {
     Lost,
 }
 
+/// What retention removed.
+pub(crate) struct Buried {
+    /// Every sample of every raw segment that went.
+    pub(crate) samples: BTreeSet<Sample>,
+    /// They went for their age, which is greater than this; else for the room they took.
+    pub(crate) before_ms: Option<i64>,
+}
+
 /// Everything the agents did.
 #[derive(Default)]
 pub(crate) struct Oracle {
@@ -39,7 +47,7 @@ pub(crate) struct Oracle {
 }
 
 /// Instance, metric, ms, and the bits of a value.
-type Sample = (String, String, i64, u64);
+pub(crate) type Sample = (String, String, i64, u64);
 
 impl Oracle {
     /// Values of the next row; no two rows have the same.
@@ -62,7 +70,8 @@ impl Oracle {
     }
 
     /// Compares with the readers' view and, frame by frame, with every WAL file there ever was.
-    pub(crate) fn judge(&self, store: &Store, dir: &Path, removed: &[Vec<u8>]) {
+    /// What was `buried` by retention may be missing, and a rollup may stand for it.
+    pub(crate) fn judge(&self, store: &Store, dir: &Path, removed: &[Vec<u8>], buried: &Buried) {
         let (mut stored, mut told) = (BTreeSet::new(), BTreeSet::new());
         let mut samples = BTreeSet::new();
         let logs = std::fs::read_dir(dir.join("wal")).expect("the WAL").flatten();
@@ -85,11 +94,24 @@ impl Oracle {
         }
         self.account(&stored, &told);
         let seen = visible(store);
-        if let Some(missing) = samples.difference(&seen).next() {
-            panic!("{missing:?} is stored, and no reader sees it");
+        let last_ms = buried.samples.iter().map(|sample| sample.2).max();
+        let rolled = |sample: &Sample| last_ms.is_some_and(|last| sample.2 <= last + STEP_MS);
+        let places: BTreeSet<_> =
+            seen.iter().map(|(host, name, ms, _)| (host, name, *ms)).collect();
+        for missing in samples.difference(&seen) {
+            let gone = buried.samples.contains(missing);
+            // What came late stands hidden in a segment until its hour is rolled up again.
+            assert!(gone || rolled(missing), "{missing:?} is stored, and no reader sees it");
+            if let Some(before_ms) = buried.before_ms.filter(|_| gone) {
+                assert!(missing.2 < before_ms, "{missing:?} went too early");
+                let (host, name, ms, _) = missing;
+                let step = (host, name, (ms + STEP_MS - 1).div_euclid(STEP_MS) * STEP_MS);
+                assert!(places.contains(&step), "{missing:?} went, and no minute has it");
+            }
         }
-        if let Some(extra) = seen.difference(&samples).next() {
-            panic!("{extra:?} is seen, and nobody said it");
+        for extra in seen.difference(&samples) {
+            let a_rollup = rolled(extra) && extra.2 % STEP_MS == 0;
+            assert!(a_rollup, "{extra:?} is seen, and nobody said it");
         }
     }
 
@@ -164,7 +186,7 @@ fn said(bytes: &[u8], schema: &Schema) -> Vec<Sample> {
 }
 
 /// Every sample that a query gives; none may stand twice.
-fn visible(store: &Store) -> BTreeSet<Sample> {
+pub(crate) fn visible(store: &Store) -> BTreeSet<Sample> {
     let mut seen = BTreeSet::new();
     let range = TimeRange { start_ms: 0, end_ms: i64::MAX / 2 };
     let limits = Limits { series_max: 100, samples_max: 1_000_000 };
@@ -186,5 +208,7 @@ fn visible(store: &Store) -> BTreeSet<Sample> {
     seen
 }
 
+/// Between two rows of the finer rollup.
+const STEP_MS: i64 = 60_000;
 /// A WAL record that holds a frame.
 const FRAME: u8 = 3;

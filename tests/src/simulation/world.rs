@@ -6,7 +6,7 @@ use super::dice::Die;
 use super::disk::Disk;
 use super::keys::Keys;
 use super::network::{Flying, Network};
-use super::oracle::Oracle;
+use super::oracle::{Buried, Oracle, visible};
 use bytes::BytesMut;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,7 +29,12 @@ pub(crate) struct Tally {
     pub(crate) kills: u64,
     pub(crate) deaths_at_the_disk: u64,
     pub(crate) full_disks: u64,
+    pub(crate) low_disks: u64,
     pub(crate) failed_syncs: u64,
+    pub(crate) failed_directories: u64,
+    pub(crate) clock_steps: u64,
+    pub(crate) expired: u64,
+    pub(crate) capped: u64,
     pub(crate) partitions: u64,
     pub(crate) blocks_sealed: u64,
     pub(crate) rollups: u64,
@@ -52,10 +57,15 @@ pub(crate) struct World {
     broker: Option<Broker>,
     broker_back: Instant,
     broker_lives: u16,
-    head_bytes_max: usize,
+    config: StoreConfig,
     network: Network,
     disk: Disk,
     full_until: Option<Instant>,
+    low_until: Option<Instant>,
+    /// When each agent's wall clock is set right.
+    skewed_until: [Option<Instant>; HOSTS.len()],
+    /// What came later than the others and must not shift their decisions.
+    more: Die,
     tick_next: Instant,
     faults: bool,
     root: PathBuf,
@@ -74,7 +84,12 @@ impl Tally {
         self.kills += other.kills;
         self.deaths_at_the_disk += other.deaths_at_the_disk;
         self.full_disks += other.full_disks;
+        self.low_disks += other.low_disks;
         self.failed_syncs += other.failed_syncs;
+        self.failed_directories += other.failed_directories;
+        self.clock_steps += other.clock_steps;
+        self.expired += other.expired;
+        self.capped += other.capped;
         self.partitions += other.partitions;
         self.blocks_sealed += other.blocks_sealed;
         self.rollups += other.rollups;
@@ -101,10 +116,23 @@ impl World {
         let agents = HOSTS.iter().zip(&keys.agents).take(hosts).map(|(&host, identity)| {
             Agent::new(host, boot, link(identity, Side::Agent, host, boot.0), start)
         });
+        // Some seal early all the time, some only when it is time.
+        let head_bytes_max = [2 << 10, 16 << 10, 1 << 20][luck.index(3)];
+        let mut more = die(5);
+        let state = StoreConfig::at(root.join("state"));
+        let mut config = StoreConfig { head_bytes_max, ..state };
+        // Some keep raw samples for minutes only, some have little room: what is gone by that is
+        // told from what is lost.
+        match more.index(4) {
+            0 => config.raw_retention_ms = RETENTION_MS,
+            1 => (config.bytes_max, config.wal_file_bytes) = (ROOM_BYTES, ROOM_BYTES / 8),
+            _ => {}
+        }
         Self {
             keys: keys.clone(),
             plant,
             work: die(3),
+            more,
             start,
             start_ms,
             now: start,
@@ -112,11 +140,17 @@ impl World {
             broker: None,
             broker_back: start,
             broker_lives: 0,
-            // Some seal early all the time, some only when it is time.
-            head_bytes_max: [2 << 10, 16 << 10, 1 << 20][luck.index(3)],
+            config,
             network,
-            disk: Disk::new(root.join("limbo"), die(4), plant == Some(Plant::NoSync)),
+            disk: Disk::new(
+                root.join("limbo"),
+                root.join("graves/segments"),
+                die(4),
+                plant == Some(Plant::NoSync),
+            ),
             full_until: None,
+            low_until: None,
+            skewed_until: [None; HOSTS.len()],
             tick_next: start,
             faults: true,
             root,
@@ -141,17 +175,35 @@ impl World {
         }
         let Some(broker) = self.broker.take() else { unreachable!("it acknowledged") };
         self.count(&broker);
+        let bytes = broker.store.counts().segment_bytes;
+        assert!(bytes <= self.config.bytes_max, "{bytes} bytes of segments");
         let removed = self.disk.removed();
-        self.oracle.judge(&broker.store, &self.root.join("state"), &removed);
+        let buried = self.buried();
+        let dir = self.config.dir.clone();
+        self.oracle.judge(&broker.store, &dir, &removed, &buried);
         drop(broker);
         // Nor does a last restart change what readers see.
-        let config = StoreConfig::at(self.root.join("state"));
         let now_ms = self.now_ms();
-        let (store, writer, recovery) = Store::open(config, now_ms).expect("the store opens");
+        let opened = Store::open(self.config.clone(), now_ms);
+        let (store, writer, recovery) = opened.expect("the store opens");
         assert!(recovery.damage.iter().all(|place| place.contains("wal")), "{recovery:?}");
-        self.oracle.judge(&store, &self.root.join("state"), &removed);
+        self.oracle.judge(&store, &dir, &removed, &buried);
         drop((store, writer));
         self.finish(removed.len() as u64)
+    }
+
+    fn buried(&self) -> Buried {
+        let config = StoreConfig::at(self.root.join("graves"));
+        let graves = config.dir.join("segments");
+        for grave in std::fs::read_dir(&graves).expect("a folder").flatten() {
+            if !grave.file_name().to_string_lossy().starts_with("raw-") {
+                std::fs::remove_file(grave.path()).expect("a file of the simulation");
+            }
+        }
+        let (store, ..) = Store::open(config, self.now_ms()).expect("they are whole");
+        let by_age = self.config.raw_retention_ms == RETENTION_MS;
+        let before_ms = by_age.then(|| self.now_ms() - RETENTION_MS);
+        Buried { samples: visible(&store), before_ms }
     }
 
     fn finish(mut self, logs_released: u64) -> Tally {
@@ -199,9 +251,15 @@ impl World {
             self.full_until = None;
             self.disk.set_full(false);
         }
+        if self.low_until.is_some_and(|until| until <= self.now) {
+            self.low_until = None;
+            self.disk.set_low(false);
+        }
+        self.clocks();
         if !self.faults {
             return;
         }
+        self.more_misfortune();
         if self.luck.chance(100) {
             self.tally.restarts += 1;
             let index = self.luck.index(self.agents.len());
@@ -234,22 +292,51 @@ impl World {
         }
     }
 
+    /// The floor of free space comes and goes, and a directory's names are not made durable.
+    fn more_misfortune(&mut self) {
+        if self.more.chance(150) && self.broker.is_some() {
+            self.tally.low_disks += 1;
+            self.disk.set_low(true);
+            let while_ms = self.more.below(8_000);
+            self.low_until = Some(self.now + Duration::from_millis(while_ms));
+        }
+        if self.more.chance(40) && self.broker.is_some() {
+            self.tally.failed_directories += 1;
+            self.disk.fail_a_directory();
+        }
+    }
+
+    /// Somebody sets an agent's wall clock an hour forth or back, and later right again.
+    fn clocks(&mut self) {
+        for (agent, until) in self.agents.iter_mut().zip(&mut self.skewed_until) {
+            if !self.faults || until.is_some_and(|until| until <= self.now) {
+                (*until, agent.skew_ns) = (None, 0);
+            } else if until.is_none() && self.more.chance(200) {
+                self.tally.clock_steps += 1;
+                agent.skew_ns = [3_600, -3_600][self.more.index(2)] * 1_000_000_000;
+                let while_ms = self.more.below(10_000);
+                *until = Some(self.now + Duration::from_millis(while_ms));
+            }
+        }
+    }
+
     /// Rows of each host, as long as there are faults; then only what was lost is told.
     fn sample(&mut self) {
         let (wall_ns, since_ns) = (self.wall_ns(), (self.now - self.start).as_nanos());
         let boottime_ns = 1 + u64::try_from(since_ns).expect("a short run");
         for agent in &mut self.agents {
-            let mut tick = Tick { wall_ns, boottime_ns };
+            let mut tick = Tick { wall_ns: wall_ns + agent.skew_ns, boottime_ns };
             if !self.faults {
                 agent.settle(tick, &mut self.oracle);
                 continue;
             }
-            let stray = self.luck.chance(100);
+            let stray = self.luck.chance(100) && agent.skew_ns == 0;
             if stray {
                 self.tally.strays += 1;
                 tick.wall_ns += [3_600, -8 * 86_400][self.luck.index(2)] * 1_000_000_000;
             }
-            agent.sample(tick, stray, &mut self.oracle);
+            // An hour ahead is out of bounds; an hour behind is late, and taken.
+            agent.sample(tick, stray || 0 < agent.skew_ns, &mut self.oracle);
         }
     }
 
@@ -259,15 +346,7 @@ impl World {
             self.broker_lives += 1;
             let life = 1_000 + u128::from(self.broker_lives);
             let link = link(&self.keys.broker, Side::Broker, HostId(0), life);
-            let state = self.root.join("state");
-            let made = Broker::new(
-                link,
-                &self.keys,
-                &state,
-                self.head_bytes_max,
-                (now, now_ms),
-                self.plant,
-            );
+            let made = Broker::new(link, &self.keys, &self.config, (now, now_ms), self.plant);
             self.broker = made.ok();
             if self.broker.is_none() {
                 // It died while it started, or the disk is full: someone starts it again.
@@ -293,7 +372,7 @@ impl World {
             self.count(&broker);
         }
         self.disk.crash();
-        self.full_until = None;
+        (self.full_until, self.low_until) = (None, None);
         self.broker_back = self.now + Duration::from_millis(self.luck.below(5_000));
     }
 
@@ -301,6 +380,8 @@ impl World {
         let (net, store) = broker.counts();
         self.tally.duplicates += net.ingest.duplicate;
         self.tally.blocks_sealed += store.blocks_sealed;
+        self.tally.expired += store.segments_expired;
+        self.tally.capped += store.segments_capped;
         assert_eq!(net.ingest.lost.get("skipped"), None, "an agent left a hole");
         assert_eq!(net.ingest.refused.get("forked"), None, "a restart is no fork");
     }
@@ -374,6 +455,7 @@ fn folder(seed: u64) -> PathBuf {
     let _ = std::fs::remove_dir_all(&root);
     std::fs::create_dir_all(root.join("limbo")).expect("a folder");
     std::fs::create_dir_all(root.join("state")).expect("a folder");
+    std::fs::create_dir_all(root.join("graves/segments")).expect("a folder");
     root
 }
 
@@ -403,6 +485,10 @@ const DAY_END_MS: i64 = 20_700 * 86_400_000;
 const TICK: Duration = Duration::from_millis(200);
 /// Virtual time with faults.
 const FAULTS: Duration = Duration::from_secs(60);
+/// What is older than that is gone at the end of a run: all from before everyone slept.
+const RETENTION_MS: i64 = 660_000;
+/// Less than a fleet of three says in a run.
+const ROOM_BYTES: u64 = 24 << 10;
 /// With 20 s of faults left, so that blocks and rollups meet them.
 const ASLEEP_AT: Duration = Duration::from_secs(40);
 const ASLEEP: Duration = Duration::from_secs(660);

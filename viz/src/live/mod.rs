@@ -3,14 +3,22 @@
 //! ```text
 //! Update ──▶ Host rows (latest values and rates) ── once a second ──▶ fleet, fleet_delta
 //!        └─▶ rows of watched hosts, encoded once for all who chose the same columns
+//! watch ──▶ Ask ──▶ the broker ──▶ snapshot, then the rows
 //! ```
 //!
-//! A watcher without room gets nothing but a count: its rows are skipped, and when there is room
-//! again it learns how many (`skipped`) and, for the fleet, gets the whole table anew. Nothing
-//! queues up here. Hosts, schemas and watchers are bounded; what is over the bound is counted.
+//! A watcher says what it looks at: the fleet or a host, which columns, and (`history`) which
+//! window on how many pixels. It first gets a snapshot of that, at most two points a pixel, then
+//! what comes in. A window that lies in the past is asked for in the same way, without rows, so
+//! that a page has one way to its data.
+//!
+//! A watcher without room gets nothing: its rows are skipped, and when there is room again it gets
+//! a new snapshot, and for the fleet the whole table; one that wanted no history learns how many
+//! rows it missed (`skipped`). What waits for it is bounded ([`history`]). Hosts, schemas and
+//! watchers are bounded; what is over the bound is counted.
 
 #![deny(clippy::indexing_slicing)]
 
+mod history;
 mod host;
 mod text;
 mod watcher;
@@ -26,6 +34,7 @@ use tungstenite::Utf8Bytes;
 
 use crate::backend::Update;
 use crate::fleet::Plan;
+use history::Fate;
 use host::{Host, Known, Taken};
 use watcher::{Watch, Watcher};
 
@@ -80,6 +89,22 @@ pub struct Live {
     schemas: HashMap<SchemaId, Arc<Known>>,
     watchers: BTreeMap<WatcherId, Watcher>,
     counts: LiveCounts,
+    asks: Vec<Ask>,
+    asked: u64,
+    /// Why nothing comes from the broker, if so.
+    trouble: Option<String>,
+}
+
+/// A question to the broker; [`Live::answer`] takes what it says. It ends an earlier one of the
+/// same watcher's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Who looks.
+    pub watcher: WatcherId,
+    /// Which question this is.
+    pub number: u64,
+    /// The body of a request for history.
+    pub body: String,
 }
 
 /// Whether a watcher's outgoing buffer takes more.
@@ -101,6 +126,9 @@ impl Live {
             schemas: HashMap::new(),
             watchers: BTreeMap::new(),
             counts: LiveCounts::default(),
+            asks: Vec::new(),
+            asked: 0,
+            trouble: None,
         }
     }
 
@@ -129,11 +157,9 @@ impl Live {
     /// A text of the browser's: what it looks at from now on.
     pub fn request(&mut self, now_ms: i64, id: WatcherId, text: &str, out: &mut Vec<Outgoing>) {
         match Watch::parse(text) {
-            Ok(watch) => {
+            Ok((watch, history)) => {
                 let Some(watcher) = self.watchers.get_mut(&id) else { return };
-                watcher.whole = watch == Watch::Fleet;
-                watcher.watch = watch;
-                watcher.sent.clear();
+                watcher.look(watch, history);
                 self.catch_up(now_ms, id, out);
             }
             Err(why) => {
@@ -151,6 +177,24 @@ impl Live {
         }
     }
 
+    /// Why nothing comes from the broker, or that it does; those who watch the fleet are told with
+    /// the next tick.
+    pub fn trouble(&mut self, trouble: Option<String>) {
+        self.trouble = trouble;
+    }
+
+    /// What is to be asked of the broker, if anything.
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        self.asks.pop()
+    }
+
+    /// The broker's answer to a question: JSON, or a reason in words.
+    pub fn answer(&mut self, id: WatcherId, number: u64, body: &[u8], out: &mut Vec<Outgoing>) {
+        let history = self.watchers.get_mut(&id).and_then(|watcher| watcher.history.as_mut());
+        let texts = history.and_then(|history| history.answer(number, body));
+        out.extend(texts.into_iter().flatten().map(|text| Outgoing { to: id, text }));
+    }
+
     /// What the backend says.
     pub fn update(&mut self, now_ms: i64, update: Update, out: &mut Vec<Outgoing>) {
         match update {
@@ -163,8 +207,15 @@ impl Live {
                     if !matches!(watcher.watch, Watch::Host { .. }) {
                         continue;
                     }
-                    watcher.skipped += count;
-                    watcher.report_skipped(*id, out);
+                    match &mut watcher.history {
+                        // Asked for with the next tick: where we are slow, it does not help to
+                        // ask more than once a second.
+                        Some(history) => history.miss(),
+                        None => {
+                            watcher.skipped += count;
+                            watcher.report_skipped(*id, out);
+                        }
+                    }
                 }
             }
         }
@@ -173,6 +224,8 @@ impl Live {
     /// Once a second: the hosts that look other than before go to all who watch the fleet, in one
     /// message. One without hosts still tells the time, by which silence is counted.
     pub fn tick(&mut self, now_ms: i64, out: &mut Vec<Outgoing>) {
+        let ids: Vec<WatcherId> = self.watchers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.ask(id));
         let watched = self.watchers.values().any(|watcher| watcher.watch == Watch::Fleet);
         if !watched {
             return;
@@ -184,7 +237,7 @@ impl Live {
                 changed.push_str(&json);
             }
         }
-        let delta = text::fleet("fleet_delta", now_ms, &changed);
+        let delta = text::fleet("fleet_delta", now_ms, &changed, self.trouble.as_deref());
         for (id, watcher) in &mut self.watchers {
             if watcher.watch != Watch::Fleet || watcher.whole {
                 continue;
@@ -203,6 +256,13 @@ impl Live {
     fn catch_up(&mut self, now_ms: i64, id: WatcherId, out: &mut Vec<Outgoing>) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         watcher.report_skipped(id, out);
+        if watcher.room == Room::Free
+            && let Some(history) = &mut watcher.history
+        {
+            out.extend(history.release().into_iter().map(|text| Outgoing { to: id, text }));
+        }
+        self.ask(id);
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
         if watcher.watch != Watch::Fleet || !watcher.whole || watcher.room == Room::Full {
             return;
         }
@@ -213,7 +273,27 @@ impl Live {
             // This does not count as sent: the others would miss the change.
             all.push_str(&host.whole(now_ms, *host_id));
         }
-        out.push(Outgoing { to: id, text: text::fleet("fleet", now_ms, &all) });
+        let text = text::fleet("fleet", now_ms, &all, self.trouble.as_deref());
+        out.push(Outgoing { to: id, text });
+    }
+
+    /// Asks for the watcher's history, if that is due and it has room for it.
+    fn ask(&mut self, id: WatcherId) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let Some(history) = &mut watcher.history else { return };
+        if watcher.room == Room::Full {
+            return;
+        }
+        if watcher.watch == Watch::Fleet && FLEET_HISTORY_HOSTS_MAX < self.hosts.len() {
+            return history.leave_out();
+        }
+        if let Some(body) = history.question(self.asked + 1) {
+            self.asked += 1;
+            // Their description comes behind the snapshot, for a page that starts anew with it.
+            watcher.sent.clear();
+            self.asks.retain(|ask| ask.watcher != id);
+            self.asks.push(Ask { watcher: id, number: self.asked, body });
+        }
     }
 
     fn host(&mut self, info: HostInfo) {
@@ -298,12 +378,14 @@ impl Live {
             if !watcher.wants(header.host) {
                 continue;
             }
-            if watcher.room == Room::Full {
-                watcher.skipped += 1;
+            let fate = watcher.fate();
+            if fate == Fate::Drop {
+                watcher.skipped += u64::from(watcher.history.is_none());
                 self.counts.skipped += 1;
                 continue;
             }
-            let Some(places) = watcher.columns(*id, header, &known.schema, out) else { continue };
+            let places = watcher.columns((*id, fate), header, &known.schema, out);
+            let Some(places) = places else { continue };
             let text = match texts.iter().find(|(of, _)| *of == places) {
                 Some((_, text)) => text.clone(),
                 None => {
@@ -313,10 +395,13 @@ impl Live {
                 }
             };
             self.counts.sent += 1;
-            out.push(Outgoing { to: *id, text });
+            watcher.say(*id, fate, text, out);
         }
     }
 }
+
+/// Hosts over which a table's small lines begin empty: their history would be megabytes.
+const FLEET_HISTORY_HOSTS_MAX: usize = 500;
 
 /// Bytes of one text a browser may send.
 pub const REQUEST_BYTES_MAX: usize = 16 << 10;

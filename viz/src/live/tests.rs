@@ -221,6 +221,126 @@ fn a_slow_watcher_skips_and_is_told() {
     assert_eq!(world.texts(1), [json!({"type": "skipped", "n": 9})]);
 }
 
+fn history(ask: u64) -> Value {
+    let wish = json!({"range_ms": 300_000, "pixels": 600, "terms": []});
+    json!({"watch": {"host": HOST.to_string(), "ask": ask, "history": wish}})
+}
+
+/// What each text is, and of rows when they are from.
+fn kinds(texts: &[Value]) -> Vec<String> {
+    let time = |text: &Value| text["t"].as_i64().map(|t| format!(" {t}")).unwrap_or_default();
+    texts.iter().map(|text| format!("{}{}", text["type"].as_str().unwrap(), time(text))).collect()
+}
+
+#[test]
+fn history_comes_first_and_rows_behind_it() {
+    let mut world = World::new();
+    world.update(1, Update::Schema(cpu()));
+    world.watch(1, &history(5));
+    let ask = world.live.poll_ask().unwrap();
+    assert_eq!((ask.watcher, world.live.poll_ask()), (WatcherId(1), None));
+    let body: Value = serde_json::from_str(&ask.body).unwrap();
+    assert_eq!(
+        body,
+        json!({"host": HOST.to_string(), "range_ms": 300_000, "pixels": 600, "terms": []})
+    );
+    world.update(1, frame(HOST, &cpu(), 1, &[1, 2, 3]));
+    assert_eq!(world.texts(1), Vec::<Value>::new(), "the snapshot is the first message");
+    world.live.answer(WatcherId(1), ask.number + 1, b"{}", &mut world.out);
+    assert_eq!(world.texts(1), Vec::<Value>::new(), "of another question");
+    world.live.answer(WatcherId(1), ask.number, b"{\"data\":1}", &mut world.out);
+    let texts = world.texts(1);
+    assert_eq!(kinds(&texts), ["snapshot", "columns", "row 1000"]);
+    assert_eq!(texts[0], json!({"type": "snapshot", "ask": 5, "answer": {"data": 1}}));
+    world.update(2, frame(HOST, &cpu(), 2, &[1, 2, 3]));
+    assert_eq!(kinds(&world.texts(1)), ["row 2000"]);
+    // Another window: again the snapshot first, and the columns behind it.
+    world.live.request(0, WatcherId(1), &history(6).to_string(), &mut world.out);
+    let ask = world.live.poll_ask().unwrap();
+    world.update(3, frame(HOST, &cpu(), 3, &[1, 2, 3]));
+    world.live.answer(WatcherId(1), ask.number, b"no broker\n", &mut world.out);
+    let texts = world.texts(1);
+    assert_eq!(kinds(&texts), ["snapshot", "columns", "row 3000"]);
+    assert_eq!(texts[0]["answer"], json!({"status": "error", "error": "no broker"}));
+}
+
+#[test]
+fn a_window_in_the_past_gets_no_rows() {
+    let mut world = World::new();
+    world.update(1, Update::Schema(cpu()));
+    let mut watch = history(1);
+    watch["watch"]["rows"] = json!(false);
+    world.watch(1, &watch);
+    let ask = world.live.poll_ask().unwrap();
+    world.live.answer(WatcherId(1), ask.number, b"{}", &mut world.out);
+    world.update(1, frame(HOST, &cpu(), 1, &[1, 2, 3]));
+    assert_eq!(kinds(&world.texts(1)), ["snapshot"]);
+}
+
+/// However long it was away: one snapshot, not a queue.
+#[test]
+fn a_slow_watcher_gets_a_new_snapshot() {
+    let mut world = World::new();
+    world.update(1, Update::Schema(cpu()));
+    world.watch(1, &history(1));
+    let ask = world.live.poll_ask().unwrap();
+    world.live.answer(WatcherId(1), ask.number, b"{}", &mut world.out);
+    // A large snapshot fills the buffer by itself: rows go behind it.
+    world.live.room(0, WatcherId(1), Room::Full, &mut world.out);
+    world.update(1, frame(HOST, &cpu(), 1, &[1, 2, 3]));
+    assert_eq!(kinds(&world.texts(1)), ["snapshot"]);
+    world.live.room(0, WatcherId(1), Room::Free, &mut world.out);
+    assert_eq!(kinds(&world.texts(1)), ["columns", "row 1000"]);
+    world.live.room(0, WatcherId(1), Room::Full, &mut world.out);
+    for second in 2..2_000 {
+        world.update(second, frame(HOST, &cpu(), second, &[1, 2, 3]));
+        world.live.tick(i64::try_from(second).unwrap() * 1000, &mut world.out);
+    }
+    assert_eq!((world.texts(1), world.live.poll_ask()), (vec![], None), "not while it is full");
+    world.live.room(0, WatcherId(1), Room::Free, &mut world.out);
+    let ask = world.live.poll_ask().expect("another snapshot");
+    world.live.answer(WatcherId(1), ask.number, b"{}", &mut world.out);
+    world.update(2_000, frame(HOST, &cpu(), 2_000, &[1, 2, 3]));
+    assert_eq!(kinds(&world.texts(1)), ["snapshot", "columns", "row 2000000"]);
+    // Where the loss is ours: with the next tick.
+    world.update(2_000, Update::Lagged(9));
+    assert_eq!(world.live.poll_ask(), None);
+    world.live.tick(2_001_000, &mut world.out);
+    assert!(world.live.poll_ask().is_some());
+    assert_eq!(world.texts(1), Vec::<Value>::new());
+}
+
+/// A broker that takes its time costs no memory: what was held goes, the newest rows stay.
+#[test]
+fn what_waits_for_a_snapshot_is_bounded() {
+    let mut world = World::new();
+    world.update(1, Update::Schema(cpu()));
+    world.watch(1, &history(1));
+    let first = world.live.poll_ask().unwrap();
+    for second in 1..1_000 {
+        world.update(second, frame(HOST, &cpu(), second, &[1, 2, 3]));
+    }
+    world.live.answer(WatcherId(1), first.number, b"{}", &mut world.out);
+    let kinds = kinds(&world.texts(1));
+    assert!(kinds.len() <= 257, "{}", kinds.len());
+    assert_eq!(
+        (&*kinds[0], &*kinds[1], kinds.last().unwrap().as_str()),
+        ("snapshot", "columns", "row 999000")
+    );
+}
+
+#[test]
+fn the_small_lines_of_a_table_begin_with_history() {
+    let mut world = World::new();
+    let wish = json!({"range_ms": 300_000, "pixels": 30, "terms": []});
+    world.watch(1, &json!({"watch": {"fleet": true, "ask": 3, "history": wish}}));
+    assert_eq!(kinds(&world.texts(1)), ["fleet"], "the table does not wait");
+    let ask = world.live.poll_ask().unwrap();
+    assert!(!ask.body.contains("host"), "of all hosts: {}", ask.body);
+    world.live.answer(WatcherId(1), ask.number, b"{}", &mut world.out);
+    assert_eq!(kinds(&world.texts(1)), ["snapshot"]);
+}
+
 #[test]
 fn a_slow_fleet_watcher_gets_the_whole_table_again() {
     let mut world = World::new();

@@ -8,8 +8,11 @@ use strobe_wire::schema::{Kind, Schema};
 use tungstenite::Utf8Bytes;
 
 /// Rows of the fleet table, whole or what changed.
-pub(super) fn fleet(kind: &str, now_ms: i64, hosts: &str) -> Utf8Bytes {
-    format!("{{\"type\":\"{kind}\",\"now_ms\":{now_ms},\"hosts\":[{hosts}]}}").into()
+pub(super) fn fleet(kind: &str, now_ms: i64, hosts: &str, trouble: Option<&str>) -> Utf8Bytes {
+    let trouble = trouble
+        .map(|why| format!(",\"trouble\":{}", serde_json::Value::from(why)))
+        .unwrap_or_default();
+    format!("{{\"type\":\"{kind}\",\"now_ms\":{now_ms},\"hosts\":[{hosts}]{trouble}}}").into()
 }
 
 /// The description of the chosen columns.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use strobe_wire::frame;
 use strobe_wire::ids::{HostId, SchemaId};
 use strobe_wire::schema::{Column, Schema};
+use tungstenite::Utf8Bytes;
 
+use super::history::{Fate, History};
 use super::{Outgoing, REQUEST_BYTES_MAX, Room, WatcherId, text};
 
 /// A browser's state.
@@ -22,6 +24,8 @@ pub(super) struct Watcher {
     pub(super) whole: bool,
     /// Per section: the schema whose columns were sent, and the chosen ones' places.
     pub(super) sent: BTreeMap<String, (SchemaId, Arc<[usize]>)>,
+    /// What it sees of the past, if it wants to.
+    pub(super) history: Option<History>,
 }
 
 /// What it looks at.
@@ -29,7 +33,15 @@ pub(super) struct Watcher {
 pub(super) enum Watch {
     Nothing,
     Fleet,
-    Host { id: HostId, names: BTreeSet<String> },
+    Host { id: HostId, names: BTreeSet<String>, rows: Rows },
+}
+
+/// Whether a watcher of a host wants what comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rows {
+    Wanted,
+    /// It looks at the past.
+    Unwanted,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +58,18 @@ struct WatchRequest {
     host: Option<String>,
     #[serde(default)]
     names: Vec<String>,
+    /// Rows as they come, behind the history.
+    #[serde(default = "yes")]
+    rows: bool,
+    /// A number of the browser's, to know its snapshot by.
+    #[serde(default)]
+    ask: u64,
+    /// As the broker's `/api/strobe/v1/history` takes it, but for the host.
+    history: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Watcher {
@@ -57,12 +81,49 @@ impl Watcher {
             skipped: 0,
             whole: false,
             sent: BTreeMap::new(),
+            history: None,
+        }
+    }
+
+    /// Looks at this from now on.
+    pub(super) fn look(&mut self, watch: Watch, history: Option<History>) {
+        self.whole = watch == Watch::Fleet;
+        self.watch = watch;
+        self.history = history;
+        self.sent.clear();
+    }
+
+    /// Where a row goes.
+    pub(super) fn fate(&mut self) -> Fate {
+        let has_room = self.room == Room::Free;
+        match &mut self.history {
+            Some(history) => history.row(has_room),
+            None if has_room => Fate::Send,
+            None => Fate::Drop,
+        }
+    }
+
+    /// Says a text, or keeps it behind the snapshot.
+    pub(super) fn say(
+        &mut self,
+        id: WatcherId,
+        fate: Fate,
+        text: Utf8Bytes,
+        out: &mut Vec<Outgoing>,
+    ) {
+        match (fate, &mut self.history) {
+            (Fate::Hold, Some(history)) => {
+                if !history.hold(text) {
+                    self.sent.clear();
+                }
+            }
+            _ => out.push(Outgoing { to: id, text }),
         }
     }
 
     /// Whether it looks at `host`.
     pub(super) fn wants(&self, host: HostId) -> bool {
-        matches!(&self.watch, Watch::Host { id, .. } if *id == host)
+        matches!(&self.watch, Watch::Host { id, rows: Rows::Wanted, .. } if *id == host)
     }
 
     /// Tells it what it missed, if it can hear it.
@@ -77,7 +138,7 @@ impl Watcher {
     /// The chosen columns' places; sends their description first where the watcher lacks it.
     pub(super) fn columns(
         &mut self,
-        id: WatcherId,
+        (id, fate): (WatcherId, Fate),
         header: &frame::Header,
         schema: &Schema,
         out: &mut Vec<Outgoing>,
@@ -97,7 +158,7 @@ impl Watcher {
             .map(|(place, _)| place)
             .collect();
         if !places.is_empty() {
-            out.push(Outgoing { to: id, text: text::columns(header, schema, &places) });
+            self.say(id, fate, text::columns(header, schema, &places), out);
         }
         self.sent.insert(schema.section.clone(), (header.schema, Arc::clone(&places)));
         (!places.is_empty()).then_some(places)
@@ -106,7 +167,7 @@ impl Watcher {
 
 impl Watch {
     /// What a request asks for, or why it cannot be.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<(Self, Option<History>), String> {
         if REQUEST_BYTES_MAX < text.len() {
             return Err(format!("a request is at most {REQUEST_BYTES_MAX} bytes"));
         }
@@ -115,17 +176,20 @@ impl Watch {
                 "{error}; {{\"watch\":{{\"fleet\":true}}}} or {{\"watch\":{{\"host\":id}}}} is wanted"
             )
         })?;
-        match request.watch {
-            WatchRequest { fleet: true, host: None, .. } => Ok(Self::Fleet),
-            WatchRequest { fleet: false, host: None, .. } => Ok(Self::Nothing),
-            WatchRequest { fleet: false, host: Some(host), names } => {
-                let id =
-                    host.parse().map_err(|error: strobe_wire::ids::IdError| error.to_string())?;
-                Ok(Self::Host { id, names: names.into_iter().collect() })
+        let WatchRequest { fleet, host, names, rows, ask, history } = request.watch;
+        let host: Option<HostId> = host
+            .map(|host| host.parse())
+            .transpose()
+            .map_err(|error: strobe_wire::ids::IdError| error.to_string())?;
+        let history = history.map(|wish| History::new(ask, wish, host));
+        let rows = if rows { Rows::Wanted } else { Rows::Unwanted };
+        match (fleet, host) {
+            (true, None) => Ok((Self::Fleet, history)),
+            (false, None) => Ok((Self::Nothing, None)),
+            (false, Some(id)) => {
+                Ok((Self::Host { id, names: names.into_iter().collect(), rows }, history))
             }
-            WatchRequest { fleet: true, host: Some(_), .. } => {
-                Err("either the fleet or one host is watched".to_owned())
-            }
+            (true, Some(_)) => Err("either the fleet or one host is watched".to_owned()),
         }
     }
 }

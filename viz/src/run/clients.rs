@@ -6,6 +6,7 @@ use mio::{Interest, Token};
 use std::io::ErrorKind;
 use tungstenite::Utf8Bytes;
 
+use super::lanes::To;
 use super::{LANES, Loop, wall_ms};
 use crate::client::{Client, Phase};
 use crate::counters::Counters;
@@ -82,6 +83,9 @@ impl Loop {
             let flushed = client.flush(now);
             let pulled = client.pull(now, &self.config.front, &mut self.buffer);
             let (Ok(flushed), Ok(pulled)) = (flushed, pulled) else { return self.close(slot) };
+            if client.has_ended() {
+                self.hung_up(slot);
+            }
             let handled = self.handle(slot, now);
             let Some(Some(client)) = self.clients.get_mut(slot) else { return };
             if client.is_finished() {
@@ -118,7 +122,7 @@ impl Loop {
             Event::Request(request) => {
                 Counters::add(&self.counters.requests);
                 client.answer_due_ms = Some(now + ANSWER_MS);
-                self.waiting.push_back((slot, request));
+                self.waiting.push_back((To::Client(slot), request));
                 self.assign();
             }
         }
@@ -156,6 +160,7 @@ impl Loop {
             self.live.request(wall_ms(), WatcherId(slot), text, &mut self.outgoing);
         }
         self.deliver();
+        self.ask();
         !texts.is_empty()
     }
 
@@ -220,10 +225,11 @@ impl Loop {
             let sockets = self.clients.iter().flatten().filter(|c| c.is_web_socket()).count();
             Counters::set(&self.counters.web_sockets, sockets);
         }
-        self.waiting.retain(|(of, _)| *of != slot);
+        self.hung_up(slot);
+        self.waiting.retain(|(to, _)| !to.is_of(slot));
         for job in self.lanes.iter_mut().filter_map(|lane| lane.job.as_mut()) {
-            if job.client == Some(slot) {
-                job.client = None;
+            if job.to.is_of(slot) {
+                job.abandon();
             }
         }
         self.free.push(slot);
@@ -255,6 +261,7 @@ impl Loop {
             }
         }
         self.deliver();
+        self.ask();
         // Lanes that waited for memory.
         for index in 0..self.lanes.len() {
             self.drive_lane(index);
@@ -265,13 +272,14 @@ impl Loop {
     pub(super) fn give_up(&mut self, slot: usize, now: u64) {
         let mut untouched = true;
         for index in 0..self.lanes.len() {
-            if let Some(job) = self.lanes[index].job.take_if(|job| job.client == Some(slot)) {
+            if let Some(job) = self.lanes[index].job.take_if(|job| job.to == To::Client(slot)) {
+                job.caller.leave();
                 untouched = job.relay.is_untouched();
                 // Its worker may never answer: the next request gets a new connection.
                 self.fail_lane(index);
             }
         }
-        self.waiting.retain(|(of, _)| *of != slot);
+        self.waiting.retain(|(to, _)| *to != To::Client(slot));
         self.assign();
         if !untouched {
             return self.close(slot);

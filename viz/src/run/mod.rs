@@ -33,8 +33,8 @@ use crate::counters::Counters;
 use crate::front::{HostPolicy, Request};
 use crate::live::{Live, Outgoing};
 use crate::transport::tls_config;
-use crate::workers::Workers;
-use lanes::Lane;
+use crate::workers::{Callers, Workers};
+use lanes::{Job, Lane, To};
 
 /// A running viz. Dropping it stops it.
 #[derive(Debug)]
@@ -86,10 +86,13 @@ impl Viz {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, updates) = sync_channel(UPDATES_MAX);
-        let workers = Workers::start(&config.dir, config.workers, &backend, &counters)?;
+        let callers = Arc::new(Callers::new(config.workers));
+        let workers = Workers::start(&config.dir, &callers, &backend, &counters)?;
         let mut threads = Vec::new();
-        let mut inner = Loop::new(config, listener, poll, Arc::clone(&waker), counters);
+        let ends = (listener, poll, Arc::clone(&waker));
+        let mut inner = Loop::new(config, backend.clone(), ends, counters);
         inner.tls = tls;
+        inner.callers = callers;
         inner.socket = workers.socket();
         inner.updates = Some(updates);
         inner.open_lanes(&workers)?;
@@ -161,11 +164,13 @@ struct Loop {
     poll: Poll,
     socket: PathBuf,
     lanes: Vec<Lane>,
-    waiting: VecDeque<(usize, Request)>,
+    callers: Arc<Callers>,
+    waiting: VecDeque<(To, Request)>,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
     updates: Option<Receiver<Update>>,
     live: Live,
+    backend: Backend,
     outgoing: Vec<Outgoing>,
     counters: Arc<Counters>,
     start: Instant,
@@ -180,9 +185,8 @@ struct Loop {
 impl Loop {
     fn new(
         config: Config,
-        listener: TcpListener,
-        poll: Poll,
-        waker: Arc<Waker>,
+        backend: Backend,
+        (listener, poll, waker): (TcpListener, Poll, Arc<Waker>),
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -196,11 +200,13 @@ impl Loop {
             poll,
             socket: PathBuf::new(),
             lanes: Vec::new(),
+            callers: Arc::new(Callers::new(0)),
             waiting: VecDeque::new(),
             clients: Vec::new(),
             free: Vec::new(),
             updates: None,
             live: Live::new(config.live),
+            backend,
             outgoing: Vec::new(),
             counters,
             start: clock(),
@@ -243,8 +249,10 @@ impl Loop {
             }
             if TICK_MS <= now - ticked_ms {
                 ticked_ms = now;
+                self.live.trouble(self.backend.trouble());
                 self.live.tick(wall_ms(), &mut self.outgoing);
                 self.deliver();
+                self.ask();
                 self.counters.live(self.live.counts());
             }
         }
@@ -280,7 +288,9 @@ impl Loop {
 
     /// Bytes of answers and bodies that are held for clients.
     fn memory(&self) -> usize {
-        self.clients.iter().flatten().map(|c| c.unsent() + c.front.claimed()).sum()
+        let clients = self.clients.iter().flatten().map(|c| c.unsent() + c.front.claimed());
+        let jobs = self.lanes.iter().filter_map(|lane| lane.job.as_ref()).map(Job::held);
+        clients.sum::<usize>() + jobs.sum::<usize>()
     }
 }
 

@@ -1,4 +1,4 @@
-// What is asked over HTTP: the hosts, and history as Prometheus answers it.
+// What is asked over HTTP: the facts about the hosts. Numbers come by the live stream.
 
 export interface HostInfo {
   id: string;
@@ -12,54 +12,10 @@ export interface HostInfo {
   last_seen_ms: number | null;
 }
 
-export interface Series {
-  labels: Record<string, string>;
-  points: [number, number][];
-}
-
-export interface RangeQuery {
-  query: string;
-  from: number;
-  to: number;
-  step: number;
-}
-
-const AT_ONCE = 4;
-let running = 0;
-const waiting: (() => void)[] = [];
-
 export async function hosts(signal?: AbortSignal): Promise<HostInfo[]> {
   const body = await ask("/api/strobe/v1/hosts", signal);
   if (!Array.isArray(body)) throw new Error("The list of hosts came back in a form this page does not know.");
   return body as HostInfo[];
-}
-
-/** A range query; times in ms, answers in seconds as the API has them. */
-export async function range({ query, from, to, step }: RangeQuery, signal?: AbortSignal): Promise<Series[]> {
-  const params = new URLSearchParams({
-    query,
-    start: String(from / 1000),
-    end: String(to / 1000),
-    step: String(step / 1000),
-  });
-  await turn();
-  try {
-    const body = (await ask(`/api/v1/query_range?${params}`, signal)) as Answer;
-    if (body.status !== "success") throw new Error(body.error ?? "The query failed without saying why.");
-    return (body.data?.result ?? []).map(({ metric, values }) => ({
-      labels: metric,
-      points: values.map(([at, value]) => [at, Number(value)]),
-    }));
-  } finally {
-    running -= 1;
-    waiting.shift()?.();
-  }
-}
-
-interface Answer {
-  status: string;
-  error?: string;
-  data?: { result: { metric: Record<string, string>; values: [number, string][] }[] };
 }
 
 async function ask(path: string, signal?: AbortSignal): Promise<unknown> {
@@ -77,12 +33,6 @@ async function ask(path: string, signal?: AbortSignal): Promise<unknown> {
   } catch {
     throw new Error(`Strobe answered ${response.status} with something that is not JSON.`);
   }
-  if (!response.ok) throw new Error((body as Answer).error ?? `Strobe answered ${response.status}.`);
+  if (!response.ok) throw new Error((body as { error?: string }).error ?? `Strobe answered ${response.status}.`);
   return body;
-}
-
-/** Browsers open six connections to a server; some are left free for what the person does next. */
-async function turn(): Promise<void> {
-  if (running >= AT_ONCE) await new Promise<void>((resolve) => waiting.push(resolve));
-  running += 1;
 }

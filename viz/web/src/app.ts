@@ -37,7 +37,7 @@ function show(moved: boolean): void {
     page.navigate(view);
     return;
   }
-  page?.stop();
+  if (page instanceof HostPage) page.stop();
   shown = view;
   document.title = view.page === "fleet" ? "Fleet · Strobe" : "Host · Strobe";
   page = view.page === "fleet"

@@ -236,8 +236,9 @@ export const GROUPS: readonly Group[] = [
   },
 ];
 
+/** All terms of the host page, chart by chart. */
+export const TERMS: readonly Term[] = GROUPS.flatMap((group) => group.charts.flatMap((chart) => chart.terms));
+
 /** Every metric the host page watches. */
-export const METRICS: readonly string[] = [
-  ...new Set(GROUPS.flatMap((group) => group.charts.flatMap((chart) => chart.terms.map((term) => term.metric)))),
-];
+export const METRICS: readonly string[] = [...new Set(TERMS.map((term) => term.metric))];
 

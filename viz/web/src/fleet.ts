@@ -5,17 +5,18 @@ import { h, text } from "./dom";
 import { ago, format, percent, whole } from "./format";
 import { compare, matches, pressureSeverity, saturation, severity, type HostState } from "./attention";
 import { Bar, Spark } from "./spark";
-import { range, type Series } from "./api";
-import type { Live, Message } from "./live";
+import type { Asked, History, Live, Message } from "./live";
 
 const SPARK_POINTS = 60;
 const SPARK_STEP_MS = 5000;
-const SPARK_HOSTS_MAX = 500;
 const PAGE_ROWS = 200;
 const ORDER_MS = 5000;
 
-const SPARK_CPU = 'sum by (instance) (rate(node_cpu_seconds_total{mode!~"idle|iowait"}[15s])) / count by (instance) (rate(node_cpu_seconds_total{mode="idle"}[15s]))';
-const SPARK_NET = (way: string) => `sum by (instance) (rate(node_network_${way}_bytes_total{device!="lo"}[15s]))`;
+const BUSY: Asked = { metric: "node_cpu_seconds_total", how: "rate", agg: "sum", by: "instance", where: { label: "mode", not: true, pattern: "idle|iowait" } };
+const CORES: Asked = { ...BUSY, agg: "count", where: { label: "mode", not: false, pattern: "idle" } };
+const flow = (way: string): Asked => ({ metric: `node_network_${way}_bytes_total`, how: "rate", agg: "sum", by: "instance", where: { label: "device", not: true, pattern: "lo" } });
+/** The last five minutes of CPU and network, so that the small lines do not start empty. */
+const HISTORY = { range_ms: (SPARK_POINTS - 1) * SPARK_STEP_MS, pixels: SPARK_POINTS / 2, terms: [BUSY, CORES, flow("receive"), flow("transmit")] };
 
 const NO_HOST = `No host has reported yet. Make a token where the broker runs (strobe token create), then start an agent on each host: strobe-agent --broker ${location.hostname}:7801 --token TOKEN. It appears here within seconds.`;
 
@@ -29,6 +30,7 @@ export class FleetPage {
   private readonly body = h("tbody", { role: "rowgroup" });
   private readonly figures = h("dl", { class: "figures" });
   private readonly note = h("p", { class: "note page-note" }, "Waiting for the first hosts…");
+  private readonly trouble = h("p", { class: "note page-note", role: "alert", hidden: true });
   private readonly table: HTMLElement;
   private readonly filterBox: HTMLInputElement;
   private readonly more = h("button", { type: "button", class: "more-rows", hidden: true });
@@ -36,7 +38,6 @@ export class FleetPage {
   private ordered = 0;
   private sparkAt = 0;
   private nowMs = 0;
-  private stopped = false;
 
   constructor(live: Live, private filter: string, private readonly filtered: (filter: string) => void) {
     this.filterBox = h("input", { type: "search", id: "filter", placeholder: "Filter hosts", autocomplete: "off", spellcheck: "false", value: filter });
@@ -56,15 +57,11 @@ export class FleetPage {
       h("div", { class: "page-head" },
         h("h1", { tabindex: "-1" }, "Fleet"),
         h("search", { class: "filter" }, h("label", { for: "filter", class: "sr" }, "Filter hosts by name, state, kernel or version"), this.filterBox)),
-      this.figures, this.note, this.table, this.more);
+      this.trouble, this.figures, this.note, this.table, this.more);
     this.body.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.count();
-    live.watch({ fleet: true }, { message: (message) => this.message(message), reopened: () => void this.history() });
-  }
-
-  stop(): void {
-    this.stopped = true;
+    live.watch({ fleet: true, history: HISTORY }, (message) => this.message(message));
   }
 
   focusFilter(): void {
@@ -72,9 +69,12 @@ export class FleetPage {
   }
 
   private message(message: Message): void {
+    // Without history the small lines grow from live values; the numbers beside them are complete.
+    if (message.type === "snapshot" && message.answer.data) this.history(message.answer.data);
     if (message.type !== "fleet" && message.type !== "fleet_delta") return;
     this.nowMs = message.now_ms;
-    const first = this.hosts.size === 0;
+    text(this.trouble, message.trouble ? `No news: ${message.trouble}.` : "");
+    this.trouble.hidden = !message.trouble;
     if (message.type === "fleet") {
       const there = new Set(message.hosts.map((host) => host.id));
       for (const id of this.hosts.keys()) if (!there.has(id)) this.forget(id);
@@ -85,7 +85,6 @@ export class FleetPage {
     if (spark) this.sparkAt = this.nowMs;
     for (const [id, row] of this.rows) row.update(this.hosts.get(id)!, this.nowMs, spark);
     this.count();
-    if (first && this.hosts.size > 0) void this.history();
   }
 
   private forget(id: string): void {
@@ -94,24 +93,13 @@ export class FleetPage {
     this.rows.delete(id);
   }
 
-  /** The last five minutes of CPU and network, so that the small lines do not start empty. */
-  private async history(): Promise<void> {
-    if (this.hosts.size > SPARK_HOSTS_MAX) return;
-    const to = Math.floor((this.nowMs || Date.now()) / SPARK_STEP_MS) * SPARK_STEP_MS;
-    const from = to - (SPARK_POINTS - 1) * SPARK_STEP_MS;
-    const ask = (query: string) => range({ query, from, to, step: SPARK_STEP_MS });
-    try {
-      const [cpu, rx, tx] = await Promise.all([ask(SPARK_CPU), ask(SPARK_NET("receive")), ask(SPARK_NET("transmit"))]);
-      if (this.stopped) return;
-      for (const [id, row] of this.rows) {
-        const name = this.hosts.get(id)?.instance;
-        const line = (series: Series[]) => points(series.find((s) => s.labels["instance"] === name), from);
-        const [into, out] = [line(rx!), line(tx!)];
-        row.cpu.set(line(cpu!));
-        row.net.set(into.map((value, i) => (value === null ? null : value + (out[i] ?? 0))));
-      }
-    } catch {
-      // The lines then grow from live values; the numbers beside them are complete without.
+  private history({ count, terms: [busy, cores, into, out] }: History): void {
+    for (const [id, row] of this.rows) {
+      const name = this.hosts.get(id)?.instance ?? "";
+      const line = (lines: History["terms"][number] | undefined, make: (value: number, i: number) => number) =>
+        Array.from({ length: SPARK_POINTS }, (_, i) => lines?.[name]?.[i + count - SPARK_POINTS] ?? null).map((value, i) => (value === null ? null : make(value, i + count - SPARK_POINTS)));
+      row.cpu.set(line(busy, (value, i) => value / (cores?.[name]?.[i] || 1)));
+      row.net.set(line(into, (value, i) => value + (out?.[name]?.[i] ?? 0)));
     }
   }
 
@@ -142,7 +130,7 @@ export class FleetPage {
     this.more.hidden = wanted.length <= shown.length;
     text(this.more, `Show ${Math.min(PAGE_ROWS, wanted.length - shown.length)} more of ${wanted.length} hosts`);
     this.table.hidden = shown.length === 0;
-    this.note.hidden = shown.length > 0;
+    this.note.hidden = shown.length > 0 || !this.trouble.hidden;
     text(this.note, this.hosts.size === 0 ? NO_HOST : `No host matches “${this.filter}”.`);
   }
 
@@ -248,14 +236,4 @@ class Row {
 
 function subtitle(host: HostState): string {
   return host.cores ? `${host.cores} ${host.cores === 1 ? "core" : "cores"}, load ${format(host.load1, "number")}` : host.kernel ?? "";
-}
-
-/** A series on the grid of the small lines; nulls where it says nothing. */
-function points(series: Series | undefined, from: number): (number | null)[] {
-  const values = new Array<number | null>(SPARK_POINTS).fill(null);
-  for (const [at, value] of series?.points ?? []) {
-    const index = Math.round((at * 1000 - from) / SPARK_STEP_MS);
-    if (index in values && Number.isFinite(value)) values[index] = value;
-  }
-  return values;
 }

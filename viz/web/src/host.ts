@@ -1,28 +1,23 @@
 // One host: its charts over a window that follows the clock or is held still.
 //
-// History comes once a window (a range query a chart), then rows are added behind it as they arrive. Both go
-// through the same terms, so the line does not change its meaning where one meets the other.
+// A snapshot of the window comes first, then rows are added behind it as they arrive. Both go through the
+// same terms, so the line does not change its meaning where one meets the other. A page that was too slow
+// for the rows gets another snapshot, which stands in the place of all it had.
 
 import { h, text } from "./dom";
 import { ago, moment } from "./format";
-import { GROUPS, METRICS } from "./charts";
+import { GROUPS, METRICS, TERMS } from "./charts";
 import { Card } from "./plot";
 import { Tracker, type Point, type Reading } from "./rates";
-import { append, assemble, evaluate, question, quoted, trim, trimEnd } from "./terms";
-import { hosts, range, type HostInfo } from "./api";
-import { rangeMs, stepMs, windowOf, type Host, type Window } from "./view";
+import { append, asked, assemble, evaluate, trim, trimEnd } from "./terms";
+import { hosts, type HostInfo } from "./api";
+import { rangeMs, windowOf, type Host, type Window } from "./view";
 import { Toolbar } from "./toolbar";
-import type { Live, Message } from "./live";
+import type { History, Live, Message } from "./live";
 
-const POINTS_MAX = 600;
-/** More than two points a pixel draw the same line twice. */
-const POINTS_PER_PIXEL = 2;
 const FACTS_MS = 5000;
-const RECENT_MAX = 180;
 /** History that could not be read is asked for again after this. */
 const AGAIN_MS = 5000;
-/** So long after the last rows that were skipped for us. */
-const SKIPPED_MS = 1000;
 /** Sections of one sample come as separate rows; they are taken together after this. */
 const TICK_MS = 60;
 
@@ -38,14 +33,12 @@ export class HostPage {
   private info: HostInfo | null = null;
   private tracker: Tracker | null = null;
   private step = 1000;
-  private recent: Point[] = [];
+  private interval = 1000;
   private tailOpen = new WeakMap<Card, boolean>();
-  private asking = new AbortController();
   private tick = 0;
   private factsTimer = 0;
   private again = 0;
   private shown: Window = { from: 0, to: 0 };
-  private announced: Message[] = [];
   private stopped = false;
 
   constructor(private readonly live: Live, private view: Host, private readonly changed: (view: Host) => void) {
@@ -71,14 +64,14 @@ export class HostPage {
       h("div", { class: "page-head" }, h("div", { class: "name-line" }, this.title, this.badge), this.facts),
       this.toolbar.root, this.trouble, this.charts);
     this.toolbar.show(this.view, this.window());
-    this.live.watch({ host: this.view.id, names: [...METRICS] }, { message: (message) => this.message(message), reopened: () => this.load() });
+    // Behind this turn the page stands in the document, and the charts have a width.
+    queueMicrotask(() => this.load());
     void this.refreshFacts();
     this.factsTimer = window.setInterval(() => void this.refreshFacts(), FACTS_MS);
   }
 
   stop(): void {
     this.stopped = true;
-    this.asking.abort();
     clearTimeout(this.tick);
     clearTimeout(this.again);
     clearInterval(this.factsTimer);
@@ -101,12 +94,10 @@ export class HostPage {
       if (this.stopped) return;
       const found = all.find((host) => host.id === this.view.id);
       if (!found) return this.fail("No host has this name here. It may have been removed, or the link is from another installation.");
-      const first = this.info === null;
       this.info = found;
       this.trouble.hidden = true;
       this.charts.hidden = this.toolbar.root.hidden = false;
       this.say(found);
-      if (first) this.load();
     } catch (error) {
       if (!this.stopped && !this.info) this.fail(String((error as Error).message));
     }
@@ -152,81 +143,66 @@ export class HostPage {
   }
 
   private load(): void {
-    const info = this.info;
-    if (!info) return;
-    this.asking.abort();
+    if (this.stopped) return;
     clearTimeout(this.again);
     this.again = 0;
-    this.asking = new AbortController();
-    const { signal } = this.asking;
+    this.tracker = null;
     const window = this.window();
-    const interval = Math.max(100, info.interval_ms ?? 1000);
-    const points = Math.min(POINTS_MAX, POINTS_PER_PIXEL * (this.cards[0]?.width ?? POINTS_MAX));
-    this.step = stepMs(window.to - window.from, points, interval);
-    this.tracker = new Tracker(this.step, interval);
-    this.recent = [];
-    for (const message of this.announced) this.columns(message);
     this.shown = window;
     this.toolbar.show(this.view, window);
-    // The grid stands on multiples of the step, so that the same moment has the same value in every view.
-    const from = Math.floor(window.from / this.step) * this.step;
-    const to = Math.floor(window.to / this.step) * this.step;
-    const grid = { from, to, step: this.step };
-    const lookback = Math.max(this.step, 3 * interval);
-    const fine = this.step <= interval * 1.5;
-    const selector = `instance=${quoted(info.instance)}${info.job ? `,job=${quoted(info.job)}` : ""}`;
-    for (const card of this.cards) void this.fill(card, { grid, lookback, fine, selector, signal, window });
-  }
-
-  private async fill(card: Card, ask: Ask): Promise<void> {
-    const { grid, signal } = ask;
-    card.busy(true);
-    if (!card.grid) card.say("Loading history…");
-    card.show(ask.window);
-    try {
-      const { terms, finish } = card.spec;
-      const answer = await range({ query: question(terms, ask.selector, ask.lookback, ask.fine), ...grid }, signal);
-      if (signal.aborted) return;
-      card.grid = assemble(terms, answer, grid, finish);
-      if (!this.view.held) trimEnd(card.grid);
-      this.tailOpen.set(card, false);
-      for (const point of this.recent) this.add(card, point);
-      card.show(this.shown);
-      card.busy(false);
-    } catch (error) {
-      if (signal.aborted) return;
-      card.busy(false);
-      card.grid = null;
-      card.say(`History could not be read: ${(error as Error).message}. Trying again.`, "error");
-      this.again ||= window.setTimeout(() => this.load(), AGAIN_MS);
+    for (const card of this.cards) {
+      card.busy(true);
+      if (!card.grid) card.say("Loading history…");
+      card.show(window);
     }
+    const { held } = this.view;
+    const time = held ? { from_ms: held.from, to_ms: held.to } : { range_ms: rangeMs(this.view.range)! };
+    const history = { ...time, pixels: this.cards[0]?.width ?? 300, terms: TERMS.map(asked) };
+    this.live.watch({ host: this.view.id, names: [...METRICS], rows: !held, history }, (message) => this.message(message));
   }
 
   private message(message: Message): void {
-    if (message.type === "columns" && message.id === this.view.id) {
-      this.announced = this.announced.filter((old) => old.type !== "columns" || old.section !== message.section);
-      this.announced.push(message);
-      this.columns(message);
-    } else if (message.type === "row" && message.id === this.view.id && !this.view.held) {
+    if (message.type === "snapshot") {
+      const { data, error } = message.answer;
+      if (data) this.fill(data);
+      else this.unread(error ?? "Strobe does not say why");
+    } else if (message.type === "columns") {
+      this.tracker?.columns(message.section, message.schema, message.columns);
+    } else if (message.type === "row") {
       this.tracker?.row(message.section, message.schema, message.t, message.v);
       this.tick ||= window.setTimeout(() => this.flush(), TICK_MS);
-    } else if (message.type === "skipped" && !this.view.held) {
-      // What was skipped is in the store: history closes the hole, once it is quiet.
-      clearTimeout(this.again);
-      this.again = window.setTimeout(() => this.load(), SKIPPED_MS);
     }
   }
 
-  private columns(message: Message): void {
-    if (message.type === "columns") this.tracker?.columns(message.section, message.schema, message.columns);
+  private fill(history: History): void {
+    this.step = history.step;
+    this.interval = history.interval_ms;
+    this.tracker = new Tracker(this.step, this.interval);
+    let at = 0;
+    for (const card of this.cards) {
+      const { terms, finish } = card.spec;
+      card.grid = assemble(terms, history.terms.slice(at, at + terms.length), history, finish);
+      at += terms.length;
+      if (!this.view.held) trimEnd(card.grid);
+      this.tailOpen.set(card, false);
+      card.show(this.shown);
+      card.busy(false);
+    }
+  }
+
+  private unread(why: string): void {
+    for (const card of this.cards) {
+      card.busy(false);
+      card.grid = null;
+      card.say(`History could not be read: ${why}. Trying again.`, "error");
+    }
+    this.again ||= window.setTimeout(() => this.load(), AGAIN_MS);
   }
 
   private flush(): void {
     this.tick = 0;
     const point = this.view.held ? null : this.tracker?.point();
     if (!point) return;
-    this.recent.push(point);
-    if (this.recent.length > RECENT_MAX) this.recent.shift();
     this.shown = { from: point.t - rangeMs(this.view.range)!, to: point.t };
     this.toolbar.show(this.view, this.shown);
     for (const card of this.cards) {
@@ -243,21 +219,12 @@ export class HostPage {
     const last = grid.times[grid.times.length - 1] ?? 0;
     const open = this.tailOpen.get(card) ?? false;
     if (seconds <= last) return;
-    const hole = point.gap || (last > 0 && seconds - last > (3.5 * Math.max(this.step, this.info?.interval_ms ?? 0)) / 1000);
+    const hole = point.gap || (last > 0 && seconds - last > (3.5 * Math.max(this.step, this.interval)) / 1000);
     if (hole && !open) append(grid, last + this.step / 1000, new Map(), false);
     const lines = point.gap ? new Map() : card.spec.finish(evaluate(card.spec.terms, index(point)));
     append(grid, seconds, lines, open);
     this.tailOpen.set(card, !point.closed);
   }
-}
-
-interface Ask {
-  grid: { from: number; to: number; step: number };
-  lookback: number;
-  fine: boolean;
-  selector: string;
-  signal: AbortSignal;
-  window: Window;
 }
 
 const indexes = new WeakMap<Point, Map<string, Reading[]>>();

@@ -1,26 +1,48 @@
-// The WebSocket that keeps the page live. It reconnects by itself with a jittered back-off, asks again
-// for what was watched, and says in what state it is.
+// The WebSocket by which a page gets its data: it says what it looks at, and gets a snapshot of that and
+// then what comes in. It reconnects by itself with a jittered back-off, asks again for what was watched,
+// and says in what state it is.
 //
 //   connecting ──open──▶ open ──close──▶ waiting ──timer, online, visible──▶ connecting
 
 import type { Column } from "./rates";
 import type { HostState } from "./attention";
 
-export type Watch = { fleet: true } | { host: string; names: string[] };
+export type Watch =
+  | { fleet: true; history: Wish }
+  /** `rows` is false where a window of the past is looked at, which nothing is added to. */
+  | { host: string; names: string[]; rows: boolean; history: Wish };
+
+/** The last `range_ms`, or a window held still; at most two points for each of `pixels`. */
+export type Wish = ({ range_ms: number } | { from_ms: number; to_ms: number }) & { pixels: number; terms: Asked[] };
+
+/** A term as it is asked: its key stays here. */
+export interface Asked {
+  metric: string;
+  how: "rate" | "value";
+  agg: "sum" | "avg" | "max" | "count";
+  by?: string;
+  where?: { label: string; not: boolean; pattern: string };
+}
+
+/** All terms on one grid; each is lines by the label it is grouped by, null where nothing is known. */
+export interface History {
+  from: number;
+  step: number;
+  count: number;
+  interval_ms: number;
+  terms: Record<string, (number | null)[]>[];
+}
 
 export type Message =
-  | { type: "fleet" | "fleet_delta"; now_ms: number; hosts: HostState[] }
+  /** `trouble`: why nothing comes from the broker. */
+  | { type: "fleet" | "fleet_delta"; now_ms: number; hosts: HostState[]; trouble?: string }
   | { type: "columns"; id: string; section: string; schema: string; columns: Column[] }
   | { type: "row"; id: string; section: string; schema: string; t: number; v: (number | null)[] }
-  | { type: "skipped"; n: number };
+  | { type: "snapshot"; ask: number; answer: { status: string; error?: string; data?: History } };
 
 export type Link = { state: "connecting" } | { state: "open" } | { state: "waiting"; retryAt: number };
 
-interface Listener {
-  message(message: Message): void;
-  /** A new connection stands where one was lost: what happened in between has to be fetched. */
-  reopened(): void;
-}
+type Listener = (message: Message) => void;
 
 const BACKOFF_MS_MIN = 500;
 const BACKOFF_MS_MAX = 15_000;
@@ -30,7 +52,7 @@ export class Live {
   private watching: Watch | null = null;
   private listener: Listener | null = null;
   private failures = 0;
-  private everOpen = false;
+  private asks = 0;
   private timer = 0;
   link: Link = { state: "connecting" };
 
@@ -41,10 +63,11 @@ export class Live {
     });
   }
 
-  /** Replaces what was watched before. */
+  /** Replaces what was watched before, of which no snapshot comes any more. */
   watch(watch: Watch, listener: Listener): void {
     this.watching = watch;
     this.listener = listener;
+    this.asks += 1;
     if (this.socket?.readyState === WebSocket.OPEN) this.ask();
     else if (!this.socket) this.connect();
   }
@@ -55,12 +78,9 @@ export class Live {
     const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
     this.socket = socket;
     socket.onopen = () => {
-      const again = this.everOpen;
-      this.everOpen = true;
       this.failures = 0;
       this.become({ state: "open" });
       this.ask();
-      if (again) this.listener?.reopened();
     };
     socket.onmessage = (event) => this.take(event.data);
     socket.onclose = () => {
@@ -82,7 +102,7 @@ export class Live {
   }
 
   private ask(): void {
-    if (this.watching) this.socket?.send(JSON.stringify({ watch: this.watching }));
+    if (this.watching) this.socket?.send(JSON.stringify({ watch: { ...this.watching, ask: this.asks } }));
   }
 
   private take(data: unknown): void {
@@ -92,7 +112,7 @@ export class Live {
     } catch {
       return;
     }
-    this.listener?.message(message);
+    if (message.type !== "snapshot" || message.ask === this.asks) this.listener?.(message);
   }
 
   private become(link: Link): void {

@@ -2,6 +2,7 @@
 // over history (as PromQL) and here over the rows that come in live. The finish turns the keyed
 // numbers of one moment into the lines of the chart.
 
+import type { Asked, History } from "./live";
 import type { Reading } from "./rates";
 
 export interface Term {
@@ -25,29 +26,9 @@ export interface Grid {
   lines: Map<string, (number | null)[]>;
 }
 
-/**
- * The term as PromQL for one host. `windowMs` is what a rate looks back over; `fine` asks for the rate
- * between the last two samples, which is what a live row gives. A gauge is averaged over the window and
- * not taken as it stands, because a plain selector would bridge five minutes of silence.
- */
-export function promql(term: Term, selector: string, windowMs: number, fine: boolean): string {
-  const where = term.where ? `,${term.where.label}${term.where.not ? "!~" : "=~"}${quoted(term.where.pattern)}` : "";
-  // File systems are asked every 5 s (agent.filesystem_interval): a shorter window would show holes.
-  const windowLeast = term.metric.startsWith("node_filesystem_") ? 17_500 : 0;
-  const series = `${term.metric}{${selector}${where}}[${Math.round(Math.max(windowMs, windowLeast))}ms]`;
-  const inner = term.how === "rate" ? `${fine ? "irate" : "rate"}(${series})` : `avg_over_time(${series})`;
-  return `${term.agg}${term.by ? ` by (${term.by})` : ""} (${inner})`;
-}
-
-/** All terms of a chart as one query: answers carry their term's key in the label `term`. */
-export function question(terms: readonly Term[], selector: string, windowMs: number, fine: boolean): string {
-  const tagged = (term: Term) => `label_replace(${promql(term, selector, windowMs, fine)}, "term", ${quoted(term.key)}, "", "")`;
-  return terms.map(tagged).join(" or ");
-}
-
-/** Label text that is safe inside a quoted PromQL string. */
-export function quoted(text: string): string {
-  return `"${text.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/\n/g, "\\n")}"`;
+/** As the broker takes it. */
+export function asked({ metric, how, agg, by, where }: Term): Asked {
+  return { metric, how, agg, ...(by ? { by } : {}), ...(where ? { where } : {}) };
 }
 
 /** The terms over one live point's readings. */
@@ -73,31 +54,21 @@ export function keyOf(term: Term, labels: Record<string, string>): string {
   return term.by ? `${term.key}|${labels[term.by] ?? ""}` : term.key;
 }
 
-/** The broker's answer to a `question`, on the common grid and finished. */
-export function assemble(
-  terms: readonly Term[],
-  answer: readonly { labels: Record<string, string>; points: [number, number][] }[],
-  grid: { from: number; to: number; step: number },
-  finish: Finish,
-): Grid {
-  const count = Math.floor((grid.to - grid.from) / grid.step + 1e-9) + 1;
-  const times = Array.from({ length: count }, (_, i) => (grid.from + i * grid.step) / 1000);
+/** A chart's part of a snapshot, the lines of its terms in their order, finished. */
+export function assemble(terms: readonly Term[], answer: readonly History["terms"][number][], grid: Omit<History, "terms">, finish: Finish): Grid {
+  const times = Array.from({ length: grid.count }, (_, i) => (grid.from + i * grid.step) / 1000);
   const moments: Moment[] = times.map(() => new Map());
-  const known = new Map(terms.map((term) => [term.key, term]));
-  for (const { labels, points } of answer) {
-    const term = known.get(labels["term"] ?? "");
-    if (!term) continue;
-    const key = keyOf(term, labels);
-    for (const [seconds, value] of points) {
-      const index = Math.round((seconds * 1000 - grid.from) / grid.step);
-      if (Number.isFinite(value)) moments[index]?.set(key, value);
+  terms.forEach((term, at) => {
+    for (const [label, values] of Object.entries(answer[at] ?? {})) {
+      const key = term.by ? `${term.key}|${label}` : term.key;
+      values.forEach((value, i) => value !== null && moments[i]?.set(key, value));
     }
-  }
+  });
   const lines: Grid["lines"] = new Map();
   moments.forEach((moment, i) => {
     if (moment.size === 0) return;
     for (const [name, value] of finish(moment)) {
-      if (!lines.has(name)) lines.set(name, new Array<number | null>(count).fill(null));
+      if (!lines.has(name)) lines.set(name, new Array<number | null>(grid.count).fill(null));
       lines.get(name)![i] = value;
     }
   });

@@ -89,11 +89,3 @@ function decode(text: string): string {
     return text;
   }
 }
-
-/** A step that gives at most `points` over `ms`, not finer than the host's own interval, a round number of seconds. */
-export function stepMs(ms: number, points: number, intervalMs: number): number {
-  const round = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400];
-  const least = Math.max(ms / points, intervalMs, 1000);
-  const found = round.find((seconds) => seconds * 1000 >= least);
-  return (found ?? Math.ceil(least / 86_400_000) * 86400) * 1000;
-}

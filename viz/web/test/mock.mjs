@@ -111,52 +111,31 @@ function summary(host, t) {
   };
 }
 
-/** As strict as the real parser: a lone backslash is refused. */
-function unescape(text) {
-  return text.replace(/\\(.)/g, (_, c) => {
-    if (!'\\"n'.includes(c)) throw new Error(`unknown escape sequence '${c}'`);
-    return c === "n" ? "\n" : c;
-  });
+/** What the broker's /api/strobe/v1/history answers. */
+function history(wish, id) {
+  const to = wish.to_ms ?? Date.now();
+  const from = wish.from_ms ?? to - wish.range_ms;
+  const least = Math.max((to - from) / (2 * wish.pixels), 1000);
+  const step = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600].map((s) => s * 1000).find((ms) => ms >= least);
+  const start = Math.floor(from / step) * step;
+  const times = Array.from({ length: Math.floor((to - start) / step) + 1 }, (_, i) => (start + i * step) / 1000);
+  const hosts = HOSTS.filter((host) => (id ? host.id === id : host.state !== "lost"));
+  return { from: start, step, count: times.length, interval_ms: id ? 1000 : step, terms: wish.terms.map((term) => lines(term, hosts, times, Math.max(step / 1000, 1))) };
 }
 
-/** Knows just the shapes of expression that the dashboard sends. */
-function query(params) {
-  const [from, to, step] = ["start", "end", "step"].map((name) => Number(params.get(name)));
-  const expr = params.get("query") ?? "";
-  if (!(step > 0) || !((to - from) / step <= 11_000)) throw new Error("exceeded maximum resolution of 11,000 points per timeseries");
-  const times = [];
-  for (let t = from; t <= to + 1e-6; t += step) times.push(t);
-  const series = (labels, at) => ({ metric: labels, values: times.filter((t) => t >= EPOCH + 90_000).map((t) => [t, String(at(t))]) });
-  if (expr.startsWith("sum by (instance)")) {
-    return HOSTS.filter((host) => host.state !== "lost").map((host) => series({ instance: host.name }, (t) => summary(host, t)[expr.includes("_receive_") ? "rx" : expr.includes("_transmit_") ? "tx" : "cpu"]));
-  }
-  return expr.split(/ or (?=label_replace)/).flatMap((part) => {
-    const tag = /^label_replace\((.*), "term", "(\w+)", "", ""\)$/.exec(part);
-    if (!tag) throw new Error(`the test server cannot evaluate ${part}`);
-    return term(tag[1], series).map(({ metric, values }) => ({ metric: { ...metric, term: tag[2] }, values }));
-  });
-}
-
-function term(expr, series) {
-  const match = /^(sum|avg|max)(?: by \((\w+)\))? \((irate|rate|avg_over_time)\((\w+)\{(.*)\}\[(\d+)ms\]\)\)$/.exec(expr);
-  if (!match) throw new Error(`the test server cannot evaluate ${expr}`);
-  const [, agg, by, fn, name, inside, ms] = match;
-  const matchers = [...inside.matchAll(/(\w+)(=~|!~|=|!=)"([^"]*)"/g)].map(([, label, op, text]) => [label, op, unescape(text)]).map(([label, op, text]) => ({ label, op, test: new RegExp(`^(?:${text})$`) }));
-  const host = HOSTS.find((h) => matchers.some((m) => m.label === "instance" && m.test.test(h.name)));
-  const found = columns(host ?? { cores: 0, seed: 0 }).filter((c) => c.name === name && matchers.every(({ label, op, test }) =>
-    ["instance", "job"].includes(label) || test.test(c.labels[label] ?? "") === !op.startsWith("!")));
-  const back = fn === "irate" ? 1 : Number(ms) / 1000;
+function lines({ metric, how, agg, by, where }, hosts, times, back) {
   const groups = new Map();
-  for (const column of found) {
-    const key = by ? column.labels[by] ?? "" : "";
-    groups.set(key, [...(groups.get(key) ?? []), column]);
+  for (const host of hosts) {
+    for (const column of columns(host)) {
+      const labels = { ...column.labels, instance: host.name };
+      if (column.name !== metric || (where && new RegExp(`^(?:${where.pattern})$`).test(labels[where.label] ?? "") === where.not)) continue;
+      const key = by ? labels[by] ?? "" : "";
+      groups.set(key, [...(groups.get(key) ?? []), column]);
+    }
   }
-  return [...groups].map(([key, list]) => series(by ? { [by]: key } : {}, (t) => {
-    const values = list.map((c) => (fn === "avg_over_time" ? c.read(t) : (c.read(t) - c.read(t - back)) / back));
-    if (agg === "max") return Math.max(...values);
-    const sum = values.reduce((a, b) => a + b, 0);
-    return agg === "avg" ? sum / values.length : sum;
-  }));
+  const put = { sum: (v) => v.reduce((a, b) => a + b, 0), avg: (v) => v.reduce((a, b) => a + b, 0) / v.length, max: (v) => Math.max(...v), count: (v) => v.length }[agg];
+  const at = (list, t) => (t < EPOCH + 90_000 ? null : put(list.map((c) => (how === "value" ? c.read(t) : (c.read(t) - c.read(t - back)) / back))));
+  return Object.fromEntries([...groups].map(([key, list]) => [key, times.map((t) => at(list, t))]));
 }
 
 export async function start(port = 0) {
@@ -167,14 +146,6 @@ export async function start(port = 0) {
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
     if (url.pathname === "/api/strobe/v1/hosts") {
       return json(200, HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) })));
-    }
-    if (url.pathname === "/api/v1/query_range") {
-      try {
-        if (state.fail) return json(503, { status: "error", errorType: "unavailable", error: "the store is not ready" });
-        return json(200, { status: "success", data: { resultType: "matrix", result: query(url.searchParams) } });
-      } catch (error) {
-        return json(400, { status: "error", errorType: "bad_data", error: error.message });
-      }
     }
     const name = url.pathname === "/" ? "index.html" : url.pathname.slice(1);
     if (!/^[\w.]+$/.test(name)) return response.writeHead(404).end();
@@ -197,8 +168,9 @@ export async function start(port = 0) {
     server.closeAllConnections();
     return new Promise((resolve) => server.close(resolve));
   };
-  const skip = (n) => sockets.forEach((ws) => ws.send(JSON.stringify({ type: "skipped", n })));
-  return { url: `http://127.0.0.1:${server.address().port}`, state, stop, skip, drop: () => sockets.forEach((ws) => ws.terminate()) };
+  /** What a page gets that was too slow for the rows. */
+  const again = () => sockets.forEach((ws) => ws.again());
+  return { url: `http://127.0.0.1:${server.address().port}`, state, stop, again, drop: () => sockets.forEach((ws) => ws.terminate()) };
 }
 
 function serve(ws, sockets, state) {
@@ -206,15 +178,21 @@ function serve(ws, sockets, state) {
   let timer = 0;
   sockets.add(ws);
   const send = (message) => ws.readyState === ws.OPEN && ws.send(JSON.stringify(message));
+  const snapshot = () => {
+    const answer = state.fail ? { status: "error", errorType: "unavailable", error: "the store is not ready" } : { status: "success", data: history(watch.history, watch.host) };
+    send({ type: "snapshot", ask: watch.ask, answer });
+  };
+  ws.again = () => (snapshot(), tick(true));
   const tick = (first) => {
     if (state.mute) return;
     const now = Date.now();
     if (watch?.fleet) {
+      if (state.trouble) return send({ type: first ? "fleet" : "fleet_delta", now_ms: now, hosts: [], trouble: state.trouble });
       const hosts = HOSTS.filter((host) => !state.empty && (first || host.state === "fresh")).map((host) => summary(host, now / 1000));
       send({ type: first ? "fleet" : "fleet_delta", now_ms: now, hosts });
     } else if (watch?.host) {
       const host = HOSTS.find((h) => h.id === watch.host);
-      if (!host || host.state !== "fresh") return;
+      if (!host || host.state !== "fresh" || !watch.rows) return;
       for (const section of ["host", "cpu", "disk", "net", "filesystem"]) {
         const own = columns(host).filter((c) => c.section === section && watch.names.includes(c.name));
         const head = { id: host.id, section, schema: `${section}-1` };
@@ -226,7 +204,9 @@ function serve(ws, sockets, state) {
   ws.on("message", (data) => {
     clearInterval(timer);
     watch = JSON.parse(String(data)).watch;
+    if (watch.host) snapshot();
     tick(true);
+    if (watch.fleet) snapshot();
     timer = setInterval(() => tick(false), 1000);
   });
   ws.on("close", () => {

@@ -104,11 +104,6 @@ test("a window is ordered and never too small", () => {
   assert.ok(small.to - small.from >= 5000);
 });
 
-test("a step is round, within the points allowed, and no finer than the host samples", () => {
-  const table = [[300_000, 1000, 1000], [3_600_000, 1000, 10_000], [604_800_000, 1000, 1_800_000], [60_000, 10_000, 10_000], [60_000, 100, 1000]];
-  for (const [ms, interval, expected] of table) assert.equal(view.stepMs(ms, 600, interval), expected, `${ms} at ${interval}`);
-});
-
 test("what needs attention comes first", () => {
   const host = (id, more) => ({ id, instance: id, state: "fresh", ...more });
   const all = [
@@ -123,29 +118,21 @@ test("what needs attention comes first", () => {
 
 test("a term says the same to the broker and to live rows", () => {
   const term = { key: "in", metric: "m", how: "rate", agg: "sum", by: "device", where: { label: "device", not: true, pattern: "lo|veth.*" } };
-  assert.equal(terms.promql(term, 'instance="a"', 3000, false), 'sum by (device) (rate(m{instance="a",device!~"lo|veth.*"}[3000ms]))');
-  assert.equal(terms.promql({ ...term, how: "value", agg: "avg", by: undefined }, 'instance="a"', 3000, true), 'avg (avg_over_time(m{instance="a",device!~"lo|veth.*"}[3000ms]))');
-  assert.match(terms.promql({ ...term, where: { ...term.where, pattern: "ram\\d+" } }, "", 3000, false), /!~"ram\\\\d\+"/, "a backslash is escaped once more");
+  assert.deepEqual(terms.asked(term), { metric: "m", how: "rate", agg: "sum", by: "device", where: { label: "device", not: true, pattern: "lo|veth.*" } });
   const readings = new Map([["m", [["eth0", 3], ["eth0", 4], ["lo", 100], ["veth1", 5], ["loop", 2], ["eth1", null]].map(([device, value]) => ({ name: "m", labels: { device }, value }))]]);
   assert.deepEqual([...terms.evaluate([term], readings)], [["in|eth0", 7], ["in|loop", 2]]);
   assert.deepEqual([...terms.evaluate([{ ...term, agg: "avg" }], readings)], [["in|eth0", 3.5], ["in|loop", 2]]);
-  assert.equal(terms.quoted('a"\\\n'), '"a\\"\\\\\\n"');
 });
 
-test("a chart is one question, and the answer finds its terms again", () => {
+test("a snapshot's lines find their terms again", () => {
   const of = (key, by) => ({ key, metric: `m_${key}`, how: "value", agg: "sum", ...(by ? { by } : {}) });
-  const all = [of("in", "device"), of("out", "device"), of("total")];
-  assert.equal(terms.question(all.slice(1), 'instance="a"', 1000, false),
-    'label_replace(sum by (device) (avg_over_time(m_out{instance="a"}[1000ms])), "term", "out", "", "") or label_replace(sum (avg_over_time(m_total{instance="a"}[1000ms])), "term", "total", "", "")');
-  const answer = [["in", "eth0", 1], ["out", "eth0", 2], ["total", undefined, 3]].map(([term, device, v]) => ({ labels: { term, ...(device ? { device } : {}) }, points: [[10, v]] }));
-  const grid = terms.assemble(all, answer, { from: 10_000, to: 10_000, step: 1000 }, (moment) => moment);
+  const grid = terms.assemble([of("in", "device"), of("out", "device"), of("total")], [{ eth0: [1] }, { eth0: [2] }, { "": [3] }], { from: 10_000, step: 1000, count: 1, interval_ms: 1000 }, (moment) => moment);
   assert.deepEqual([...grid.lines], [["in|eth0", [1]], ["out|eth0", [2]], ["total", [3]]]);
 });
 
 test("history is put on its grid with holes kept, and live points follow", () => {
   const term = { key: "k", metric: "m", how: "value", agg: "sum" };
-  const answer = [{ labels: { term: "k" }, points: [[10, 1], [12, 3], [99, 9], [11, NaN]] }, { labels: { term: "other" }, points: [[11, 7]] }];
-  const grid = terms.assemble([term], answer, { from: 10_000, to: 13_000, step: 1000 }, (m) => new Map([["line", m.get("k")]]));
+  const grid = terms.assemble([term], [{ "": [1, null, 3, null] }], { from: 10_000, step: 1000, count: 4, interval_ms: 1000 }, (m) => new Map([["line", m.get("k")]]));
   assert.deepEqual([grid.times, grid.lines.get("line")], [[10, 11, 12, 13], [1, null, 3, null]]);
   terms.append(grid, 14, new Map([["line", 5], ["new", 1]]), false);
   terms.append(grid, 14.5, new Map([["line", 6]]), true);

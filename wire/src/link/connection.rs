@@ -2,7 +2,7 @@
 
 use super::admit::{Admitted, Refusal, admit};
 use super::event::clip;
-use super::{Alpn, CODE_CLOSED, ConnId, Event, Link, Side, Why, transport};
+use super::{Alpn, CODE_CLOSED, ConnId, Event, Link, Side, Traffic, Why, transport};
 use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, Dir, StreamEvent, VarInt};
 use std::net::SocketAddr;
@@ -14,6 +14,17 @@ pub(super) struct Slot {
     pub(super) phase: Phase,
     pub(super) queued: bool,
     pub(super) wake: Option<Instant>,
+    pub(super) patience: Patience,
+}
+
+/// How long a peer may take to acknowledge what it was sent ([`Link::be_patient`]).
+#[derive(Clone, Copy, Default)]
+pub(super) struct Patience {
+    pub(super) most: Duration,
+    /// Something was written that has not left yet.
+    pub(super) spoken: bool,
+    /// Until when no timer of the connection is looked at.
+    pub(super) until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,6 +63,26 @@ impl Link {
     /// The round trip as estimated.
     pub fn rtt(&mut self, conn: ConnId) -> Option<Duration> {
         self.slot(conn).map(|slot| slot.quic.rtt())
+    }
+
+    /// From now on the peer has `most` to acknowledge what it is sent: so long after something was
+    /// sent on a stream, no timer of the connection is looked at, and nothing is sent twice. For
+    /// an agent, which acknowledges with a later tick so that it need not wake in between. What
+    /// is lost in spite of that is found when the peer acknowledges something later.
+    pub fn be_patient(&mut self, conn: ConnId, most: Duration) {
+        if let Some(slot) = self.slot(conn) {
+            slot.patience.most = most;
+        }
+    }
+
+    /// Datagrams and packets of the connection so far.
+    pub fn traffic(&mut self, conn: ConnId) -> Option<Traffic> {
+        let stats = self.slot(conn)?.quic.stats();
+        Some(Traffic {
+            sent: stats.udp_tx.datagrams,
+            received: stats.udp_rx.datagrams,
+            lost: stats.path.lost_packets,
+        })
     }
 
     /// After anything that a connection was told: its events, its timer, its turn to transmit.
@@ -192,7 +223,7 @@ impl Link {
     pub(super) fn defer(&mut self) {
         while let Some(&(at, index)) = self.timers.first()
             && let Some(slot) = slot_mut(&mut self.slots, index)
-            && slot.quic.poll_timeout().is_none_or(|wanted| at < wanted)
+            && slot.due().is_none_or(|wanted| at < wanted)
         {
             slot.wake = None;
             self.timers.pop_first();
@@ -204,7 +235,7 @@ impl Link {
     /// with every datagram.
     fn schedule(&mut self, index: u32) {
         let Some(slot) = slot_mut(&mut self.slots, index) else { return };
-        let Some(at) = slot.quic.poll_timeout() else { return };
+        let Some(at) = slot.due() else { return };
         if slot.wake.is_some_and(|wake| wake <= at) {
             return;
         }
@@ -230,6 +261,24 @@ impl Link {
 
     pub(super) fn slot_at(&mut self, index: u32) -> Option<&mut Slot> {
         slot_mut(&mut self.slots, index)
+    }
+}
+
+impl Slot {
+    /// When its timers are to be looked at.
+    pub(super) fn due(&mut self) -> Option<Instant> {
+        let at = self.quic.poll_timeout()?;
+        let until = self.patience.until.filter(|_| self.phase == Phase::Open);
+        Some(until.map_or(at, |until| at.max(until)))
+    }
+
+    /// Something was handed to the socket.
+    pub(super) fn transmitted(&mut self, now: Instant) {
+        let Patience { most, spoken, .. } = self.patience;
+        if spoken && most != Duration::ZERO {
+            self.patience.until = Some(now + most);
+        }
+        self.patience.spoken = false;
     }
 }
 

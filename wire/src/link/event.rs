@@ -171,6 +171,17 @@ pub struct Counters {
     pub refused_role: u64,
 }
 
+/// What went over a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Packets given up for lost and sent again.
+    pub lost: u64,
+}
+
 /// A datagram that came in.
 #[derive(Debug)]
 pub struct Datagram {

@@ -13,7 +13,7 @@ use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a socket is made of.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,17 @@ pub enum Progress {
     Blocked,
     /// Enough for one turn: see to the rest of the loop, then call again without waiting.
     More,
+}
+
+/// When datagrams are read, and since when they may have waited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Late {
+    /// Now.
+    pub now: Instant,
+    /// When the socket was read before: nothing that is there came earlier.
+    pub since: Instant,
+    /// Now, on the kernel's wall clock, since 1970.
+    pub wall: Duration,
 }
 
 /// The socket.
@@ -127,6 +138,15 @@ impl Socket {
     /// # Errors
     /// The socket is broken.
     pub fn receive(&mut self, now: Instant, link: &mut Link) -> io::Result<Progress> {
+        self.receive_late(Late { now, since: now, wall: Duration::ZERO }, link)
+    }
+
+    /// [`Self::receive`] for one who looks seldom: `link` is told of each datagram as of when the
+    /// kernel had it, so that round trips are what they are.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn receive_late(&mut self, mut late: Late, link: &mut Link) -> io::Result<Progress> {
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
         for _ in 0..TURN_CALLS {
             let buffers = self.receive.len();
@@ -146,7 +166,8 @@ impl Socket {
                 },
             };
             for (meta, buffer) in meta.iter().zip(&self.receive).take(count) {
-                deliver(now, link, meta, buffer);
+                late.since = late.came(meta.timestamp);
+                deliver(late.since, link, meta, buffer);
             }
             if count < buffers {
                 // The kernel had no more: asking again would only say so.
@@ -195,6 +216,15 @@ impl Socket {
                 },
             }
         }
+    }
+}
+
+impl Late {
+    /// When a datagram with this stamp came; a clock that was set leads nowhere but to `since` or
+    /// `now`.
+    fn came(self, stamp: Option<Duration>) -> Instant {
+        let waited = stamp.map_or(Duration::ZERO, |stamp| self.wall.saturating_sub(stamp));
+        self.now.checked_sub(waited).map_or(self.since, |came| came.max(self.since))
     }
 }
 

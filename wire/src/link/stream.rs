@@ -39,6 +39,7 @@ impl Link {
                 break;
             }
         }
+        slot.patience.spoken = true;
         self.enqueue(conn.index);
         Ok(taken)
     }

@@ -1,0 +1,232 @@
+//! Every collector: its name (node_exporter's where that has it), whether it is on by default, how
+//! often it is read, and which rows it shares. docs/collectors.md is this table for people.
+
+use crate::readers::Roots;
+use crate::readers::leaf::Found;
+use crate::readers::{walk_hardware, walk_host, walk_links};
+use crate::readers::{walk_sensors, walk_storage, walk_tables};
+use std::path::PathBuf;
+use strobe_wire::settings::nearest;
+
+/// One collector.
+#[derive(Debug)]
+pub struct Collector {
+    /// node_exporter's name of it.
+    pub name: &'static str,
+    /// Whether it is on unless the configuration says otherwise.
+    pub on: bool,
+    /// Time between two readings; 0 is every tick.
+    pub interval_ms: u64,
+    /// The section it shares on its default interval.
+    pub(super) section: &'static str,
+    /// Whether there being nothing on this host is no failure, as node_exporter has it.
+    pub(super) may_be_empty: bool,
+    /// The directory of sysfs without which nothing is read, for what may hang when it is.
+    pub(super) patient: Option<&'static str>,
+    pub(super) source: Source,
+}
+
+/// Where a collector's values come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// The sampler reads it itself, every tick ([`super::source::files`]).
+    Tick,
+    /// A walk, made again when one of these directories of sysfs lists other names.
+    Walk { watch: &'static [&'static str], walk: fn(&Roots, &mut Found) },
+}
+
+/// A collector that is read, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pick {
+    pub(super) collector: &'static Collector,
+    pub(super) interval_ms: u64,
+}
+
+impl Pick {
+    /// Whether it is this collector, read by the sampler itself.
+    pub(super) fn is_each_tick(&self, name: &str) -> bool {
+        let tick = matches!(self.collector.source, Source::Tick) && self.interval_ms == 0;
+        tick && self.collector.name == name
+    }
+}
+
+impl Collector {
+    /// Whether it may be given an interval.
+    #[must_use]
+    pub fn has_interval(&self) -> bool {
+        !matches!(self.name, "filesystem" | "time" | "uname")
+    }
+}
+
+/// Which collectors are read, and how often: [`COLLECTORS`] and what the configuration changes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Choice {
+    /// Read these too.
+    pub enable: Vec<String>,
+    /// Do not read these.
+    pub disable: Vec<String>,
+    /// Read these at other intervals, in ms.
+    pub intervals: Vec<(String, u64)>,
+    /// Where others leave their metrics.
+    pub textfiles: Option<PathBuf>,
+}
+
+impl Choice {
+    /// Time between two readings of `collector`; 0 is every tick.
+    #[must_use]
+    pub fn interval_ms(&self, collector: &Collector) -> u64 {
+        let set = self.intervals.iter().rfind(|(name, _)| name == collector.name);
+        set.map_or(collector.interval_ms, |(_, interval_ms)| *interval_ms)
+    }
+
+    /// What is read.
+    pub(super) fn picks(&self) -> Vec<Pick> {
+        let is_on = |collector: &Collector| {
+            let named = |list: &[String]| list.iter().any(|name| name == collector.name);
+            (collector.on || named(&self.enable)) && !named(&self.disable)
+        };
+        let pick = |collector: &'static Collector| Pick {
+            collector,
+            interval_ms: self.interval_ms(collector),
+        };
+        COLLECTORS.iter().filter(|collector| is_on(collector)).map(pick).collect()
+    }
+}
+
+/// The collector of this name.
+///
+/// # Errors
+/// A sentence with the nearest one.
+pub fn known(name: &str) -> Result<&'static Collector, String> {
+    COLLECTORS.iter().find(|collector| collector.name == name).ok_or_else(|| {
+        let nearest = nearest(COLLECTORS.iter().map(|collector| collector.name), name);
+        let hint = nearest.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+        format!("no collector is called {name:?}{hint}")
+    })
+}
+
+const fn tick(name: &'static str) -> Collector {
+    let source = Source::Tick;
+    Collector {
+        name,
+        on: true,
+        interval_ms: 0,
+        section: "host",
+        may_be_empty: false,
+        patient: None,
+        source,
+    }
+}
+
+/// On, every fifteen seconds, in rows of its own.
+const fn walked(
+    name: &'static str,
+    watch: &'static [&'static str],
+    walk: fn(&Roots, &mut Found),
+) -> Collector {
+    let source = Source::Walk { watch, walk };
+    Collector {
+        name,
+        on: true,
+        interval_ms: SLOW_MS,
+        section: name,
+        may_be_empty: true,
+        patient: None,
+        source,
+    }
+}
+
+impl Collector {
+    const fn within(self, section: &'static str) -> Self {
+        Self { section, ..self }
+    }
+
+    /// There being nothing is a failure.
+    const fn wanted(self) -> Self {
+        Self { may_be_empty: false, ..self }
+    }
+
+    /// On a thread of its own, which is there if this directory is.
+    const fn patient(self, directory: &'static str) -> Self {
+        Self { patient: Some(directory), ..self }
+    }
+
+    const fn opt_in(self) -> Self {
+        Self { on: false, ..self }
+    }
+
+    const fn every(self, interval_ms: u64) -> Self {
+        Self { interval_ms, ..self }
+    }
+}
+
+const SLOW_MS: u64 = 15_000;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 3_600_000;
+const NONE: &[&str] = &[];
+
+/// All of them.
+pub const COLLECTORS: &[Collector] = &[
+    tick("cpu"),
+    tick("diskstats"),
+    tick("filefd"),
+    tick("filesystem"),
+    tick("loadavg"),
+    tick("meminfo"),
+    tick("netdev"),
+    tick("netstat"),
+    tick("pressure"),
+    tick("sockstat"),
+    tick("softnet"),
+    tick("stat"),
+    tick("time"),
+    tick("uname"),
+    tick("vmstat"),
+    walked("schedstat", NONE, walk_host::schedstat).wanted().every(5_000),
+    walked("arp", NONE, walk_host::arp).within("slow").wanted(),
+    walked("conntrack", NONE, walk_host::conntrack).within("slow").wanted(),
+    walked("entropy", NONE, walk_host::entropy).within("slow").wanted(),
+    walked("selinux", NONE, walk_host::selinux).within("slow"),
+    walked("timex", NONE, walk_host::timex).within("slow").wanted(),
+    walked("udp_queues", NONE, walk_host::udp_queues).within("slow").wanted(),
+    walked("netclass", &["class/net"], walk_links::netclass).within("link").wanted(),
+    walked("bonding", &["class/net"], walk_links::bonding).within("link").wanted(),
+    walked("clocksource", NONE, walk_host::clock_sources).within("identity").every(HOUR_MS),
+    walked("dmi", NONE, walk_host::dmi).within("identity").wanted().every(HOUR_MS),
+    walked("os", NONE, walk_host::os).within("identity").wanted().every(HOUR_MS),
+    walked("btrfs", &["fs/btrfs"], walk_storage::btrfs).every(MINUTE_MS),
+    walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpu0/cpufreq"),
+    walked("edac", &["devices/system/edac/mc"], walk_hardware::edac),
+    walked("fibrechannel", &["class/fc_host"], walk_hardware::fibre_channel).wanted(),
+    walked("hwmon", &["class/hwmon"], walk_sensors::hwmon).wanted().patient("class/hwmon"),
+    walked("infiniband", &["class/infiniband"], walk_hardware::infiniband).wanted(),
+    walked("nvme", &["class/nvme"], walk_storage::nvme).wanted().every(MINUTE_MS),
+    walked("powersupplyclass", &["class/power_supply"], walk_hardware::power_supplies)
+        .patient("class/power_supply"),
+    walked("rapl", &["class/powercap"], walk_hardware::rapl).wanted(),
+    walked("tapestats", &["class/scsi_tape"], walk_storage::tapes).wanted(),
+    walked("thermal_throttle", NONE, walk_hardware::throttles),
+    walked("thermal_zone", &["class/thermal"], walk_hardware::thermal).patient("class/thermal"),
+    walked("xfs", &["fs/xfs"], walk_storage::xfs),
+    walked("ipvs", NONE, walk_tables::ipvs).wanted(),
+    walked("mdadm", NONE, walk_tables::mdadm).wanted(),
+    walked("nfs", NONE, walk_tables::nfs).wanted(),
+    walked("nfsd", NONE, walk_tables::nfsd).wanted(),
+    walked("zfs", NONE, walk_tables::zfs).wanted(),
+    walked("cpu_isolated", NONE, walk_host::isolated).within("identity").every(HOUR_MS),
+    walked("buddyinfo", NONE, walk_tables::buddyinfo).wanted().opt_in(),
+    walked("cgroups", NONE, walk_tables::cgroups).wanted().opt_in(),
+    walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
+    walked("meminfo_numa", NONE, walk_tables::numa).wanted().opt_in(),
+    // Whose directory it is may be a dead server's. `/sys` is always there.
+    walked("textfile", NONE, walk_tables::textfiles).patient(""),
+    // 5,000 processes are 40 ms: not for the sampler's thread.
+    walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
+    walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
+    walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
+    walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),
+    walked("softirqs", NONE, walk_tables::softirqs).wanted().opt_in(),
+    walked("zoneinfo", NONE, walk_tables::zoneinfo).wanted().opt_in(),
+    walked("cpu_vulnerabilities", NONE, walk_host::vulnerabilities).every(HOUR_MS).opt_in(),
+    walked("ksmd", NONE, walk_host::ksmd).opt_in(),
+];

@@ -1,0 +1,402 @@
+//! The families that are read less often than the rest: each group of them on its own interval.
+//!
+//! ```text
+//! group (a section, an interval) ─ due? ─▶ members: walk anew?  read  ─▶ one row a part
+//! ```
+//!
+//! A family is walked (directories listed, columns named) at first, when a watched directory lists
+//! other names, when a file of it is gone, and every [`WALK_NS`] in any case; one with nothing on
+//! this host is looked for again every [`ABSENT_NS`] and costs nothing between. Between walks a
+//! reading allocates nothing. Members of a group are due together, so their rows have no gaps; groups
+//! are staggered by a second each so that no tick pays for all of them.
+
+use super::catalog::{Collector, Pick, Source};
+use super::patient::{Patient, Standing};
+use super::section::Section;
+use super::source::files;
+use super::{Roots, SectionRow, Tick};
+use crate::readers::kept::Buffer;
+use crate::readers::leaf::{Found, Reader};
+use crate::readers::{GAUGE, column};
+use crate::schemas::Table;
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use strobe_wire::schema::{Column, Kind};
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Families {
+    roots: Roots,
+    clock: fn() -> u64,
+    table: Arc<Table>,
+    reader: Reader,
+    groups: Vec<Group>,
+    /// Those that may hang, each a section.
+    patients: Vec<Slow>,
+    /// What the others cost.
+    costs: Section,
+    costs_next_ns: u64,
+    rebuilt: u64,
+}
+
+#[derive(Debug)]
+struct Group {
+    section: Section,
+    interval_ns: u64,
+    next_ns: u64,
+    members: Vec<Family>,
+}
+
+/// A family on a thread of its own.
+#[derive(Debug)]
+struct Slow {
+    section: Section,
+    collector: &'static Collector,
+    interval_ns: u64,
+    next_ns: u64,
+    patient: Patient,
+    /// Without it there is nothing to read.
+    base: PathBuf,
+    cost_ns: u64,
+    spent_ns: u64,
+    succeeded: bool,
+}
+
+/// One collector's files.
+#[derive(Debug)]
+pub(super) struct Family {
+    collector: &'static Collector,
+    walk: Walk,
+    found: Found,
+    watches: Vec<Watch>,
+    walk_ns: u64,
+    read_ns: u64,
+    interval_ns: u64,
+    walked: bool,
+    cost_ns: u64,
+    spent_ns: u64,
+}
+
+/// How a family is found.
+#[derive(Clone, Copy, Debug)]
+enum Walk {
+    Call(fn(&Roots, &mut Found)),
+    /// The files that are read every tick otherwise.
+    Files(&'static str),
+}
+
+/// A directory whose names are watched.
+#[derive(Debug)]
+struct Watch {
+    path: PathBuf,
+    dir: Option<Dir>,
+    names: u64,
+}
+
+impl Families {
+    pub(super) fn new(roots: Roots, picks: &[Pick], clock: fn() -> u64, table: Arc<Table>) -> Self {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut patients = Vec::new();
+        for pick in picks {
+            let (watch, walk): (&[&str], _) = match pick.collector.source {
+                Source::Walk { watch, walk } => (watch, Walk::Call(walk)),
+                Source::Tick if pick.interval_ms == 0 => continue,
+                Source::Tick => (&[], Walk::Files(pick.collector.name)),
+            };
+            let interval_ns = pick.interval_ms.saturating_mul(1_000_000);
+            // On an interval of its own it is a section of its own.
+            let shared = pick.interval_ms == pick.collector.interval_ms;
+            let name = if shared { pick.collector.section } else { pick.collector.name };
+            let family = Family {
+                collector: pick.collector,
+                walk,
+                found: Found::default(),
+                watches: watch.iter().map(|path| Watch::new(roots.sysfs.join(path))).collect(),
+                walk_ns: 0,
+                read_ns: 0,
+                interval_ns,
+                walked: false,
+                cost_ns: 0,
+                spent_ns: 0,
+            };
+            if let Some(base) = pick.collector.patient {
+                patients.push(Slow {
+                    section: Section::new(pick.collector.name),
+                    collector: pick.collector,
+                    interval_ns,
+                    next_ns: 0,
+                    patient: Patient::new(family, roots.clone(), clock),
+                    base: roots.sysfs.join(base),
+                    cost_ns: 0,
+                    spent_ns: 0,
+                    succeeded: pick.collector.may_be_empty,
+                });
+                continue;
+            }
+            match groups.iter_mut().find(|group| group.section.name == name) {
+                Some(group) => group.members.push(family),
+                None => groups.push(Group {
+                    section: Section::new(name),
+                    interval_ns: interval_ns.min(ROW_NS_MAX),
+                    next_ns: 0,
+                    members: vec![family],
+                }),
+            }
+        }
+        let costs = Section::new("collectors");
+        let reader = Reader::new();
+        Self { roots, clock, table, reader, groups, patients, costs, costs_next_ns: 0, rebuilt: 0 }
+    }
+
+    /// Waits for those that may take their time, for those who sample once. The next tick, at the
+    /// same time, has their values.
+    pub(super) fn settle(&mut self, now_ns: u64, timeout: Duration) {
+        for slow in &mut self.patients {
+            slow.ask(now_ns);
+            slow.patient.wait(timeout);
+        }
+    }
+
+    /// Reads what is due and hands out its rows.
+    pub(super) fn tick(
+        &mut self,
+        now: Tick,
+        buffer: &mut Buffer,
+        sink: &mut impl FnMut(SectionRow<'_>),
+    ) {
+        let now_ns = now.boottime_ns;
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            if now_ns.saturating_add(SLACK_NS) < group.next_ns {
+                continue;
+            }
+            let stagger = if group.next_ns == 0 { index } else { 0 };
+            let stagger_ns = u64::try_from(stagger).unwrap_or(0).saturating_mul(SECOND_NS);
+            let wait_ns = group.interval_ns - stagger_ns % group.interval_ns.max(1);
+            // From the time it was due, so that a late tick delays only itself.
+            let from_ns = if group.next_ns + SECOND_NS < now_ns { now_ns } else { group.next_ns };
+            group.next_ns = from_ns.saturating_add(wait_ns);
+            for family in &mut group.members {
+                let (roots, reader) = (&self.roots, &mut self.reader);
+                group.section.changed |= family.read(roots, now_ns, self.clock, reader, buffer);
+            }
+            if group.section.changed {
+                let columns = group.members.iter().map(|member| member.found.columns());
+                group.section.rebuild(columns.collect(), &self.table);
+                self.rebuilt += 1;
+            }
+            let members = &group.members;
+            let value = |member: usize, index: usize| members.get(member)?.found.value(index);
+            group.section.emit(value, sink);
+        }
+        for slow in &mut self.patients {
+            self.rebuilt += u64::from(slow.tick(now_ns, &self.table, sink));
+        }
+        self.tell_costs(now_ns, sink);
+    }
+
+    /// What each has cost so far, in ns.
+    pub(super) fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let spent = members.map(|family| (family.collector.name, family.spent_ns));
+        spent.chain(self.patients.iter().map(|slow| (slow.collector.name, slow.spent_ns)))
+    }
+
+    /// How often a set was new.
+    pub(super) fn changes(&self) -> u64 {
+        self.rebuilt
+    }
+
+    /// Columns left out because there were too many.
+    pub(super) fn refused(&self) -> u64 {
+        let of = |group: &Group| {
+            let found = group.members.iter().map(|member| member.found.refused());
+            group.section.refused + found.sum::<u64>()
+        };
+        self.groups.iter().map(of).sum()
+    }
+
+    /// A row of what each family's last reading cost.
+    fn tell_costs(&mut self, now_ns: u64, sink: &mut impl FnMut(SectionRow<'_>)) {
+        if now_ns.saturating_add(SLACK_NS) < self.costs_next_ns {
+            return;
+        }
+        self.costs_next_ns = now_ns.saturating_add(ROW_NS_MAX);
+        if self.costs.changed {
+            let members = self.groups.iter().flat_map(|group| &group.members);
+            let names = members.map(|member| member.collector.name);
+            let names = names.chain(self.patients.iter().map(|slow| slow.collector.name));
+            self.costs.rebuild(names.map(cost_columns).collect(), &self.table);
+            self.rebuilt += 1;
+        }
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let costs = members.map(|family| (family.cost_ns, family.succeeds()));
+        let costs = costs.chain(self.patients.iter().map(|slow| (slow.cost_ns, slow.succeeded)));
+        let value = |member: usize, index: usize| {
+            let (cost_ns, succeeded) = costs.clone().nth(member)?;
+            Some(if index == 0 { cost_ns } else { u64::from(succeeded) })
+        };
+        self.costs.emit(value, sink);
+    }
+}
+
+impl Slow {
+    fn ask(&mut self, now_ns: u64) {
+        if !self.base.is_dir() {
+            self.next_ns = now_ns.saturating_add(ABSENT_NS);
+            return;
+        }
+        self.next_ns = now_ns.saturating_add(self.interval_ns);
+        self.patient.ask(now_ns);
+    }
+
+    /// Asks when it is due, tells when there is an answer; whether its columns are others.
+    fn tick(&mut self, now_ns: u64, table: &Table, sink: &mut impl FnMut(SectionRow<'_>)) -> bool {
+        match self.patient.standing(now_ns) {
+            Standing::Idle if now_ns.saturating_add(SLACK_NS) < self.next_ns => return false,
+            Standing::Idle => self.ask(now_ns),
+            Standing::Busy => {}
+            Standing::Hung => self.succeeded = false,
+            Standing::Done => {
+                let section = &mut self.section;
+                let taken = self.patient.take(|work| {
+                    let changed = std::mem::take(&mut work.changed);
+                    let found = &work.family.found;
+                    if changed {
+                        section.rebuild(vec![found.columns()], table);
+                    }
+                    section.emit(|_, index| found.value(index), sink);
+                    (changed, work.family.cost_ns, work.family.succeeds())
+                });
+                if let Some((changed, cost_ns, succeeded)) = taken {
+                    (self.cost_ns, self.succeeded) = (cost_ns, succeeded);
+                    self.spent_ns = self.spent_ns.saturating_add(cost_ns);
+                    return changed;
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Family {
+    /// Walks if it has to and reads if it is time; whether its columns are others.
+    pub(super) fn read(
+        &mut self,
+        roots: &Roots,
+        now_ns: u64,
+        clock: fn() -> u64,
+        reader: &mut Reader,
+        buffer: &mut Buffer,
+    ) -> bool {
+        let before = clock();
+        let changed = self.walk_and_read(roots, now_ns, reader, buffer);
+        self.cost_ns = clock().saturating_sub(before);
+        self.spent_ns = self.spent_ns.saturating_add(self.cost_ns);
+        changed
+    }
+
+    fn walk_and_read(
+        &mut self,
+        roots: &Roots,
+        now_ns: u64,
+        reader: &mut Reader,
+        buffer: &mut Buffer,
+    ) -> bool {
+        let mut changed = false;
+        if self.must_walk(now_ns) {
+            self.found.close(reader);
+            let had = !self.found.is_empty();
+            self.found = Found::default();
+            match self.walk {
+                Walk::Call(walk) => walk(roots, &mut self.found),
+                Walk::Files(collector) => files_of(collector, roots, &mut self.found),
+            }
+            let pause_ns = if self.found.is_empty() { ABSENT_NS } else { WALK_NS };
+            self.walk_ns = now_ns.saturating_add(pause_ns);
+            self.read_ns = 0;
+            changed = had || !self.found.is_empty() || !self.walked;
+            self.walked = true;
+        }
+        if self.read_ns <= now_ns.saturating_add(SLACK_NS) && !self.found.is_empty() {
+            let holds = ROW_NS_MAX < self.interval_ns;
+            self.read_ns = if holds { now_ns.saturating_add(self.interval_ns) } else { 0 };
+            let seen = self.found.read(now_ns, reader, buffer);
+            if seen.gone {
+                self.walk_ns = 0;
+            }
+            changed |= seen.relabelled;
+        }
+        changed
+    }
+
+    fn must_walk(&mut self, now_ns: u64) -> bool {
+        if self.walk_ns <= now_ns || !self.walked {
+            for watch in &mut self.watches {
+                watch.changed();
+            }
+            return true;
+        }
+        // What is not there is not looked for at each reading.
+        !self.found.is_empty() && self.watches.iter_mut().any(Watch::changed)
+    }
+
+    fn succeeds(&self) -> bool {
+        if self.found.is_empty() { self.collector.may_be_empty } else { self.found.has_any() }
+    }
+}
+
+impl Watch {
+    fn new(path: PathBuf) -> Self {
+        Self { path, dir: None, names: 0 }
+    }
+
+    /// Whether it lists other names than the last time.
+    fn changed(&mut self) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        if self.dir.is_none() {
+            self.dir = Dir::open(&self.path, flags, Mode::empty()).ok();
+        }
+        let mut names = 0_u64;
+        if let Some(dir) = &mut self.dir {
+            for entry in dir.iter().flatten() {
+                let mut hasher = DefaultHasher::new();
+                entry.file_name().hash(&mut hasher);
+                // A sum, because the order of a directory means nothing.
+                names = names.wrapping_add(hasher.finish() | 1);
+            }
+        }
+        names != std::mem::replace(&mut self.names, names)
+    }
+}
+
+fn files_of(collector: &str, roots: &Roots, found: &mut Found) {
+    for (path, shape, feeds) in files() {
+        for feed in feeds.iter().filter(|feed| feed.collector == collector) {
+            found.table(roots.procfs.join(path), shape, feed.format, "");
+        }
+    }
+}
+
+fn cost_columns(collector: &str) -> Vec<Column> {
+    let labels = [("collector", collector)];
+    vec![
+        column("node_scrape_collector_duration_seconds", &labels, Kind::Gauge { scale: 9 }),
+        column("node_scrape_collector_success", &labels, GAUGE),
+    ]
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// A tick this much early is in time.
+const SLACK_NS: u64 = 50_000_000;
+/// A series without a row for five minutes is gone to PromQL, so what is read once an hour is told
+/// once a minute.
+const ROW_NS_MAX: u64 = 60 * SECOND_NS;
+/// How long a walk is believed that no directory contradicts.
+const WALK_NS: u64 = 600 * SECOND_NS;
+/// How long it is believed that there is nothing.
+const ABSENT_NS: u64 = 60 * SECOND_NS;

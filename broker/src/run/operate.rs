@@ -1,0 +1,76 @@
+//! What only the owner of the state directory may ask, by the control socket: tokens, revocations.
+
+use super::Broker;
+use super::clock::wall_s;
+use super::loops::wake;
+use crate::api::Form;
+use crate::own;
+use crate::query::Caller;
+use std::time::Duration;
+use strobe_wire::ids::HostId;
+use strobe_wire::message::{ApiRequest, ApiResponse};
+
+impl Broker {
+    /// Answers the owner, and everything that others may ask.
+    pub(super) fn operate(&self, request: &ApiRequest) -> ApiResponse {
+        let answer = match request.path.as_str() {
+            "/api/strobe/v1/tokens" => self.create_token(request),
+            "/api/strobe/v1/revoke" => self.revoke(request),
+            _ => return self.respond(request, &Caller::default()),
+        };
+        answer.unwrap_or_else(|refused| refused)
+    }
+
+    fn create_token(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
+        let lifetime = request.query.strip_prefix("lifetime_ms=").and_then(|ms| ms.parse().ok());
+        let wanted = || own::error(400, "bad_data", "lifetime_ms=NUMBER is wanted");
+        let lifetime = Duration::from_millis(lifetime.ok_or_else(wanted)?);
+        let token = self.enrolment_token(lifetime);
+        let token = token.map_err(|why| own::error(422, "execution", &why.to_string()))?;
+        Ok(own::text(200, &token.to_string()))
+    }
+
+    /// Refuses the certificates of a host, named by its instance or id, from now on.
+    fn revoke(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
+        let bad = |why: &str| own::error(400, "bad_data", why);
+        let form = Form::of(request).map_err(|why| bad(&why))?;
+        let asked = form.optional("host").ok_or_else(|| bad("host=INSTANCE or ID is wanted"))?;
+        let hosts = self.shared.registry.hosts();
+        let named = hosts.iter().filter(|info| info.hello.instance == asked);
+        let mut ids: Vec<HostId> = named.map(|info| HostId(info.hello.host)).collect();
+        // One that enrolled and never said hello is known by its id alone.
+        if ids.is_empty() {
+            ids.extend(asked.parse::<HostId>().ok());
+        }
+        let id = match ids.as_slice() {
+            [id] => *id,
+            [] => {
+                let why = format!("no host {asked:?} is known here; `strobe hosts` lists them");
+                return Err(own::error(404, "not_found", &why));
+            }
+            several => {
+                let ids: Vec<String> = several.iter().map(HostId::to_string).collect();
+                let why = format!("{asked:?} are several hosts; name one: {}", ids.join(", "));
+                return Err(own::error(422, "execution", &why));
+            }
+        };
+        let life_s = self.shared.config.certificate_life_s;
+        let kept = self.shared.registry.revoke(id, wall_s(), life_s);
+        wake(&self.shared.waker);
+        kept.map_err(|why| own::error(503, "unavailable", &why.to_string()))?;
+        log::warn!("the certificates of {id} are revoked");
+        let text =
+            format!("The certificates of {asked} ({id}) are revoked; a new token lets it in.");
+        Ok(own::text(200, &text))
+    }
+
+    /// Every host and how its certificates stand.
+    pub(super) fn known(&self) -> Vec<own::Known> {
+        let registry = &self.shared.registry;
+        let hosts = registry.hosts().into_iter();
+        hosts
+            .map(|info| (registry.standing(HostId(info.hello.host)), info))
+            .map(|(s, i)| (i, s))
+            .collect()
+    }
+}
