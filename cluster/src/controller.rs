@@ -7,6 +7,7 @@
 //! time; let drained brokers go; hand the lead over when it is to leave itself.
 
 use crate::kinds::members::{self, Member, Stage};
+use crate::kinds::shards::Owned;
 use crate::kinds::{Command, shards};
 use crate::state::State;
 use raft::eraftpb::{
@@ -14,7 +15,7 @@ use raft::eraftpb::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use strobe_wire::shard::{BrokerId, Shard};
+use strobe_wire::shard::BrokerId;
 
 /// What a leader sees.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct View<'a> {
     pub(crate) silence: Duration,
     /// Shards that may be moved now without need.
     pub(crate) moves: usize,
+    /// The shards of this very state were looked at, and are where they belong.
+    pub(crate) balanced: bool,
 }
 
 /// What a leader knows of a peer.
@@ -44,8 +47,8 @@ pub(crate) struct Peer {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     Propose(Command),
-    /// So many moves without need.
-    Move(Command, usize),
+    /// Moves without need.
+    Move(Command),
     Configure(ConfChangeV2),
     Transfer(u64),
 }
@@ -58,11 +61,14 @@ impl View<'_> {
             // Nothing in it means: leave the joint configuration.
             return Some(Action::Configure(ConfChangeV2::default()));
         }
-        self.report(&members)
-            .or_else(|| self.rescue(&members))
+        if let Some(report) = self.report(&members) {
+            return Some(report);
+        }
+        let plan = self.plan(&members);
+        self.rescue(&members, &plan)
             .or_else(|| self.promote(&members))
             .or_else(|| self.configure(&members))
-            .or_else(|| self.rebalance(&members))
+            .or_else(|| self.rebalance(&plan))
             .or_else(|| self.let_go(&members))
             .or_else(|| self.hand_over(&members))
     }
@@ -76,50 +82,43 @@ impl View<'_> {
     }
 
     /// Shards without an owner that could serve them.
-    fn rescue(&self, members: &[Member]) -> Option<Action> {
-        let serves = |id| {
+    fn rescue(&self, members: &[Member], plan: &[(Owned, u64)]) -> Option<Action> {
+        let serves = |owned: &Owned| {
             members.iter().any(|member| {
                 let stage = member.stage();
-                member.id == id && !member.down && matches!(stage, Stage::Voter | Stage::Draining)
+                let serves = matches!(stage, Stage::Voter | Stage::Draining) && !member.down;
+                serves && member.id == owned.owner
             })
         };
-        let moves = self.plan(members, |owner| !owner.is_some_and(|BrokerId(id)| serves(id)));
-        (!moves.is_empty()).then(|| Action::Propose(shards::Change::moves(&moves)))
+        let lost: Vec<_> = plan.iter().filter(|(owned, _)| !serves(owned)).collect();
+        (!lost.is_empty()).then(|| Action::Propose(moves(&lost)))
     }
 
-    fn rebalance(&self, members: &[Member]) -> Option<Action> {
-        let mut moves = self.plan(members, |_| true);
-        moves.truncate(self.moves);
-        let count = moves.len();
-        (0 < count).then(|| Action::Move(shards::Change::moves(&moves), count))
+    fn rebalance(&self, plan: &[(Owned, u64)]) -> Option<Action> {
+        let some: Vec<_> = plan.iter().take(self.moves).collect();
+        (!some.is_empty()).then(|| Action::Move(moves(&some)))
     }
 
-    /// What the ring would move of the shards whose owner `may` lose them.
-    fn plan(
-        &self,
-        members: &[Member],
-        may: impl Fn(Option<BrokerId>) -> bool,
-    ) -> Vec<(u16, u64, u64)> {
+    /// What the ring would move, and to whom.
+    fn plan(&self, members: &[Member]) -> Vec<(Owned, u64)> {
+        if self.balanced {
+            return Vec::new();
+        }
         let fit = |member: &&Member| member.stage() == Stage::Voter && !member.down;
         let brokers: Vec<BrokerId> =
             members.iter().filter(fit).map(|member| BrokerId(member.id)).collect();
         let now = shards::owners(self.state);
-        // Those who left or are down own nothing in this view, so that the ring does not keep it there.
         let then = now.assign(&brokers);
-        then.moved(&now)
-            .filter(|&shard| may(now.owner(shard)))
-            .filter_map(|shard| self.one_move(shard, then.owner(shard)?))
-            .collect()
-    }
-
-    fn one_move(&self, shard: Shard, BrokerId(to): BrokerId) -> Option<(u16, u64, u64)> {
-        Some((shard.0, shards::owned(self.state, shard).epoch, to))
+        let to = |shard| Some((shards::owned(self.state, shard), then.owner(shard)?.0));
+        then.moved(&now).filter_map(to).collect()
     }
 
     /// A learner that has nearly all of the log may vote.
     fn promote(&self, members: &[Member]) -> Option<Action> {
         let ready = members.iter().find(|member| {
-            let caught_up = |peer: &Peer| self.committed <= peer.matched + LAG_MAX;
+            // In a young cluster nothing at all is within the lag: it has to have something.
+            let caught_up =
+                |peer: &Peer| 0 < peer.matched && self.committed <= peer.matched + LAG_MAX;
             member.stage() == Stage::Learner
                 && !member.down
                 && self.conf.learners.contains(&member.id)
@@ -186,6 +185,14 @@ impl View<'_> {
     }
 }
 
+fn moves(plan: &[&(Owned, u64)]) -> Command {
+    let of = |(owned, to): &&(Owned, u64)| {
+        let shard = u16::try_from(owned.shard).expect("it came from a Shard");
+        (shard, owned.epoch, *to)
+    };
+    shards::Change::moves(&plan.iter().map(of).collect::<Vec<_>>())
+}
+
 /// Entries that a learner may lack when it is taken as a voter.
 const LAG_MAX: u64 = 16;
 
@@ -211,10 +218,11 @@ mod tests {
                 peers: peers.clone(),
                 silence,
                 moves: 8,
+                balanced: false,
             };
             let Some(action) = view.next() else { return did };
             did.push(match action {
-                Action::Propose(command) | Action::Move(command, _) => {
+                Action::Propose(command) | Action::Move(command) => {
                     let done = kinds::apply(state, command.kind, &command.body).unwrap();
                     format!("{} {done:?}", command.kind)
                 }

@@ -57,6 +57,8 @@ pub struct Node {
     /// What the controller waits for, and when it may move shards again.
     controlled: Option<CommandId>,
     moves_at: Instant,
+    /// The placement in which every shard was found where it belongs.
+    balanced: Option<[u128; 2]>,
     refused: u64,
     failed: bool,
 }
@@ -84,6 +86,9 @@ pub enum Event {
     Read(Ticket, bool),
     /// Who leads, as far as this node knows, and in which term.
     Leader(Option<u64>, u64),
+    /// A command, of whatever broker, was taken into the state here, at this index of the log, with
+    /// this outcome. After a crash the last ones are taken again.
+    Taken(u64, CommandId, Outcome),
     /// The state is another one.
     Changed,
 }
@@ -173,6 +178,7 @@ impl Node {
             turns: 0,
             controlled: None,
             moves_at: now,
+            balanced: None,
             refused: 0,
             failed: false,
             config,

@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Default, Debug)]
 pub struct State {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
-    hash: u128,
+    /// Of each kind: the sum over its entries.
+    hashes: BTreeMap<u8, u128>,
     dirty: BTreeSet<Vec<u8>>,
     pub(crate) plants: Plants,
 }
@@ -60,7 +61,12 @@ impl State {
     /// Equal for equal states; of different ones it differs, unless somebody wants it not to.
     #[must_use]
     pub fn hash(&self) -> u128 {
-        self.hash
+        self.hashes.values().fold(0, |sum, hash| sum.wrapping_add(*hash))
+    }
+
+    /// The same of one kind's entries.
+    pub(crate) fn hash_of(&self, kind: u8) -> u128 {
+        self.hashes.get(&kind).copied().unwrap_or(0)
     }
 
     /// The canonical bytes.
@@ -119,18 +125,24 @@ impl State {
             if *before == value {
                 return;
             }
-            self.hash = self.hash.wrapping_sub(digest(&key, before));
+            let gone = digest(&key, before);
+            self.add(&key, gone.wrapping_neg());
         }
-        self.hash = self.hash.wrapping_add(digest(&key, &value));
+        self.add(&key, digest(&key, &value));
         self.dirty.insert(key.clone());
         self.entries.insert(key, value);
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) {
         if let Some(before) = self.entries.remove(key) {
-            self.hash = self.hash.wrapping_sub(digest(key, &before));
+            self.add(key, digest(key, &before).wrapping_neg());
             self.dirty.insert(key.to_vec());
         }
+    }
+
+    fn add(&mut self, key: &[u8], digest: u128) {
+        let hash = self.hashes.entry(key.first().copied().unwrap_or(0)).or_insert(0);
+        *hash = hash.wrapping_add(digest);
     }
 
     /// What changed since it was last asked; `None` was removed.

@@ -21,6 +21,8 @@ pub(crate) struct Sending {
     sent: usize,
     heard: Instant,
     silent: u32,
+    /// From where it was last sent again because the receiver said so.
+    again: Option<usize>,
 }
 
 /// A snapshot of which a part is here. In memory: a restart begins anew.
@@ -45,7 +47,7 @@ pub(crate) enum Step {
 impl Sending {
     pub(crate) fn new(now: Instant, message: codec::Message, image: Bytes) -> Self {
         let crc = crc32c::crc32c(&image);
-        Self { message, image, crc, got: 0, sent: 0, heard: now, silent: 0 }
+        Self { message, image, crc, got: 0, sent: 0, heard: now, silent: 0, again: None }
     }
 
     /// The next piece, when one may be sent now.
@@ -79,6 +81,10 @@ impl Sending {
         if self.got < through {
             (self.got, self.heard, self.silent) = (through, now, 0);
             self.sent = self.sent.max(through);
+        } else if self.again != Some(through) {
+            // A piece is missing, or all of them since the receiver began anew: once it is said of a place,
+            // it is sent from there again; what comes of those sent meanwhile says the same.
+            (self.got, self.sent, self.again) = (through, through, Some(through));
         }
         None
     }
@@ -86,7 +92,7 @@ impl Sending {
     /// Goes on from what was heard last after a silence; false when there were too many.
     pub(crate) fn on_timeout(&mut self, now: Instant, pause: Duration) -> bool {
         if self.heard + pause <= now {
-            (self.heard, self.sent) = (now, self.got);
+            (self.heard, self.sent, self.again) = (now, self.got, None);
             self.silent += 1;
         }
         self.silent < TRIES

@@ -46,6 +46,11 @@ impl Command {
     }
 }
 
+/// Equal while neither the members nor the owners of shards change.
+pub(crate) fn placement(state: &State) -> [u128; 2] {
+    [state.hash_of(members::KIND), state.hash_of(shards::KIND)]
+}
+
 pub(crate) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + rest.len());
     key.push(kind);

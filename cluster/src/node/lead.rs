@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::controller::{Action, Peer, View};
-use crate::kinds::Command;
+use crate::kinds::{self, Command};
 use std::time::{Duration, Instant};
 
 impl Node {
@@ -11,6 +11,10 @@ impl Node {
         let raft = &self.raft.raft;
         if !self.is_leader() || busy || !raft.apply_to_current_term() || raft.has_pending_conf() {
             return;
+        }
+        // Who was never heard is given the time of who is silent from now on.
+        for (&id, _) in raft.prs().iter() {
+            self.heard.entry(id).or_insert(now);
         }
         let of = |(&id, progress): (&u64, &raft::Progress)| {
             let heard = self.heard.get(&id).copied().unwrap_or(now);
@@ -23,11 +27,15 @@ impl Node {
         let conf = raft.prs().conf().to_conf_state();
         let committed = raft.raft_log.committed;
         let state = self.raft.store().state();
-        let view = View { me: raft.id, state, conf: &conf, committed, peers, silence, moves };
+        let placement = kinds::placement(state);
+        let balanced = self.balanced == Some(placement);
+        let view =
+            View { balanced, me: raft.id, state, conf: &conf, committed, peers, silence, moves };
         match view.next() {
+            None if 0 < moves => self.balanced = Some(placement),
             None => {}
             Some(Action::Propose(command)) => self.propose_own(now, command),
-            Some(Action::Move(command, _)) => {
+            Some(Action::Move(command)) => {
                 self.moves_at = now + MOVES_EVERY;
                 self.propose_own(now, command);
             }

@@ -42,11 +42,15 @@ impl Node {
             batch.conf = Some(meta.get_conf_state().clone());
             batch.snapshot = Some((place, state));
         }
-        let taken_over = batch.snapshot.is_some();
+        let taken_over = batch.snapshot.as_ref().map(|(place, _)| *place);
         let committed = ready.take_committed_entries();
-        let outcomes = self.apply(&committed, &mut batch)?;
+        let events = self.apply(&committed, &mut batch)?;
         let applied = batch.applied;
-        if batch.hard.is_some() || !batch.entries.is_empty() || applied.is_some() || taken_over {
+        if batch.hard.is_some()
+            || !batch.entries.is_empty()
+            || applied.is_some()
+            || taken_over.is_some()
+        {
             self.raft.mut_store().commit(batch)?;
         }
         for read in ready.take_read_states() {
@@ -56,19 +60,22 @@ impl Node {
         let number = ready.number();
         self.raft.advance_append_async(ready);
         self.raft.on_persist_ready(number);
-        if let Some(applied) = applied {
+        if let Some(applied) = applied.or(taken_over) {
             self.raft.advance_apply_to(applied.index);
         }
         self.failed = false;
         self.send_all(now, persisted);
-        for (id, outcome) in outcomes {
-            self.outcome(id, outcome);
+        for event in events {
+            match event {
+                Event::Outcome(id, outcome) => self.outcome(id, outcome),
+                event => self.event(event),
+            }
         }
-        if taken_over {
+        if taken_over.is_some() {
             let settled = self.proposals.settle_by(self.raft.store().state());
             settled.into_iter().for_each(|(id, outcome)| self.outcome(id, outcome));
         }
-        if taken_over || applied.is_some() {
+        if taken_over.is_some() || applied.is_some() {
             self.event(Event::Changed);
             self.answer_reads();
         }
@@ -77,20 +84,20 @@ impl Node {
     }
 
     /// Takes agreed entries into the state; they are on disk since an earlier Ready.
-    fn apply(
-        &mut self,
-        entries: &[Entry],
-        batch: &mut Batch,
-    ) -> Result<Vec<(command::CommandId, Outcome)>, NodeError> {
-        let mut outcomes = Vec::new();
+    fn apply(&mut self, entries: &[Entry], batch: &mut Batch) -> Result<Vec<Event>, NodeError> {
+        let mut events = Vec::new();
         for entry in entries {
             match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => {}
                 EntryType::EntryNormal => {
                     let state = self.raft.mut_store().state_mut();
-                    let applied = command::apply(state, &entry.data)?;
-                    if let Some(applied) = applied.filter(|a| self.proposals.settle(a.id)) {
-                        outcomes.push((applied.id, Outcome::of(applied.outcome)));
+                    let Some(applied) = command::apply(state, &entry.data)? else { continue };
+                    let outcome = Outcome::of(applied.outcome);
+                    if applied.fresh {
+                        events.push(Event::Taken(entry.index, applied.id, outcome));
+                    }
+                    if self.proposals.settle(applied.id) {
+                        events.push(Event::Outcome(applied.id, outcome));
                     }
                 }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
@@ -110,7 +117,7 @@ impl Node {
             let store_cut = self.raft.store().cut();
             batch.cut = (store_cut + self.config.log_keep / 2 < cut).then_some(cut);
         }
-        Ok(outcomes)
+        Ok(events)
     }
 
     fn on_read_state(&mut self, read: &raft::ReadState) {

@@ -12,12 +12,14 @@ impl Node {
     /// The state that goes is the one that is applied now, which may be newer than when raft asked.
     pub(super) fn begin_snapshot(&mut self, now: Instant, mut message: Message) {
         let to = message.to;
+        if self.sending.contains_key(&to) {
+            // Raft lost patience, the one under way did not: its end is reported all the same, and what
+            // it lacks then follows. Beginning anew each time would never end.
+            return;
+        }
         let store = self.raft.store();
         message.set_snapshot(store.snapshot_of_applied());
         let image = store.state().image().into();
-        if self.sending.contains_key(&to) {
-            self.end_snapshot(to, SnapshotStatus::Failure);
-        }
         self.sending.insert(to, Sending::new(now, codec::Message::of(&message), image));
         self.send_pieces(to);
     }
