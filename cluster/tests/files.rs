@@ -20,9 +20,9 @@ struct Three {
 impl Three {
     fn open(dir: &Path, count: u64) -> Self {
         let open = |id| {
-            let database = Database::create(dir.join(format!("{id}.redb"))).unwrap();
-            let store = Store::open(database).unwrap();
-            Node::new(store, Config::usual(id), now()).unwrap()
+            let database = Database::create(dir.join(format!("{id}.redb"))).expect("it works");
+            let store = Store::open(database).expect("it works");
+            Node::new(store, Config::usual(id), now()).expect("it works")
         };
         let nodes = (1..=count).map(open).collect();
         Self { now: now(), nodes, mail: Vec::new(), applied: 0 }
@@ -32,7 +32,7 @@ impl Three {
     fn settle(&mut self) {
         loop {
             for node in &mut self.nodes {
-                while let Some(output) = node.poll(self.now).unwrap() {
+                while let Some(output) = node.poll(self.now).expect("it works") {
                     match output {
                         Output::Send { to, bytes } => self.mail.push((node.id(), to, bytes)),
                         Output::Event(Event::Outcome(_, Outcome::Applied(_))) => self.applied += 1,
@@ -46,7 +46,7 @@ impl Three {
             // As a loop does it: all that came is handed in before anything is written.
             for (from, to, bytes) in std::mem::take(&mut self.mail) {
                 if let Some(node) = self.nodes.iter_mut().find(|node| node.id() == to) {
-                    node.step(self.now, from, &bytes).unwrap();
+                    node.step(self.now, from, &bytes).expect("it works");
                 }
             }
         }
@@ -55,7 +55,7 @@ impl Three {
     fn wait(&mut self, ms: u64) {
         for _ in 0..ms / 50 {
             self.now += Duration::from_millis(50);
-            self.nodes.iter_mut().for_each(|node| node.on_timeout(self.now).unwrap());
+            self.nodes.iter_mut().for_each(|node| node.on_timeout(self.now).expect("it works"));
             self.settle();
         }
     }
@@ -63,15 +63,15 @@ impl Three {
     fn propose(&mut self, command: Command) {
         let leader = self.nodes.iter_mut().find(|node| node.status().role == Role::Leader);
         let leader = leader.expect("one of them leads");
-        leader.propose(self.now, command).unwrap().expect("there is room");
+        leader.propose(self.now, command).expect("it works").expect("there is room");
     }
 }
 
 #[test]
 fn what_three_agreed_on_is_there_in_their_next_life() {
     let dir = dir("files");
-    let database = Database::create(dir.join("1.redb")).unwrap();
-    Store::init(&database, identity(1), "127.0.0.1:1").unwrap();
+    let database = Database::create(dir.join("1.redb")).expect("it works");
+    Store::init(&database, identity(1), "127.0.0.1:1").expect("it works");
     assert!(Store::init(&database, identity(1), "again").is_err(), "it belongs to a cluster");
     drop(database);
     let mut three = Three::open(&dir, 1);
@@ -79,10 +79,10 @@ fn what_three_agreed_on_is_there_in_their_next_life() {
     for id in 2..=3 {
         three.propose(members::Change::add(&format!("127.0.0.1:{id}"), id));
         three.settle();
-        let database = Database::create(dir.join(format!("{id}.redb"))).unwrap();
-        Store::join(&database, identity(id)).unwrap();
-        let store = Store::open(database).unwrap();
-        three.nodes.push(Node::new(store, Config::usual(id), three.now).unwrap());
+        let database = Database::create(dir.join(format!("{id}.redb"))).expect("it works");
+        Store::join(&database, identity(id)).expect("it works");
+        let store = Store::open(database).expect("it works");
+        three.nodes.push(Node::new(store, Config::usual(id), three.now).expect("it works"));
         three.wait(10_000);
     }
     let stages = |node: &Node| {
@@ -118,17 +118,17 @@ fn what_three_agreed_on_is_there_in_their_next_life() {
     three.wait(1_000);
     assert_eq!(hosts::hosts(three.nodes[2].state()), 1201);
     assert!(three.nodes.iter().all(|node| stages(node) == [Stage::Voter; 3]));
-    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::remove_dir_all(dir).expect("it works");
 }
 
 /// Who reads a store that is none is told so.
 #[test]
 fn an_empty_store_says_so() {
     let dir = dir("empty");
-    let database = Database::create(dir.join("1.redb")).unwrap();
-    let why = Store::open(database).unwrap_err().to_string();
+    let database = Database::create(dir.join("1.redb")).expect("it works");
+    let why = Store::open(database).expect_err("it is empty").to_string();
     assert!(why.contains("`init` or `join`"), "{why}");
-    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::remove_dir_all(dir).expect("it works");
 }
 
 fn identity(id: u64) -> Identity {
@@ -139,7 +139,7 @@ fn identity(id: u64) -> Identity {
 fn dir(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("strobe-cluster-{name}-{}", std::process::id()));
     drop(std::fs::remove_dir_all(&dir));
-    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir_all(&dir).expect("it works");
     dir
 }
 
