@@ -53,6 +53,12 @@ pub fn host(state: &State, host: HostId) -> Option<Host> {
     load(state, &key(KIND, &host.0.to_be_bytes()))
 }
 
+/// How many hosts there are.
+#[must_use]
+pub fn hosts(state: &State) -> usize {
+    state.scan(&[KIND]).count()
+}
+
 pub(super) fn apply(state: &mut State, body: &Bytes) -> Result<u64, Refusal> {
     let Change { host, put } = read(body)?;
     let id: [u8; 16] = host.try_into().map_err(|_| Refusal::Malformed)?;
@@ -67,7 +73,7 @@ pub(super) fn apply(state: &mut State, body: &Bytes) -> Result<u64, Refusal> {
     }
     match before {
         Some(before) => host.first_ms = before.first_ms,
-        None if HOSTS_MAX <= state.scan(&[KIND]).count() => return Err(Refusal::TooMuch),
+        None if HOSTS_MAX <= hosts(state) => return Err(Refusal::TooMuch),
         None => {}
     }
     save(state, place, &host);
