@@ -59,7 +59,8 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let exporter = match config.listen {
         None => None,
         Some(address) => {
-            let sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
+            let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
+            sampler.tell_all();
             let exporter = Exporter::bind(address, sampler)?;
             log::info!("serving http://{}/metrics", exporter.address()?);
             Some(exporter)

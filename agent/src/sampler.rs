@@ -209,6 +209,12 @@ impl Sampler {
         self.rebuilt + self.mounts.changes() + self.families.changes()
     }
 
+    /// From now on each tick has the rows of all collectors, for those who are asked for all: what
+    /// is not due is told as it was the last time.
+    pub fn tell_all(&mut self) {
+        self.families.whole = true;
+    }
+
     /// What the collectors that are not read each tick have cost so far, in ns.
     pub fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.families.spent()

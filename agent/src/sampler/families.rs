@@ -42,6 +42,8 @@ pub(super) struct Families {
     costs: Section,
     costs_next_ns: u64,
     rebuilt: u64,
+    /// Whether each tick has the rows of all, those that are not due as they were the last time.
+    pub(super) whole: bool,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,9 @@ impl Families {
                 cost_ns: 0,
                 spent_ns: 0,
             };
+            if pick.collector.name == "textfile" && roots.textfiles.is_none() {
+                continue;
+            }
             if let Some(base) = pick.collector.patient {
                 patients.push(Slow {
                     section: Section::new(pick.collector.name),
@@ -150,7 +155,8 @@ impl Families {
         }
         let costs = Section::new("collectors");
         let reader = Reader::new();
-        Self { roots, clock, table, reader, groups, patients, costs, costs_next_ns: 0, rebuilt: 0 }
+        let (costs_next_ns, rebuilt, whole) = (0, 0, false);
+        Self { roots, clock, table, reader, groups, patients, costs, costs_next_ns, rebuilt, whole }
     }
 
     /// Waits for those that may take their time, for those who sample once. The next tick, at the
@@ -172,6 +178,9 @@ impl Families {
         let now_ns = now.boottime_ns;
         for (index, group) in self.groups.iter_mut().enumerate() {
             if now_ns.saturating_add(SLACK_NS) < group.next_ns {
+                if self.whole {
+                    group.section.again(sink);
+                }
                 continue;
             }
             let stagger = if group.next_ns == 0 { index } else { 0 };
@@ -194,6 +203,9 @@ impl Families {
             group.section.emit(value, sink);
         }
         for slow in &mut self.patients {
+            if self.whole && slow.succeeded && slow.patient.standing(now_ns) != Standing::Done {
+                slow.section.again(sink);
+            }
             self.rebuilt += u64::from(slow.tick(now_ns, &self.table, sink));
         }
         self.tell_costs(now_ns, sink);
@@ -223,6 +235,9 @@ impl Families {
     /// A row of what each family's last reading cost.
     fn tell_costs(&mut self, now_ns: u64, sink: &mut impl FnMut(SectionRow<'_>)) {
         if now_ns.saturating_add(SLACK_NS) < self.costs_next_ns {
+            if self.whole {
+                self.costs.again(sink);
+            }
             return;
         }
         self.costs_next_ns = now_ns.saturating_add(ROW_NS_MAX);
@@ -246,7 +261,10 @@ impl Families {
 
 impl Slow {
     fn ask(&mut self, now_ns: u64) {
-        if !self.base.is_dir() {
+        // A class without a device has an empty directory, and no need of a thread.
+        let has_any =
+            || std::fs::read_dir(&self.base).is_ok_and(|mut names| names.next().is_some());
+        if !self.patient.is_started() && !has_any() {
             self.next_ns = now_ns.saturating_add(ABSENT_NS);
             return;
         }

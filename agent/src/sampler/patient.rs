@@ -77,6 +77,11 @@ impl Patient {
         Self { shared, roots, clock, started: false, asked_ns: None }
     }
 
+    /// Whether it has been asked before.
+    pub(super) fn is_started(&self) -> bool {
+        self.started
+    }
+
     /// Asks for a reading, unless one is in flight.
     pub(super) fn ask(&mut self, now_ns: u64) {
         if self.asked_ns.is_some() {

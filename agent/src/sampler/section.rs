@@ -61,6 +61,13 @@ impl Section {
         self.changed = false;
     }
 
+    /// Hands out its rows of the last time.
+    pub(super) fn again(&self, sink: &mut impl FnMut(SectionRow<'_>)) {
+        for Part { schema, id, values, valid, .. } in &self.parts {
+            sink(SectionRow { schema, id: *id, values, valid });
+        }
+    }
+
     /// Hands out its rows; `value` knows the column of a member.
     pub(super) fn emit(
         &mut self,
