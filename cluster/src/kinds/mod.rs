@@ -1,7 +1,7 @@
 //! The kinds of things the cluster agrees on, each a file: its records, its commands, and what a
 //! command does to the state.
 //!
-//! A new kind is a file with a number of its own here, and a line in [`apply`]. Numbers and
+//! A new kind is a file with a number of its own here, and a line in `apply`. Numbers and
 //! protobuf tags are in logs, snapshots and other brokers: they never change. What a command
 //! does is the same on every node: it looks at the state and itself, at no clock.
 

@@ -1,7 +1,7 @@
 //! The configuration that is in force, and those before it: numbered from 1 without holes.
 //!
 //! Who puts a version names the one it was made from: of two at once the second is refused, nothing is
-//! overwritten unseen. The last [`VERSIONS_KEPT`] are kept.
+//! overwritten unseen. The last `VERSIONS_KEPT` are kept.
 
 use super::{Command, key, load, read, save};
 use crate::command::Refusal;

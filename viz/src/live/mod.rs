@@ -13,7 +13,7 @@
 //!
 //! A watcher without room gets nothing: its rows are skipped, and when there is room again it gets
 //! a new snapshot, and for the fleet the whole table; one that wanted no history learns how many
-//! rows it missed (`skipped`). What waits for it is bounded ([`history`]). Hosts, schemas and
+//! rows it missed (`skipped`). What waits for it is bounded (`history`). Hosts, schemas and
 //! watchers are bounded; what is over the bound is counted.
 
 #![deny(clippy::indexing_slicing)]
