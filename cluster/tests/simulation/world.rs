@@ -1,5 +1,10 @@
 //! Brokers, their disks and clocks, the network between them, and who works with them.
 
+mod clients;
+mod end;
+mod harm;
+mod tally;
+
 use super::dice::Die;
 use super::disk::Disk;
 use super::network::{Flying, Network};
@@ -8,13 +13,11 @@ use redb::Database;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use strobe_cluster::kinds::members::{self, Stage};
-use strobe_cluster::kinds::{Command, hosts, shards, tokens, versions};
 use strobe_cluster::{
     CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Plant, Role, Store,
     StoreError, Ticket,
 };
-use strobe_wire::limits::SHARDS;
-use strobe_wire::shard::{Shard, capacity};
+pub(crate) use tally::Tally;
 
 /// One run.
 pub(crate) struct World {
@@ -55,31 +58,6 @@ enum Asked {
     Join(u64),
     Last,
     Other,
-}
-
-/// What happened in a run.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Tally {
-    digest: u64,
-    simulated_ms: u64,
-    messages_lost: u64,
-    syncs: u64,
-    crashes: u64,
-    deaths_at_the_disk: u64,
-    cuts: u64,
-    stops: u64,
-    leaders: u64,
-    applied: u64,
-    refused: u64,
-    unknown: u64,
-    reads: u64,
-    reads_late: u64,
-    joins: u64,
-    drains: u64,
-    removals: u64,
-    wipes: u64,
-    moves: u64,
-    transfers: u64,
 }
 
 impl World {
@@ -285,179 +263,6 @@ impl World {
         }
     }
 
-    /// A client does something, somewhere.
-    fn work(&mut self) {
-        let Some(id) = self.any_broker() else { return };
-        let joining = self.joining.keys().next().copied();
-        let (asked, command) = match self.die.below(20) {
-            0..=6 => {
-                self.host_next += 1;
-                let put = hosts::Change::put(self.host_next, "a host", "tags", 1);
-                (Asked::Put(self.host_next), put)
-            }
-            7 | 8 if !self.oracle.hosts.is_empty() => {
-                let at = self.die.index(self.oracle.hosts.len());
-                let host = self.oracle.hosts.swap_remove(at);
-                (Asked::Forget(host), hosts::Change::forget(host))
-            }
-            9 | 10 => {
-                let state = self.state_of(id);
-                let from = state.and_then(versions::last).map_or(0, |version| version.number);
-                let text = format!("text {}", self.host_next);
-                self.host_next += 1;
-                let put = versions::Change::put(from, "somebody", "why not", &text, 1);
-                (Asked::Version(from, text), put)
-            }
-            11 => {
-                let hash = [u8::try_from(self.die.below(250)).expect("small"); 32];
-                let command = match self.die.below(3) {
-                    0 => tokens::Change::issue(hash, i64::MAX, 1),
-                    1 => tokens::Change::redeem(hash, 2),
-                    _ => tokens::Change::revoke(hash, 3),
-                };
-                (Asked::Other, command)
-            }
-            // An operator who knows the state as it is here moves a shard.
-            12 => (Asked::Other, self.a_move(id)),
-            13..=16 => return self.read(id),
-            _ => match joining {
-                Some(number) => (Asked::Join(number), members::Change::add("a broker", number)),
-                None => return,
-            },
-        };
-        self.ask(id, asked, command);
-    }
-
-    fn a_move(&mut self, id: u64) -> Command {
-        let shard = Shard(u16::try_from(self.die.below(u64::from(SHARDS))).expect("a shard"));
-        let to = 1 + self.die.below(self.brokers.len() as u64);
-        let epoch = self.state_of(id).map_or(0, |state| shards::owned(state, shard).epoch);
-        self.tally.moves += 1;
-        shards::Change::moves(&[(shard.0, epoch, to)])
-    }
-
-    fn ask(&mut self, id: u64, asked: Asked, command: Command) {
-        let number = self.with(id, |node, now| node.propose(now, command)).flatten();
-        if let Some(number) = number
-            && let Some(broker) = self.brokers.get_mut(&id)
-        {
-            broker.asked.insert(number, asked);
-        }
-    }
-
-    fn read(&mut self, id: u64) {
-        let skipped = self.oracle.hosts.len().saturating_sub(10);
-        let before: Vec<u128> = self.oracle.hosts.iter().skip(skipped).copied().collect();
-        let Some(broker) = self.brokers.get_mut(&id) else { return };
-        let now = broker.local(self.start, self.now);
-        // Its answer may come at once: it is to be known before.
-        let asked = broker.node.as_mut().map(|node| node.read(now));
-        if let Some(Ok(Some(ticket))) = asked {
-            broker.reads.insert(ticket, before);
-        }
-        self.with(id, |_, _| Ok(()));
-    }
-
-    /// Something goes wrong, or somebody does something.
-    fn harm(&mut self) {
-        let Some(id) = self.any_broker() else { return };
-        match self.die.below(24) {
-            0..=3 => {
-                self.crash(id);
-                self.tally.crashes += 1;
-            }
-            4..=7 => {
-                let calls = self.die.below(60);
-                self.brokers[&id].disk.die_in(calls);
-            }
-            8..=11 => self.part(id),
-            12 | 13 => {
-                self.tally.stops += 1;
-                let until = self.now + 200 + self.die.below(4_000);
-                self.broker(id).stopped_until = until;
-            }
-            14 | 15 => {
-                self.network.loss_percent = self.die.below(30);
-                self.network.delay_ms = 5 + self.die.below(200);
-            }
-            16 => self.network.heal(),
-            17 => {
-                let to = 1 + self.die.below(self.brokers.len() as u64);
-                self.tally.transfers += 1;
-                self.with(id, |node, now| node.transfer_leader(now, to));
-            }
-            18 | 19 => self.shrink(id),
-            20 => self.wipe(id),
-            21 if self.brokers.len() + self.joining.len() < 8 => self.want_another(),
-            _ => {
-                let peer = 1 + self.die.below(self.brokers.len() as u64);
-                self.with(id, |node, now| node.unreachable(now, peer));
-            }
-        }
-    }
-
-    /// One way, both ways, or flapping; towards one or all others.
-    fn part(&mut self, id: u64) {
-        self.tally.cuts += 1;
-        let others: Vec<u64> = self.brokers.keys().copied().filter(|&o| o != id).collect();
-        if others.is_empty() {
-            return;
-        }
-        let until = self.now + 500 + self.die.below(6_000);
-        let (kind, flapping) = (self.die.below(3), self.die.one_in(4));
-        let one = others[self.die.index(others.len())];
-        let all = self.die.one_in(2);
-        for other in others.into_iter().filter(|&other| all || other == one) {
-            if kind != 1 {
-                self.network.cut(id, other, until, flapping);
-            }
-            if kind != 0 {
-                self.network.cut(other, id, until, flapping);
-            }
-        }
-    }
-
-    /// An operator drains or removes a broker, while enough are left to go on.
-    fn shrink(&mut self, id: u64) {
-        let voters = self.voters();
-        let staying =
-            voters.iter().filter(|v| !self.leaving.contains(v) && self.wiped != Some(**v));
-        let enough = 3 < staying.count();
-        let wiped = self.wiped.filter(|wiped| voters.contains(wiped));
-        let command = match wiped {
-            Some(wiped) => {
-                self.tally.removals += 1;
-                self.leaving.insert(wiped);
-                members::Change::remove(wiped)
-            }
-            None if enough && voters.contains(&id) => {
-                self.tally.drains += 1;
-                self.leaving.insert(id);
-                members::Change::drain(id)
-            }
-            None => return,
-        };
-        if let Some(through) = self.any_broker() {
-            self.ask(through, Asked::Other, command);
-        }
-    }
-
-    /// A disk is replaced by an empty one, and somebody starts the broker on it under its old id.
-    fn wipe(&mut self, id: u64) {
-        let staying = self.voters().into_iter().filter(|voter| !self.leaving.contains(voter));
-        if self.wiped.is_some() || staying.count() < 4 || self.leaving.contains(&id) {
-            return;
-        }
-        self.tally.wipes += 1;
-        self.wiped = Some(id);
-        self.crash(id);
-        let (number, disk) = self.new_disk();
-        disk.wipe();
-        let identity = Identity { cluster: CLUSTER, broker: id, disk: number };
-        Store::join(&database(&disk).expect("new"), identity).expect("new");
-        self.broker(id).disk = disk;
-    }
-
     fn want_another(&mut self) {
         let (number, disk) = self.new_disk();
         self.joining.insert(number, disk);
@@ -518,74 +323,6 @@ impl World {
         broker.disk.crash(&mut die);
     }
 
-    fn heal(&mut self) {
-        self.healed = true;
-        self.network.heal();
-        let now = self.now;
-        for broker in self.brokers.values_mut() {
-            broker.stopped_until = 0;
-            if broker.back_at != u64::MAX {
-                broker.back_at = broker.back_at.min(now + 100);
-            }
-            broker.disk.die_in(u64::MAX);
-        }
-    }
-
-    /// What has to come true when nothing goes wrong any more.
-    fn check_alive(&mut self) {
-        let (leader, _) = self.newest().expect("somebody is there");
-        let before = self.tally.applied;
-        self.ask(leader, Asked::Last, hosts::Change::put(1, "the last", "", 1));
-        self.joining.clear();
-        for _ in 0..40 {
-            let until = self.now + 50;
-            while let Some(at) = self.next_event().filter(|&at| at <= until) {
-                self.now = self.now.max(at);
-                self.deliver();
-                self.wake();
-            }
-            self.now = until;
-        }
-        if std::env::var_os("STROBE_SIM_SHOW").is_some() {
-            self.show();
-        }
-        assert!(before + (1 << 40) <= self.tally.applied, "nothing is agreed any more");
-        self.tally.applied -= 1 << 40;
-        let (_, state) = self.newest().expect("somebody is there");
-        let state = state.clone();
-        self.oracle.end(&state);
-        let known = members::members(&state);
-        let stays = |stage| matches!(stage, Stage::Voter | Stage::Draining);
-        for member in &known {
-            let stays = stays(member.stage()) && self.wiped != Some(member.id);
-            let node = self.brokers.get(&member.id).and_then(|broker| broker.node.as_ref());
-            if stays {
-                let node = node.expect("healed");
-                assert_eq!(node.state().hash(), state.hash(), "broker {} lags", member.id);
-                assert!(node.status().leader.is_some(), "broker {} has no leader", member.id);
-            }
-        }
-        let serving = |member: &&members::Member| member.stage() == Stage::Voter && !member.down;
-        let serving: Vec<u64> = known.iter().filter(serving).map(|member| member.id).collect();
-        for &id in &serving {
-            let owned = shards::owned_by(&state, id);
-            assert!(owned <= capacity(serving.len()), "broker {id} owns {owned} of {serving:?}");
-        }
-        let owned: usize = serving.iter().map(|&id| shards::owned_by(&state, id)).sum();
-        assert_eq!(owned, usize::from(SHARDS), "shards without a broker");
-    }
-
-    #[expect(clippy::print_stdout, reason = "asked for")]
-    fn show(&self) {
-        let (leader, state) = self.newest().expect("somebody is there");
-        println!("{leader} leads");
-        members::members(state).iter().for_each(|member| println!("{member:?}"));
-        for (id, broker) in &self.brokers {
-            let status = broker.node.as_ref().map(Node::status);
-            println!("broker {id}, wiped {}: {status:?}", self.wiped == Some(*id));
-        }
-    }
-
     fn any_broker(&mut self) -> Option<u64> {
         let up = |broker: &Broker| broker.node.is_some() && broker.stopped_until <= self.now;
         let ids: Vec<u64> = self.brokers.iter().filter(|(_, b)| up(b)).map(|(&id, _)| id).collect();
@@ -626,44 +363,6 @@ impl Broker {
     fn world_ms(&self, start: Instant, at: Instant) -> u64 {
         let shown = at.saturating_duration_since(start + Duration::from_millis(self.ahead));
         u64::try_from(shown.as_micros()).expect("a short run").div_ceil(self.rate)
-    }
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (sum, more) in self.each().into_iter().zip(other.clone().each()) {
-            *sum = sum.wrapping_add(*more);
-        }
-    }
-
-    pub(crate) fn assert_all_happened(mut self) {
-        let shown = format!("{self:?}");
-        assert!(self.each().into_iter().all(|count| 0 < *count), "{shown}");
-    }
-
-    fn each(&mut self) -> [&mut u64; 20] {
-        [
-            &mut self.digest,
-            &mut self.simulated_ms,
-            &mut self.messages_lost,
-            &mut self.syncs,
-            &mut self.crashes,
-            &mut self.deaths_at_the_disk,
-            &mut self.cuts,
-            &mut self.stops,
-            &mut self.leaders,
-            &mut self.applied,
-            &mut self.refused,
-            &mut self.unknown,
-            &mut self.reads,
-            &mut self.reads_late,
-            &mut self.joins,
-            &mut self.drains,
-            &mut self.removals,
-            &mut self.wipes,
-            &mut self.moves,
-            &mut self.transfers,
-        ]
     }
 }
 
