@@ -69,6 +69,8 @@ struct Turns {
     /// Something is left over from the turn before.
     more: Progress,
     drain_until: Option<Instant>,
+    /// It has been quiet once.
+    settled: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +117,7 @@ impl Errand {
             calm: 0,
             more: Progress::Idle,
             drain_until: None,
+            settled: false,
         };
         let shared = Shared { turns: Mutex::new(turns), waker, ended: AtomicBool::new(false) };
         Ok(Self { poll, shared: Arc::new(shared), stop, sampling: None })
@@ -319,6 +322,11 @@ impl Turns {
             .deregister(self.network.socket.source())
             .map_err(io_error("leave the poll"))?;
         (self.mode, self.skipped) = (Mode::Quiet, false);
+        if !self.settled {
+            // Keys, a handshake and the first walk of everything leave more behind than all that comes.
+            self.settled = true;
+            hugepage_config::heap::give_back();
+        }
         Ok(Next::Wait(LOOK_AFTER))
     }
 
