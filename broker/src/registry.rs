@@ -255,6 +255,12 @@ impl Registry {
         })
     }
 
+    /// Whether a token was made here, good or not.
+    #[must_use]
+    pub fn knows_token(&self, secret: &[u8]) -> bool {
+        self.lock().tokens.knows(TokenHash::of(secret))
+    }
+
     /// Uses a token up; that is on disk when this returns.
     ///
     /// # Errors

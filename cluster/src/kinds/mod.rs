@@ -47,7 +47,8 @@ impl Command {
 }
 
 /// Equal while neither the members nor the owners of shards change.
-pub(crate) fn placement(state: &State) -> [u128; 2] {
+#[must_use]
+pub fn placement(state: &State) -> [u128; 2] {
     [state.hash_of(members::KIND), state.hash_of(shards::KIND)]
 }
 
