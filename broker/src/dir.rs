@@ -5,6 +5,7 @@
 //! version         what wrote this directory
 //! ca/             the fleet's certificate authority
 //! registry.redb   hosts, windows, tokens
+//! cluster.redb    what this broker promised to its cluster, if it is in one
 //! store/          log and segments
 //! control.sock    the operator's door
 //! ```
