@@ -52,11 +52,13 @@ impl Brokers {
 
     /// The connection failed; `silent`: because nothing was heard.
     pub(super) fn failed(&mut self, silent: bool) {
-        if silent {
-            self.silent = Some(self.target().to_owned());
-        }
-        if self.redirect.take().is_none() {
+        let left = self.target().to_owned();
+        // One that we were sent to may also be the one whose turn it is.
+        if self.redirect.take().is_none() || self.target() == left {
             self.turn = self.turn.wrapping_add(1);
+        }
+        if silent {
+            self.silent = Some(left);
         }
     }
 
@@ -125,6 +127,13 @@ mod tests {
         assert_eq!((brokers.target(), brokers.silent()), ("b:1", "b:1"));
         brokers.welcomed();
         assert_eq!(brokers.silent(), "");
+        // Sent there, and told of all while there.
+        assert!(brokers.redirected("c:1".to_owned()));
+        brokers.told(vec!["c:1".to_owned(), "b:1".to_owned()]);
+        assert_eq!(brokers.target(), "c:1");
+        brokers.failed(true);
+        assert_eq!(brokers.target(), "b:1", "not the silent one again");
+        brokers.welcomed();
         let circles = (0..5).take_while(|_| brokers.redirected("c:1".to_owned())).count();
         assert_eq!(circles, 4);
     }

@@ -51,5 +51,6 @@ impl Silence {
     }
 }
 
-const DOUBT_AFTER: Duration = Duration::from_millis(900);
-const GRACE: Duration = Duration::from_millis(250);
+/// The transport answers within a round trip and 25 ms.
+const DOUBT_AFTER: Duration = Duration::from_millis(400);
+const GRACE: Duration = Duration::from_millis(300);

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use strobe_cluster::kinds::{Command, hosts, placement};
+use strobe_cluster::kinds::{Command, hosts, placement, revocations};
 use strobe_cluster::{
     CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Store, Ticket,
 };
@@ -27,6 +27,8 @@ pub struct Plane {
     hosts: BTreeMap<u128, Host>,
     posts: VecDeque<Post>,
     mapped: Option<[u128; 2]>,
+    /// The revocations that the network loop knows.
+    revoked: Option<u128>,
     map: Arc<Map>,
     names: BTreeMap<u64, (String, Option<SocketAddr>)>,
     /// The state here was as new as any once in this life: until then the map in it is history.
@@ -107,6 +109,8 @@ pub enum Post {
     Map(Arc<Map>),
     /// What became of a command of its own.
     Outcome(u64, Outcome),
+    /// Certificates of these hosts that end up to then are refused.
+    Revoked(Vec<(HostId, u64)>),
 }
 
 #[derive(Debug)]
@@ -148,6 +152,7 @@ impl Plane {
             hosts: BTreeMap::new(),
             posts: VecDeque::new(),
             mapped: None,
+            revoked: None,
             map: Arc::default(),
             names: BTreeMap::new(),
             confirmed: false,
@@ -284,8 +289,14 @@ impl Plane {
         }
     }
 
-    /// Tells the network loop if owners or members are others than it knows.
+    /// Tells the network loop if owners, members or revocations are others than it knows.
     fn draw(&mut self) {
+        let revoked = revocations::mark(self.node.state());
+        if self.revoked.replace(revoked) != Some(revoked) {
+            let all = revocations::revocations(self.node.state()).into_iter();
+            let all: Vec<_> = all.map(|(host, refused_s)| (HostId(host), refused_s)).collect();
+            self.posts.push_back(Post::Revoked(all));
+        }
         let placed = placement(self.node.state());
         if self.mapped == Some(placed) {
             return;

@@ -60,7 +60,7 @@ struct Peer {
     state: State,
     /// Datagrams received when it was looked at last.
     received: u64,
-    /// Since when something was written without a sign of life.
+    /// Since when something was written, or it was pinged, without a sign of life.
     asked: Option<Instant>,
 }
 
@@ -129,6 +129,11 @@ impl Net {
     pub fn on_post(&mut self, post: Post, now: Instant, now_ms: i64) {
         match post {
             Post::Outcome(ticket, outcome) => self.on_outcome(ticket, outcome, now_ms),
+            Post::Revoked(all) => {
+                if let Err(why) = self.registry.refuse(&all) {
+                    log::error!("revocations hold until the next start only: {why}");
+                }
+            }
             Post::Map(map) => {
                 let Some(seat) = &mut self.seat else { return };
                 seat.peers.retain(|id, _| map.peers.iter().any(|(known, _)| known == id));
@@ -202,6 +207,11 @@ impl Net {
                         (peer.received, peer.asked) = (received, None);
                     } else if peer.asked.is_some_and(|at| at + SILENCE <= now) {
                         silent.push((*id, place.conn));
+                    } else if peer.asked.is_none() {
+                        // Followers say nothing to each other until they have to elect somebody: a
+                        // connection that died must not be found out then.
+                        peer.asked = Some(now);
+                        self.link.ping(place.conn);
                     }
                 }
                 State::Waiting { .. } | State::Opening { .. } => {}
@@ -278,4 +288,4 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// A handshake takes a round trip or two.
 const OPENING: Duration = Duration::from_millis(1500);
 /// What is written is confirmed by the transport within a round trip and 25 ms.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_millis(1500);

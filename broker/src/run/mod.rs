@@ -118,7 +118,7 @@ impl Broker {
             whole_datagrams: socket.keeps_datagrams_whole(),
             wall_s: now_s,
             seed: None,
-            accept: Some(Accept { secret: authority.derive("strobe link"), grace_s }),
+            accept: Some(Accept { secret: dir::link_secret(&config.dir)?, grace_s }),
         })?;
         let io = |doing| move |source| BrokerError::Io { doing, source };
         let poll = Poll::new().map_err(io("make a poll"))?;
@@ -447,4 +447,4 @@ const QUESTIONS_MAX: usize = 64;
 const QUERY_THREADS: usize = 2;
 const WRITES_MAX: usize = 64;
 const WRITE_WAIT: Duration = Duration::from_secs(30);
-const CONTROLS_MAX: usize = 8;
+const CONTROLS_MAX: usize = 32;

@@ -10,6 +10,7 @@ use crate::own;
 use crate::query::Caller;
 use crate::tokens::TokenHash;
 use std::time::Duration;
+use strobe_cluster::kinds::revocations;
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
@@ -73,6 +74,14 @@ impl Broker {
         wake(&self.shared.waker);
         kept.map_err(|why| own::error(503, "unavailable", &why.to_string()))?;
         log::warn!("the certificates of {id} are revoked");
+        if self.shared.is_clustered() {
+            let refused_s = self.shared.registry.standing(id).refused_s;
+            let told = self.agreed(revocations::Change::refuse(id.0, refused_s));
+            told.map_err(|(status, why)| {
+                let why = format!("revoked at this broker; the others may not know: {why}");
+                own::error(status, "unavailable", &why)
+            })?;
+        }
         let text =
             format!("The certificates of {asked} ({id}) are revoked; a new token lets it in.");
         Ok(own::text(200, &text))

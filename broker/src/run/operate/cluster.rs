@@ -51,14 +51,21 @@ impl Broker {
 
     /// Has a command applied, or says why it is not, or that nobody knows.
     pub(super) fn agree(&self, command: Command) -> Result<u64, Refused> {
-        let answer = self.shared.cluster.ask(Asked::Propose(command));
-        match answer.map_err(|why| unavailable(&why))? {
+        self.agreed(command).map_err(|(status, why)| match status {
+            422 => unfit(&why),
+            _ => unavailable(&why),
+        })
+    }
+
+    /// The same in words.
+    pub(super) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
+        match self.shared.cluster.ask(Asked::Propose(command)).map_err(|why| (503, why))? {
             Answer::Outcome(Outcome::Applied(value)) => Ok(value),
             Answer::Outcome(Outcome::Refused(refusal)) => {
-                Err(own::error(422, "execution", &format!("the cluster refuses it: {refusal}")))
+                Err((422, format!("the cluster refuses it: {refusal}")))
             }
-            Answer::Outcome(Outcome::Unknown) => Err(unavailable(UNKNOWN)),
-            Answer::Busy | Answer::Report(_) => Err(unavailable(BUSY)),
+            Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
+            Answer::Busy | Answer::Report(_) => Err((503, BUSY.to_owned())),
         }
     }
 
