@@ -119,6 +119,7 @@ impl Disk {
                 Name::Renamed(from, to) => drop(fs::rename(to, from)),
                 Name::Removed(from, kept) => {
                     state.removed.remove(&from);
+                    exhume(&state.graves, &kept);
                     drop(fs::rename(kept, from));
                 }
             }
@@ -223,11 +224,23 @@ impl State {
             self.removed.insert(path.to_owned(), fs::read(path).expect("it is there"));
         }
         if path.extension().is_some_and(|extension| extension == "seg") {
-            let grave = self.graves.join(path.file_name().expect("a file"));
-            // Removed once more after a crash undid it: it is there already.
-            drop(fs::hard_link(path, grave));
+            // A number may be given again once its file is gone, so each grave has one of its own.
+            let kind = path.file_name().and_then(|name| name.to_str()?.split('-').next());
+            let grave = format!("{}-{:016x}.seg", kind.expect("a segment"), self.limbo_next);
+            fs::hard_link(path, self.graves.join(grave)).expect("a file of the simulation");
         }
         self.names.push(Name::Removed(path.to_owned(), kept));
+    }
+}
+
+/// The removal of what is `kept` was undone.
+fn exhume(graves: &Path, kept: &Path) {
+    let number = kept.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
+    let end = format!("-{:016x}.seg", number.expect("a number"));
+    for grave in fs::read_dir(graves).expect("a folder").flatten() {
+        if grave.file_name().to_string_lossy().ends_with(&end) {
+            fs::remove_file(grave.path()).expect("a file of the simulation");
+        }
     }
 }
 
