@@ -1,4 +1,4 @@
-//! What an agent keeps between its lives: `host.toml`, `identity.pem`, `agent.lock`.
+//! What an agent keeps between its lives: `host.toml`, `identity.pem`, `brokers`, `agent.lock`.
 //!
 //! ```text
 //! host.toml   id = "32 hex"          this host's random identity
@@ -113,6 +113,26 @@ impl State {
     }
 }
 
+impl State {
+    /// Where the brokers were that this agent heard of last; a file that is not there, or cannot be read,
+    /// is none.
+    #[must_use]
+    pub fn brokers(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.dir.join(BROKERS_FILE)).unwrap_or_default();
+        let known = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        known.take(BROKERS_MAX).map(str::to_owned).collect()
+    }
+
+    /// Keeps them for the next start.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_brokers(&self, brokers: &[String]) -> Result<(), StateError> {
+        let text: String = brokers.iter().map(|broker| format!("{broker}\n")).collect();
+        Ok(write_private(&self.dir, BROKERS_FILE, text.as_bytes())?)
+    }
+}
+
 struct Kept {
     host: HostId,
     machine: String,
@@ -195,6 +215,9 @@ fn random() -> Result<u128, StateError> {
 }
 
 const HOST_FILE: &str = "host.toml";
+const BROKERS_FILE: &str = "brokers";
+/// Members of a cluster, and the one that is configured.
+const BROKERS_MAX: usize = 129;
 const LOCK_FILE: &str = "agent.lock";
 
 #[cfg(test)]

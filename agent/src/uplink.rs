@@ -6,7 +6,7 @@
 //!     ^  due?          |  Closed               |  no answer,       |  Ack: slots released
 //!     |                v                       v  Refused          v  Closed, stalled
 //!     +--------- back-off 250 ms .. 30 s, half of it random -------+
-//!     +--------- at once, to another broker <--- Redirect ---------+
+//!     +--------- soon, to another broker <--- Redirect ------------+
 //! ```
 //!
 //! Frames stay in the ring until they are acknowledged: the ring is the retransmission buffer, and
@@ -22,24 +22,27 @@
 //! Bounds: unacknowledged frames by the ring's slots; chunks waiting for QUIC by `CHUNKS_MAX`;
 //! a full ring refuses the sampler, which counts it.
 
+mod brokers;
+mod frames;
+mod silence;
 mod status;
 
 pub use status::Status;
 
+use brokers::Brokers;
+use silence::Silence;
+
 use crate::ring::{Reader as Ring, Ticket};
-use crate::schemas::Table;
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 use strobe_wire::back_off::BackOff;
-use strobe_wire::frame::{self, FrameKind};
 use strobe_wire::ids::SchemaId;
 use strobe_wire::link::{
     Alpn, ConnId, Dial, Distrust, Event, Link, LinkError, Received, StreamId, Why,
 };
-use strobe_wire::message::{Hello, Incoming, Message, Reader, encode, frame_prefix};
+use strobe_wire::message::{Hello, Incoming, Message, Reader, encode};
 use strobe_wire::pki;
-use strobe_wire::schema::Schema;
 
 /// What an uplink is made of.
 #[derive(Clone, Debug)]
@@ -55,13 +58,10 @@ pub struct UplinkConfig {
 /// The state machine.
 #[derive(Debug)]
 pub struct Uplink {
-    config: UplinkConfig,
+    hello: Hello,
     state: State,
-    /// Index into `config.brokers` of the next dial.
-    turn: usize,
-    /// Where a broker sent us; forgotten after a failure.
-    redirect: Option<String>,
-    redirects: u32,
+    brokers: Brokers,
+    silence: Silence,
     back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
@@ -103,7 +103,7 @@ pub struct Renewed {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Waiting { until: Instant },
-    Connecting { conn: ConnId },
+    Connecting { conn: ConnId, since: Instant },
     Greeting { conn: ConnId, stream: StreamId, since: Instant },
     Streaming { conn: ConnId, stream: StreamId, progress: Instant },
 }
@@ -115,14 +115,12 @@ impl Uplink {
     /// Without a broker.
     #[must_use]
     pub fn new(config: UplinkConfig, now: Instant) -> Self {
-        assert!(!config.brokers.is_empty(), "the configuration was checked for a broker");
         let back_off = BackOff::new(BACK_OFF_MIN, BACK_OFF_MAX, config.seed);
         Self {
-            config,
+            hello: config.hello,
             state: State::Waiting { until: now },
-            turn: 0,
-            redirect: None,
-            redirects: 0,
+            brokers: Brokers::new(config.brokers),
+            silence: Silence::default(),
             back_off,
             reader: Reader::default(),
             unacknowledged: VecDeque::new(),
@@ -141,7 +139,7 @@ impl Uplink {
     #[must_use]
     pub fn wants(&self, now: Instant) -> Option<String> {
         match self.state {
-            State::Waiting { until } if until <= now => Some(self.target().to_owned()),
+            State::Waiting { until } if until <= now => Some(self.brokers.target().to_owned()),
             _ => None,
         }
     }
@@ -153,27 +151,63 @@ impl Uplink {
         link: &mut Link,
         resolved: Result<std::net::SocketAddr, String>,
     ) {
-        self.status.broker = self.target().to_owned();
+        self.status.broker = self.brokers.target().to_owned();
         let begun = resolved.and_then(|remote| {
             link.connect(now, remote, &Dial::With(Alpn::Agent))
                 .map_err(|error: LinkError| error.to_string())
         });
         match begun {
-            Ok(conn) => self.state = State::Connecting { conn },
-            Err(why) => self.fail(now, why),
+            Ok(conn) => {
+                self.silence = Silence::default();
+                self.state = State::Connecting { conn, since: now };
+            }
+            Err(why) => self.fail(now, why, false),
         }
     }
 
     /// When [`Self::on_timeout`] or [`Self::wants`] should be asked at the latest.
     #[must_use]
     pub fn timeout(&self) -> Option<Instant> {
-        match self.state {
+        let by_state = match self.state {
             State::Waiting { until } => Some(until),
+            State::Connecting { since, .. } if self.has_choice() => Some(since + CONNECT_TIMEOUT),
             State::Connecting { .. } => None,
             State::Greeting { since, .. } => Some(since + GREETING_TIMEOUT),
             State::Streaming { .. } if self.unacknowledged.is_empty() => None,
             State::Streaming { progress, .. } => Some(progress + STALL_TIMEOUT),
+        };
+        let silence = self.awaited().map(|(_, since)| self.silence.timeout(since));
+        [by_state, silence].into_iter().flatten().min()
+    }
+
+    /// Since when something has waited for an answer, where a silent broker can be left.
+    fn awaited(&self) -> Option<(ConnId, Instant)> {
+        match self.state {
+            _ if !self.has_choice() => None,
+            State::Waiting { .. } | State::Connecting { .. } => None,
+            State::Greeting { conn, since, .. } => Some((conn, since)),
+            State::Streaming { conn, .. } => {
+                self.unacknowledged.front().map(|sent| (conn, sent.at))
+            }
         }
+    }
+
+    /// Whether more than one broker is known.
+    #[must_use]
+    pub fn has_choice(&self) -> bool {
+        self.brokers.has_choice()
+    }
+
+    /// Notes whether something was heard, for whoever does not call [`Self::on_timeout`] now.
+    pub fn listen(&mut self, now: Instant, link: &mut Link) {
+        if let Some((conn, _)) = self.awaited() {
+            self.silence.listen(now, link, conn);
+        }
+    }
+
+    /// Where the brokers are, once after a broker told something new: to be kept for the next start.
+    pub fn brokers(&mut self) -> Option<Vec<String>> {
+        self.brokers.news()
     }
 
     /// Gives up on a broker that does not answer.
@@ -181,10 +215,20 @@ impl Uplink {
         if self.timeout().is_none_or(|at| now < at) {
             return;
         }
+        if let Some(awaited) = self.awaited() {
+            if self.silence.is_over(now, link, awaited) {
+                return self.leave(now, link, ring, awaited.0);
+            }
+            // Nothing else is due as often as this.
+            if self.timeout().is_none_or(|at| now < at) {
+                return;
+            }
+        }
         let (conn, why) = match self.state {
+            State::Connecting { conn, .. } => return self.leave(now, link, ring, conn),
             State::Greeting { conn, .. } => (conn, "the broker does not answer Hello"),
             State::Streaming { conn, .. } => (conn, "the broker acknowledges nothing"),
-            State::Waiting { .. } | State::Connecting { .. } => return,
+            State::Waiting { .. } => return,
         };
         self.hang_up(now, link, ring, conn, why);
     }
@@ -192,14 +236,16 @@ impl Uplink {
     /// The link says what happened.
     pub fn told(&mut self, now: Instant, event: &Event, link: &mut Link, ring: &mut Ring) {
         match (event, self.state) {
-            (Event::Connected { conn, .. }, State::Connecting { conn: mine }) if *conn == mine => {
+            (Event::Connected { conn, .. }, State::Connecting { conn: mine, .. })
+                if *conn == mine =>
+            {
                 self.greet(now, link, mine);
             }
             (Event::Closed { conn, why }, _) if Some(*conn) == self.conn() => {
                 self.distrusted =
                     matches!(why, Why::Distrust(Distrust::Expired | Distrust::Foreign));
                 self.forget_connection(ring);
-                self.fail(now, why.to_string());
+                self.fail(now, why.to_string(), *why == Why::Silence);
             }
             (
                 Event::Readable { conn, stream },
@@ -208,33 +254,6 @@ impl Uplink {
             ) if *conn == mine && *stream == ours => self.read(now, link, ring),
             // `pump` is called after all events, and it is what `Writable` asks for.
             _ => {}
-        }
-    }
-
-    /// Sends what is in the ring, as far as QUIC takes it.
-    pub fn pump(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, table: &Table) {
-        let (State::Greeting { conn, stream, .. } | State::Streaming { conn, stream, .. }) =
-            self.state
-        else {
-            // Nothing is lost while nobody listens, but the ring wants its held slots back.
-            ring.settle();
-            return;
-        };
-        loop {
-            match self.state {
-                State::Streaming { .. } => self.fill(now, ring, table),
-                _ => ring.settle(),
-            }
-            if self.chunks.is_empty() {
-                return;
-            }
-            match link.send(conn, stream, self.chunks.make_contiguous()) {
-                Ok(0) => return,
-                Ok(_) => self.chunks.retain(|chunk| !chunk.is_empty()),
-                Err(error) => {
-                    return self.hang_up(now, link, ring, conn, &error.to_string());
-                }
-            }
         }
     }
 
@@ -264,17 +283,10 @@ impl Uplink {
         self.complaint.take()
     }
 
-    fn target(&self) -> &str {
-        match &self.redirect {
-            Some(broker) => broker,
-            None => &self.config.brokers[self.turn % self.config.brokers.len()],
-        }
-    }
-
     fn conn(&self) -> Option<ConnId> {
         match self.state {
             State::Waiting { .. } => None,
-            State::Connecting { conn }
+            State::Connecting { conn, .. }
             | State::Greeting { conn, .. }
             | State::Streaming { conn, .. } => Some(conn),
         }
@@ -285,13 +297,19 @@ impl Uplink {
         self.reader = Reader::default();
         let Some(stream) = link.open(conn) else {
             link.close(now, conn, "an agent needs a stream");
-            return self.fail(now, "the broker allows no stream".to_owned());
+            return self.fail(now, "the broker allows no stream".to_owned(), false);
         };
         self.state = State::Greeting { conn, stream, since: now };
-        let hello = encode(&Message::Hello(self.config.hello.clone()));
+        let (acknowledged_seq, silent) = (self.status.acknowledged_seq, self.brokers.silent());
+        let mut words = Vec::with_capacity(2);
+        if acknowledged_seq != 0 || !silent.is_empty() {
+            let silent = silent.to_owned();
+            words.push(encode(&Message::Resume { acknowledged_seq, silent }));
+        }
+        words.push(encode(&Message::Hello(self.hello.clone())));
         // A stream's first bytes always fit: its window is larger than any Hello that is sent
         // (labels are bounded by the configuration). If not, the greeting times out.
-        let sent = link.send(conn, stream, &mut [hello]);
+        let sent = link.send(conn, stream, &mut words);
         log::debug!("uplink: connected to {}, Hello: {sent:?}", self.status.broker);
     }
 
@@ -335,12 +353,12 @@ impl Uplink {
                     "uplink: {} (version {version}) has frames up to {stored_seq}",
                     self.status.broker
                 );
-                self.redirects = 0;
+                self.brokers.welcomed();
                 self.stored_seq = stored_seq;
                 self.state = State::Streaming { conn, stream, progress: now };
             }
             (Message::Ack { boot, seq }, State::Streaming { conn, stream, .. })
-                if boot == self.config.hello.boot =>
+                if boot == self.hello.boot =>
             {
                 self.back_off.succeeded();
                 self.state = State::Streaming { conn, stream, progress: now };
@@ -353,6 +371,7 @@ impl Uplink {
                 self.forget_connection(ring);
                 self.redirected(now, broker);
             }
+            (Message::Brokers(told), _) => self.brokers.told(told),
             // A request is with the broker already.
             (Message::RenewDue, _) if self.renewing.is_some() => {}
             (Message::RenewDue, _) => match pki::request() {
@@ -381,67 +400,24 @@ impl Uplink {
     }
 
     fn redirected(&mut self, now: Instant, broker: String) {
-        self.redirects += 1;
-        if REDIRECTS_MAX < self.redirects || ADDRESS_BYTES_MAX < broker.len() {
-            self.redirects = 0;
-            return self.fail(now, format!("redirected in circles, last to {broker:.100}"));
+        let circles = format!("redirected in circles, last to {broker:.100}");
+        if !self.brokers.redirected(broker) {
+            return self.fail(now, circles, false);
         }
-        self.redirect = Some(broker);
-        self.state = State::Waiting { until: now };
-    }
-
-    fn acknowledge(&mut self, ring: &mut Ring, seq: u64) {
-        let mut through = None;
-        while let Some(sent) = self.unacknowledged.front().filter(|sent| sent.seq <= seq) {
-            through = Some(sent.ticket);
-            self.unacknowledged.pop_front();
-        }
-        if let Some(ticket) = through {
-            ring.release(ticket);
-        }
-        self.status.acknowledged_seq = self.status.acknowledged_seq.max(seq);
-    }
-
-    /// Takes frames from the ring until enough chunks wait.
-    fn fill(&mut self, now: Instant, ring: &mut Ring, table: &Table) {
-        while self.chunks.len() < CHUNKS_MAX {
-            let Some(slot) = ring.next() else { return };
-            let (ticket, header) = (slot.ticket(), frame::open(&slot).map(|frame| frame.header));
-            let Ok(header) = header else {
-                self.status.unsendable += 1;
-                self.unacknowledged.push_back(Sent { seq: 0, ticket, at: now });
-                continue;
-            };
-            let bytes = slot.bytes();
-            if self.unacknowledged.is_empty()
-                && let State::Streaming { progress, .. } = &mut self.state
-            {
-                // The wait for an acknowledgement begins with something to acknowledge.
-                *progress = now;
-            }
-            self.unacknowledged.push_back(Sent { seq: header.seq.0, ticket, at: now });
-            if header.seq.0 <= self.stored_seq {
-                self.acknowledge(ring, self.stored_seq);
-                continue;
-            }
-            if header.kind == FrameKind::Row && !self.schemas_sent.contains(&header.schema) {
-                let Some(schema) = table.schema(header.schema) else {
-                    self.status.unsendable += 1;
-                    continue;
-                };
-                self.chunks.push_back(encode(&Message::Schema(Schema::clone(&schema))));
-                self.schemas_sent.insert(header.schema);
-            }
-            self.chunks.push_back(Bytes::copy_from_slice(&frame_prefix(bytes.len())));
-            self.chunks.push_back(bytes);
-            self.status.frames_sent += 1;
-        }
+        self.state = State::Waiting { until: now + self.back_off.spread(REDIRECT_SPREAD) };
     }
 
     fn hang_up(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, conn: ConnId, why: &str) {
         link.close(now, conn, why);
         self.forget_connection(ring);
-        self.fail(now, why.to_owned());
+        self.fail(now, why.to_owned(), false);
+    }
+
+    /// Nothing is heard from this broker, and there are others.
+    fn leave(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, conn: ConnId) {
+        link.close(now, conn, "nothing was heard");
+        self.forget_connection(ring);
+        self.fail(now, "nothing is heard from the broker".to_owned(), true);
     }
 
     fn forget_connection(&mut self, ring: &mut Ring) {
@@ -452,11 +428,12 @@ impl Uplink {
         ring.rewind();
     }
 
-    fn fail(&mut self, now: Instant, why: String) {
-        if self.redirect.take().is_none() {
-            self.turn = self.turn.wrapping_add(1);
-        }
+    fn fail(&mut self, now: Instant, why: String, silent: bool) {
+        self.brokers.failed(silent);
         let wait = self.back_off.failed();
+        // The others are asked soon, each once, before the waits grow.
+        let round = self.has_choice() && (self.back_off.failures() as usize) < self.brokers.count();
+        let wait = if round { self.back_off.spread(REDIRECT_SPREAD) } else { wait };
         self.state = State::Waiting { until: now + wait };
         self.complaint = Some(format!("{}: {why}; again in {wait:?}", self.status.broker));
         self.status.last_error = why;
@@ -469,11 +446,10 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broker commits every 50 ms; one that acknowledges nothing for this long is stuck.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-const REDIRECTS_MAX: u32 = 4;
-/// The longest DNS name, a colon and a port.
-const ADDRESS_BYTES_MAX: usize = 253 + 6;
-/// Ten frames with their prefixes and a schema or two.
-const CHUNKS_MAX: usize = 24;
+/// A handshake is two round trips; a lost datagram of it is sent again after one second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A fleet that is sent elsewhere, or whose broker is gone, arrives within this.
+const REDIRECT_SPREAD: Duration = Duration::from_millis(150);
 
 #[cfg(test)]
 mod tests {
@@ -504,7 +480,10 @@ mod tests {
             assert_eq!(uplink.wants(now), None);
             let until = uplink.timeout().unwrap();
             let whole = (BACK_OFF_MIN * (1 << attempt)).min(BACK_OFF_MAX);
-            assert!((whole / 2..=whole).contains(&(until - now)), "attempt {attempt}");
+            // The other one is asked soon; then the waits grow.
+            let wanted =
+                if attempt == 0 { Duration::ZERO..=REDIRECT_SPREAD } else { whole / 2..=whole };
+            assert!(wanted.contains(&(until - now)), "attempt {attempt}");
             now = until;
         }
     }

@@ -33,6 +33,8 @@ pub struct Certificates<P> {
     authority: Arc<Authority>,
     life_s: u64,
     own_until_s: u64,
+    /// What its own names: 0, or which broker of its cluster it is.
+    name: HostId,
     watched: HashMap<P, Watched>,
     /// One entry for each of `watched`.
     timers: BTreeSet<(u64, P)>,
@@ -94,6 +96,7 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
             authority,
             life_s,
             own_until_s: 0,
+            name: HostId(0),
             watched: HashMap::new(),
             timers: BTreeSet::new(),
             counts: CertificateCounts::default(),
@@ -106,12 +109,17 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
             return None;
         }
         self.own_until_s = now_s.saturating_add((self.life_s * 2 / 3).max(1));
-        let subject = Subject { role: Role::Broker, host: HostId(0) };
+        let subject = Subject { role: Role::Broker, host: self.name };
         let issued = self.authority.issue(&subject, now_s, self.life_s);
         if issued.is_ok() {
             self.counts.own_expires_s = now_s.saturating_add(self.life_s);
         }
         Some(issued)
+    }
+
+    /// From now on it signs for this authority, and its own certificate names this broker.
+    pub fn seat(&mut self, authority: Arc<Authority>, name: HostId) {
+        (self.authority, self.name, self.own_until_s) = (authority, name, 0);
     }
 
     /// How long one that is given now is good.
@@ -137,6 +145,25 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
                 Message::Refused { why }
             }
         }
+    }
+
+    /// The certificate for a token that others found good, and used up.
+    pub fn grant(&mut self, registry: &Registry, ask: &Enrolment, now_ms: i64) -> Message {
+        match self.granted(registry, ask, now_ms) {
+            Ok(certificate) => {
+                self.counts.enrolled += 1;
+                self.signed(certificate)
+            }
+            Err(why) => {
+                self.count_refused();
+                Message::Refused { why }
+            }
+        }
+    }
+
+    /// A token was not good.
+    pub fn count_refused(&mut self) {
+        self.counts.enrolments_refused += 1;
     }
 
     /// A conversation began whose peer's certificate ends at `expires_s`.
@@ -216,13 +243,18 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
         ask: &Enrolment,
         now_ms: i64,
     ) -> Result<Vec<u8>, String> {
-        let role = match ask.role.as_str() {
-            "agent" if ask.host.0 != 0 => Role::Agent,
-            "agent" => return Err("an agent enrols with its host id".to_owned()),
-            "viz" => Role::Viz,
-            _ => return Err("only agents and dashboards enrol".to_owned()),
-        };
+        role(ask)?;
         registry.redeem_token(&ask.secret, now_ms).map_err(|why| why.to_string())?;
+        self.granted(registry, ask, now_ms)
+    }
+
+    fn granted(
+        &self,
+        registry: &Registry,
+        ask: &Enrolment,
+        now_ms: i64,
+    ) -> Result<Vec<u8>, String> {
+        let role = role(ask)?;
         let host = if role == Role::Viz { HostId(0) } else { ask.host };
         let (subject, now_s) = (Subject { role, host }, seconds(now_ms));
         let life_s = registry.standing(host).life_s(self.life_s, now_s);
@@ -232,6 +264,15 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
 
     fn signed(&self, certificate: Vec<u8>) -> Message {
         Message::Enrolled { certificate, ca: self.authority.certificate_der().to_vec() }
+    }
+}
+
+fn role(ask: &Enrolment) -> Result<Role, String> {
+    match ask.role.as_str() {
+        "agent" if ask.host.0 != 0 => Ok(Role::Agent),
+        "agent" => Err("an agent enrols with its host id".to_owned()),
+        "viz" => Ok(Role::Viz),
+        _ => Err("only agents and dashboards enrol".to_owned()),
     }
 }
 

@@ -4,7 +4,9 @@
 //! lock            held (flock) while a broker runs
 //! version         what wrote this directory
 //! ca/             the fleet's certificate authority
+//! link.secret     the same in every life, so that peers learn at once of the next one
 //! registry.redb   hosts, windows, tokens
+//! cluster.redb    what this broker promised to its cluster, if it is in one
 //! store/          log and segments
 //! control.sock    the operator's door
 //! ```
@@ -14,7 +16,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use strobe_wire::pki::{Authority, PkiError};
+use strobe_wire::pki::{Authority, PkiError, write_private};
 
 /// A directory that is ours until this is dropped.
 #[derive(Debug)]
@@ -98,6 +100,30 @@ impl StateDir {
     }
 }
 
+/// What this broker's link derives its secrets from, made at the first start. Not of the authority's
+/// key: that is another one once this broker has joined a cluster, and the next life's stateless resets
+/// would not be believed.
+pub(crate) fn link_secret(dir: &Path) -> Result<[u8; 32], DirError> {
+    let path = dir.join(LINK_SECRET);
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            if let Ok(secret) = bytes.try_into() {
+                return Ok(secret);
+            }
+        }
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(DirError::Io { doing: "read", path, source }),
+    }
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|why| DirError::Io {
+        doing: "make",
+        path,
+        source: io::Error::other(why.to_string()),
+    })?;
+    write_private(dir, LINK_SECRET, &secret)?;
+    Ok(secret)
+}
+
 /// The authority kept in `dir`, made at the first start.
 pub(crate) fn authority(dir: &Path, now_s: u64) -> Result<Authority, DirError> {
     let dir = dir.join("ca");
@@ -110,6 +136,7 @@ pub(crate) fn authority(dir: &Path, now_s: u64) -> Result<Authority, DirError> {
 }
 
 const VERSION: &str = "strobe state 2";
+const LINK_SECRET: &str = "link.secret";
 
 #[cfg(test)]
 mod tests {

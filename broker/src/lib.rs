@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod certificates;
+pub mod cluster;
 pub mod config;
 pub mod control;
 mod dir;

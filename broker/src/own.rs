@@ -107,6 +107,14 @@ pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiRes
     out.gauge("connections", "QUIC connections.", count(net.connections));
     out.gauge("subscribers", "Dashboards subscribed over QUIC.", count(net.subscribers));
     out.gauge("frames_in_flight", "Frames not on disk yet.", count(net.frames_in_flight));
+    if let Some(cluster) = &net.cluster {
+        let help = "Other brokers of the cluster that this one is connected to.";
+        out.gauge("cluster_peers_connected", help, count(cluster.connected));
+        let help = "Messages of the control plane that found a queue full.";
+        out.counter("cluster_messages_dropped_total", help, cluster.dropped);
+        let help = "Agents that were sent to the owner of their shard.";
+        out.counter("cluster_redirects_total", help, cluster.redirects);
+    }
     out.gauge(
         "storing",
         "1 while frames are taken, 0 while the store refuses.",

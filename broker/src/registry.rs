@@ -178,6 +178,29 @@ impl Registry {
         })
     }
 
+    /// Others revoked these, up to these ends; those that were not known are on disk when this returns.
+    ///
+    /// # Errors
+    /// They could not be written; until the next start they hold all the same.
+    pub fn refuse(&self, all: &[(HostId, u64)]) -> Result<(), RegistryError> {
+        let mut memory = self.lock();
+        let news: Vec<(HostId, Standing)> = all
+            .iter()
+            .filter_map(|&(host, refused_s)| Some((host, memory.trust.refuse(host, refused_s)?)))
+            .collect();
+        drop(memory);
+        if news.is_empty() {
+            return Ok(());
+        }
+        self.shared.revocations.fetch_add(1, Ordering::Release);
+        self.write(|tables| {
+            for (host, standing) in &news {
+                tables.certificates.insert(host.0, (standing.expires_s, standing.refused_s))?;
+            }
+            Ok(())
+        })
+    }
+
     /// How many revocations there were in this life: whoever holds connections looks at them anew.
     #[must_use]
     pub fn revocations(&self) -> u64 {
@@ -253,6 +276,12 @@ impl Registry {
             tables.tokens.insert(hash.0, (entry.expires_ms, entry.used_ms))?;
             Ok(())
         })
+    }
+
+    /// Whether a token was made here, good or not.
+    #[must_use]
+    pub fn knows_token(&self, secret: &[u8]) -> bool {
+        self.lock().tokens.knows(TokenHash::of(secret))
     }
 
     /// Uses a token up; that is on disk when this returns.

@@ -82,6 +82,12 @@ impl Tokens {
         Ok(entry)
     }
 
+    /// Whether it is on the list.
+    #[must_use]
+    pub fn knows(&self, hash: TokenHash) -> bool {
+        self.entries.contains_key(&hash)
+    }
+
     /// Uses a token up. What it returns must be on disk before anything is given for it.
     ///
     /// # Errors

@@ -63,6 +63,14 @@ impl Trust {
         *standing
     }
 
+    /// Another broker refuses what ends up to then; the standing, if that is news.
+    pub fn refuse(&mut self, host: HostId, refused_s: u64) -> Option<Standing> {
+        let standing = self.standings.entry(host).or_default();
+        let is_news = standing.refused_s < refused_s;
+        standing.refused_s = standing.refused_s.max(refused_s);
+        is_news.then_some(*standing)
+    }
+
     /// Whether a certificate of the host that ends then is refused.
     #[must_use]
     pub fn is_refused(&self, host: HostId, expires_s: u64) -> bool {

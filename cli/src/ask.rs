@@ -22,6 +22,13 @@ pub(crate) struct To {
     url: Option<String>,
 }
 
+impl To {
+    /// By the control socket, for what is asked nowhere else.
+    pub(crate) fn of_dir(dir: Option<PathBuf>) -> Self {
+        Self { dir, url: None }
+    }
+}
+
 /// The body of a good answer.
 pub(crate) fn get(to: &To, method: &str, path: &str, query: &str) -> Result<String, String> {
     let request = ApiRequest {

@@ -1,6 +1,7 @@
 //! `strobe`: everything in one process, and the operator's commands.
 
 mod ask;
+mod cluster;
 mod http;
 mod output;
 mod query;
@@ -40,6 +41,8 @@ enum Command {
     Token(Token),
     /// List the hosts of a running broker, or revoke one's certificates.
     Hosts(Hosts),
+    /// Make one Strobe of several brokers, and look after it.
+    Cluster(cluster::Args),
     /// Ask a PromQL expression.
     Query(query::Args),
     /// Score how unusual each value of a CSV file is, as agents do with what they sample.
@@ -131,6 +134,11 @@ fn run(command: Command) -> Result<ExitCode, String> {
             output::print(&ask::revoke(&to, &host)?);
         }
         Command::Hosts(Hosts { to, json, act: None }) => output::print(&ask::hosts(&to, json)?),
+        Command::Cluster(args) => {
+            let (text, well) = cluster::run(&args)?;
+            output::print(&text);
+            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Query(args) => output::print(&query::run(&args)?),
         Command::Score(args) => score::run(&args)?,
         Command::Config(Config::Check { config }) => {

@@ -27,6 +27,11 @@ impl BackOff {
         whole / 2 + (whole / 2).mul_f64(self.fraction())
     }
 
+    /// A wait below `most`, so that a fleet that is sent elsewhere does not arrive in one moment.
+    pub fn spread(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.fraction())
+    }
+
     /// An attempt succeeded: the next wait is a short one.
     pub fn succeeded(&mut self) {
         self.failures = 0;

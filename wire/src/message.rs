@@ -8,7 +8,8 @@
 //! An agent opens one bidirectional stream: `Hello`, then schemas and frames; the broker answers
 //! `Welcome` and then cumulative `Ack`s. A viz opens one bidirectional stream a request
 //! (`ApiRequest` → `ApiResponse`) and one for `Subscribe` (→ `Hosts`, schemas and frames).
-//! An enrolling agent opens one stream: `Enrol` → `Enrolled`.
+//! An enrolling agent opens one stream: `Enrol` → `Enrolled`; a joining broker too: `Join` → `Joined`.
+//! Between brokers the frames are the control plane's, opaque here.
 //!
 //! On an agent's stream and a viz's subscription the broker says `RenewDue` when the certificate
 //! nears its end; the answer is `Renew`, and the answer to that is `Enrolled`.
@@ -92,6 +93,35 @@ pub enum Message {
     Renew {
         /// Certificate signing request, DER.
         csr: Vec<u8>,
+    },
+    /// Agent → broker, before its `Hello`, when it was with another broker before.
+    Resume {
+        /// Frames of its boot up to this one were acknowledged, by whichever broker.
+        acknowledged_seq: u64,
+        /// The `host:port` that it left because nothing was heard from there, or empty.
+        silent: String,
+    },
+    /// Broker → agent: where the brokers of its cluster are, `host:port` each.
+    Brokers(Vec<String>),
+    /// A broker without a cluster → a broker of one, with no certificate yet.
+    Join {
+        /// The token's secret part.
+        secret: Vec<u8>,
+        /// `host:port` where peers and agents will reach it.
+        address: String,
+        /// The number of its disk.
+        disk: u64,
+    },
+    /// Broker → joining broker: it is a learner now.
+    Joined {
+        /// Which cluster.
+        cluster: u128,
+        /// Which broker it is.
+        broker: u64,
+        /// The authority's private key, PKCS#8: any broker enrols hosts.
+        key: Vec<u8>,
+        /// The authority's certificate, DER.
+        ca: Vec<u8>,
     },
 }
 

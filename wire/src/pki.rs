@@ -128,15 +128,27 @@ impl Authority {
     /// The file cannot be read, or is not an authority.
     pub fn load(dir: &Path) -> Result<Option<Self>, PkiError> {
         let Some(file) = read_pem(dir, AUTHORITY_FILE)? else { return Ok(None) };
-        let key_der = file.key()?;
-        let certificate_der = file.certificate(0)?;
+        Self::of_parts(file.key()?, file.certificate(0)?).map(Some)
+    }
+
+    /// From what [`Self::to_parts`] gave.
+    ///
+    /// # Errors
+    /// It is no authority.
+    pub fn of_parts(key_der: Vec<u8>, certificate_der: Vec<u8>) -> Result<Self, PkiError> {
         let private =
             PrivateKeyDer::try_from(key_der.as_slice()).map_err(crypto("read the key"))?;
         let key = KeyPair::try_from(&private).map_err(crypto("read the authority's key"))?;
         let issuer =
             Issuer::from_ca_cert_der(&CertificateDer::from(certificate_der.as_slice()), key)
                 .map_err(crypto("read the authority's certificate"))?;
-        Ok(Some(Self { issuer, key_der, certificate_der }))
+        Ok(Self { issuer, key_der, certificate_der })
+    }
+
+    /// Private key (PKCS#8) and certificate (DER), for another broker of the same fleet.
+    #[must_use]
+    pub fn to_parts(&self) -> (Vec<u8>, Vec<u8>) {
+        (self.key_der.clone(), self.certificate_der.clone())
     }
 
     /// A certificate (DER) for the public key of `csr_der`, if its signature proves that the

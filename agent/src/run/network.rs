@@ -67,7 +67,9 @@ impl Network {
             .register(socket.source(), SOCKET, Interest::READABLE)
             .map_err(io_error("register with the poll"))?;
         let link = link(&socket, parts.identity.clone())?;
-        let uplink = uplink_config(&parts.broker, &parts.hello);
+        let mut uplink = uplink_config(&parts.broker, &parts.hello);
+        let known = parts.state.brokers().into_iter().filter(|known| *known != parts.broker);
+        uplink.brokers.extend(known);
         Ok(Self { parts, uplink, registry, socket, link, held: None, blocked: false })
     }
 
@@ -119,6 +121,12 @@ impl Network {
                 Ok(()) => uplink.reconnect(now, &mut self.link, &mut self.parts.ring),
                 Err(why) => log::warn!("the certificate is not renewed: {why}"),
             }
+        }
+        if let Some(brokers) = uplink.brokers() {
+            if let Err(why) = self.parts.state.keep_brokers(&brokers) {
+                log::warn!("the list of brokers is not kept: {why}");
+            }
+            self.uplink.brokers = brokers;
         }
         if uplink.is_distrusted()
             && let Some(token) = self.parts.token

@@ -250,7 +250,9 @@ impl Turns {
         if self.mode != Mode::Quiet {
             return false;
         }
-        self.skipped = !self.skipped && self.interval() <= SKIP_INTERVAL_MAX;
+        // Where there is another broker to go to, a silent one is to be noticed soon.
+        let choice = matches!(&self.work, Work::Send(uplink) if uplink.has_choice());
+        self.skipped = !self.skipped && !choice && self.interval() <= SKIP_INTERVAL_MAX;
         if !self.skipped && !self.look(now) {
             return false;
         }
@@ -274,6 +276,7 @@ impl Turns {
         let network = &mut self.network;
         network.link.on_timeout(now);
         let Work::Send(uplink) = &mut self.work else { return false };
+        uplink.listen(now, &mut network.link);
         while let Some(event) = network.link.poll() {
             match event {
                 Event::Readable { .. } | Event::Writable { .. } => {

@@ -194,6 +194,15 @@ impl Ingest {
         }
     }
 
+    /// The host says that another broker has acknowledged everything of this boot up to `seq`: that is
+    /// neither missing here nor to be taken. It can only harm itself by saying so.
+    pub fn elsewhere(&mut self, host: HostId, boot: BootId, seq: u64) {
+        if let Some(boot) = self.boot_mut(host, boot) {
+            boot.window.cover(1, seq.min(u64::MAX - 1));
+            boot.stored = boot.stored.max(seq.min(boot.window.through()));
+        }
+    }
+
     /// These were to be stored and were not: they may come again.
     pub fn forget(&mut self, host: HostId, boot: BootId, first: u64, last: u64) {
         if let Some(boot) = self.boot_mut(host, boot) {

@@ -12,10 +12,15 @@ impl Net {
     pub(super) fn on_enrol(
         &mut self,
         place: Place,
-        ask: &Enrolment,
+        ask: Enrolment,
         now_ms: i64,
     ) -> Result<(), String> {
-        let answer = self.certificates.enrol(&self.registry, ask, now_ms);
+        // In a cluster only what was made before it was one is known here.
+        let elsewhere = self.seat.is_some() && !self.registry.knows_token(&ask.secret);
+        if elsewhere {
+            return self.enrol_by_agreement(place, ask, now_ms);
+        }
+        let answer = self.certificates.enrol(&self.registry, &ask, now_ms);
         match &answer {
             Message::Refused { why } => {
                 log::warn!("enrolment from {:?} refused: {why}", self.link.remote(place.conn));

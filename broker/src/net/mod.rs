@@ -10,6 +10,7 @@
 //! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
 //! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
 //! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
+//! peer stream ◀──control plane's bytes──▶ plane (`net/peers`, `cluster`)
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
@@ -17,8 +18,12 @@
 
 mod agents;
 mod certify;
+mod joining;
+mod owners;
+mod peers;
 mod streams;
 
+pub use peers::Seating;
 pub use streams::Place;
 
 use crate::certificates::{CertificateCounts, Certificates, seconds};
@@ -63,6 +68,9 @@ pub struct Net {
     session_next: u64,
     acks: u64,
     revocations: u64,
+    /// In a cluster; none of a broker by itself.
+    seat: Option<peers::Seat>,
+    joining: joining::Waiting,
 }
 
 /// The parts a [`Net`] is made of.
@@ -110,6 +118,19 @@ pub struct NetCounts {
     pub connections_refused: u64,
     /// Whether frames are taken.
     pub storing: bool,
+    /// In a cluster.
+    pub cluster: Option<PeerCounts>,
+}
+
+/// Numbers of a broker in a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerCounts {
+    /// Other brokers that this one is connected to.
+    pub connected: usize,
+    /// Messages of the control plane that found a queue full.
+    pub dropped: u64,
+    /// Agents sent to another broker.
+    pub redirects: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,13 +171,16 @@ impl Net {
             session_next: 1,
             acks: 0,
             revocations: 0,
+            seat: None,
+            joining: joining::Waiting::default(),
         }
     }
 
     /// When a turn is wanted at the latest, without any news.
     #[must_use]
     pub fn timeout(&self) -> Instant {
-        self.link.timeout().map_or(self.keep_at, |at| at.min(self.keep_at))
+        let seat = self.seat.as_ref().map(peers::Seat::timeout);
+        [self.link.timeout(), seat].into_iter().flatten().fold(self.keep_at, Instant::min)
     }
 
     /// Does what is due, takes every event of the link and reads what is readable; `ask` gets
@@ -165,6 +189,7 @@ impl Net {
         self.link.on_timeout(now);
         self.certify(now, seconds(now_ms));
         self.close_revoked(now);
+        self.tend_peers(now);
         while let Some(event) = self.link.poll() {
             self.on_event(event, now);
         }
@@ -191,6 +216,7 @@ impl Net {
                 order(Order::Windows(windows));
             }
         }
+        self.tend_owners(now);
         self.pump();
     }
 
@@ -261,6 +287,11 @@ impl Net {
             handshakes_failed: link.handshakes_failed,
             connections_refused: link.refused_full + link.refused_role,
             storing: self.storing == Storing::Yes,
+            cluster: self.seat.as_ref().map(|seat| PeerCounts {
+                connected: seat.open(),
+                dropped: seat.dropped(),
+                redirects: seat.owners.redirects(),
+            }),
         }
     }
 

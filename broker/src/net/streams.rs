@@ -1,5 +1,6 @@
 //! Connections and their streams: what comes off them, and what waits to go onto them.
 
+use super::owners::Resumed;
 use super::{Ask, FRAMES_IN_FLIGHT_MAX, Net, Storing};
 use crate::certificates::{Enrolment, seconds};
 use crate::hub::{Subscription, Update};
@@ -29,7 +30,7 @@ pub(super) struct Conn {
     pub(super) subject: Option<Subject>,
     /// The last second of its certificate.
     pub(super) expires_s: u64,
-    streams: Vec<StreamId>,
+    pub(super) streams: Vec<StreamId>,
 }
 
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) struct Stream {
     /// The newest acknowledgement, until `out` takes it.
     pub(super) ack: Option<Bytes>,
     pub(super) end: End,
+    /// What an agent said before its hello.
+    pub(super) resumed: Resumed,
 }
 
 #[derive(Debug)]
@@ -60,9 +63,10 @@ pub(super) enum End {
 }
 
 impl Stream {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (reader, out) = (Reader::default(), VecDeque::new());
-        Self { role: StreamRole::New, reader, out, ack: None, end: End::Open }
+        let resumed = Resumed::default();
+        Self { role: StreamRole::New, reader, out, ack: None, end: End::Open, resumed }
     }
 }
 
@@ -70,6 +74,7 @@ impl Net {
     #[expect(clippy::needless_pass_by_value, reason = "an event is handled once")]
     pub(super) fn on_event(&mut self, event: Event, now: Instant) {
         match event {
+            Event::Connected { conn, subject, .. } if self.peer_connected(conn, subject, now) => {}
             Event::Connected { conn, alpn, subject, expires_s, .. } => {
                 let expires_s = expires_s.unwrap_or(u64::MAX);
                 self.conns.insert(conn, Conn { alpn, subject, expires_s, streams: Vec::new() });
@@ -84,7 +89,10 @@ impl Net {
             Event::Readable { conn, stream } => self.readable.push_back(Place { conn, stream }),
             Event::Writable { conn, stream } => self.flush(Place { conn, stream }),
             Event::Room { .. } => {}
-            Event::Closed { conn, .. } => self.forget_conn(conn),
+            Event::Closed { conn, .. } => {
+                self.forget_conn(conn);
+                self.peer_gone(conn, now);
+            }
         }
     }
 
@@ -102,9 +110,15 @@ impl Net {
             self.parked.push(place);
             return;
         }
+        if self.is_leaving(place) {
+            return;
+        }
         let Some(stream) = self.streams.get_mut(&place) else { return };
         let received = self.link.recv(place.conn, place.stream, &mut stream.reader);
         let outcome = loop {
+            if self.is_leaving(place) {
+                break Ok(());
+            }
             let Some(stream) = self.streams.get_mut(&place) else { return };
             match stream.reader.pull() {
                 Ok(Some(incoming)) => {
@@ -137,7 +151,13 @@ impl Net {
         ask: &mut dyn FnMut(Ask),
     ) -> Result<(), String> {
         let message = match incoming {
-            Incoming::Frame(bytes) => return self.on_frame(place, bytes, now_ms),
+            Incoming::Frame(bytes) => {
+                let conn = self.conns.get(&place.conn).ok_or("the connection is gone")?;
+                return match conn.alpn {
+                    Alpn::Peer => self.on_peer_bytes(place, bytes),
+                    _ => self.on_frame(place, bytes, now_ms),
+                };
+            }
             Incoming::Control(message) => *message,
         };
         let now_s = seconds(now_ms);
@@ -161,7 +181,12 @@ impl Net {
             (Alpn::Agent | Alpn::Viz, _) if is_past => Err(Distrust::Expired.to_string()),
             (Alpn::Agent, Message::Hello(hello)) => {
                 self.watch(place, now_s)?;
-                self.on_hello(place, hello, (now, now_ms))
+                self.on_claim(place, hello, (now, now_ms))
+            }
+            (Alpn::Agent, Message::Resume { acknowledged_seq, silent }) => {
+                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+                stream.resumed = Resumed { acknowledged_seq, silent };
+                Ok(())
             }
             (Alpn::Agent, Message::Schema(schema)) => {
                 let session = self.session(place)?;
@@ -189,7 +214,10 @@ impl Net {
             }
             (Alpn::Enrol, Message::Enrol { secret, host, role, csr }) => {
                 let ask = Enrolment { secret, host: HostId(host), role, csr };
-                self.on_enrol(place, &ask, now_ms)
+                self.on_enrol(place, ask, now_ms)
+            }
+            (Alpn::Enrol, Message::Join { secret, address, disk }) => {
+                self.on_join(place, &secret, (address, disk), now_ms)
             }
             _ => Err("this message is not for this kind of connection".to_owned()),
         }
@@ -234,7 +262,7 @@ impl Net {
         self.forget_conn(conn);
     }
 
-    fn forget_conn(&mut self, conn: ConnId) {
+    pub(super) fn forget_conn(&mut self, conn: ConnId) {
         let Some(gone) = self.conns.remove(&conn) else { return };
         for stream in gone.streams {
             self.forget_stream(Place { conn, stream });
@@ -247,6 +275,7 @@ impl Net {
         }
         self.subscribers.remove(&place);
         self.certificates.forget(place);
+        self.forget_claim(place);
         let Some(stream) = self.streams.remove(&place) else { return };
         let session = match stream.role {
             StreamRole::Agent(session) => session,

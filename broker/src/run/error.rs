@@ -38,6 +38,12 @@ pub enum BrokerError {
     /// Redis.
     #[error("broker.store: {0}")]
     Redis(#[from] RedisError),
+    /// What it keeps of its cluster.
+    #[error(transparent)]
+    Cluster(strobe_cluster::StoreError),
+    /// Its node.
+    #[error("the control plane cannot start: {0}")]
+    ControlPlane(strobe_cluster::NodeError),
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {

@@ -1,7 +1,9 @@
 //! The broker's loops, each a thread: the network's, the writer's, the mirror's.
 
 use super::clock::{monotonic, rest_until, wall_ms, wall_s};
+use super::cluster::{Ears, Told};
 use super::error::BrokerError;
+use crate::cluster::MAIL_MAX;
 use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
 use crate::query::Caller;
@@ -29,6 +31,7 @@ pub(super) struct Loop {
     pub(super) reports: Receiver<Report>,
     pub(super) questions: Option<SyncSender<Question>>,
     pub(super) answers: Receiver<(Place, ApiResponse)>,
+    pub(super) ears: Ears,
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
 }
@@ -75,6 +78,15 @@ impl Loop {
     fn turn(&mut self, now: std::time::Instant, now_ms: i64) {
         while let Ok(report) = self.reports.try_recv() {
             self.net.on_report(report, now);
+        }
+        while let Ok(told) = self.ears.told.try_recv() {
+            match told {
+                Told::Seat(seating) => self.net.take_seat(seating, now),
+                Told::Post(post) => self.net.on_post(post, now, now_ms),
+            }
+        }
+        for mail in self.ears.mail.try_iter().take(MAIL_MAX) {
+            self.net.on_mail(mail, now);
         }
         while let Ok((place, response)) = self.answers.try_recv() {
             self.net.answer(place, response);

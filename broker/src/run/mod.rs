@@ -3,6 +3,7 @@
 //! ```text
 //! network loop ──Order (bounded)──▶ writer ──Report──▶ network loop
 //!      └──request (bounded)──▶ query pool ──answer──▶ network loop
+//! control plane ◀──Order (bounded)──▶ network loop, only in a cluster (`run/cluster`)
 //! control socket: a thread, one short-lived thread a connection
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
 mod clock;
+mod cluster;
 mod error;
 mod loops;
 mod operate;
@@ -31,6 +33,7 @@ use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
 use crate::store::{RemoteSeries, Store, StoreConfig};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
+use cluster::Cluster;
 use loops::{Loop, Question, join, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
@@ -58,7 +61,7 @@ struct Shared {
     engine: Engine,
     registry: Registry,
     hub: Hub,
-    fingerprint: [u8; 32],
+    cluster: Cluster,
     quic_addr: SocketAddr,
     orders: SyncSender<Order>,
     waker: Arc<Waker>,
@@ -115,7 +118,7 @@ impl Broker {
             whole_datagrams: socket.keeps_datagrams_whole(),
             wall_s: now_s,
             seed: None,
-            accept: Some(Accept { secret: authority.derive("strobe link"), grace_s }),
+            accept: Some(Accept { secret: dir::link_secret(&config.dir)?, grace_s }),
         })?;
         let io = |doing| move |source| BrokerError::Io { doing, source };
         let poll = Poll::new().map_err(io("make a poll"))?;
@@ -128,7 +131,8 @@ impl Broker {
         let (questions, questions_in) = sync_channel(QUESTIONS_MAX);
         let (answers_out, answers) = channel();
         let hub = Hub::default();
-        let fingerprint = authority.fingerprint();
+        let (cluster, ears) =
+            Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
@@ -141,7 +145,7 @@ impl Broker {
             store,
             registry,
             hub,
-            fingerprint,
+            cluster,
             quic_addr,
             orders: orders.clone(),
             waker,
@@ -161,6 +165,7 @@ impl Broker {
             reports,
             questions: Some(questions),
             answers,
+            ears,
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
         };
@@ -172,6 +177,7 @@ impl Broker {
             let stopping = Arc::clone(&broker.shared.stopping);
             others.push(spawn("strobe-redis", move || mirror_loop(mirror, &stopping))?);
         }
+        broker.shared.cluster.resume()?;
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
@@ -250,7 +256,7 @@ impl Broker {
     /// # Errors
     /// The lifetime is out of bounds, or the token cannot be kept.
     pub fn enrolment_token(&self, lifetime: Duration) -> Result<Token, BrokerError> {
-        let token = Token::create(self.shared.fingerprint)?;
+        let token = Token::create(self.shared.cluster.authority().fingerprint())?;
         let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         self.shared.registry.issue_token(&token.secret, lifetime_ms, wall_ms())?;
         Ok(token)
@@ -280,6 +286,7 @@ impl Broker {
         self.shared.stopping.store(true, Ordering::Release);
         wake(&self.shared.waker);
         join(threads.network);
+        self.shared.cluster.stop();
         // The network loop's last batch stands before this in the queue.
         let told = self.shared.orders.send(Order::Stop);
         debug_assert!(told.is_ok() || threads.others.is_empty(), "the writer ended by itself");
@@ -440,4 +447,4 @@ const QUESTIONS_MAX: usize = 64;
 const QUERY_THREADS: usize = 2;
 const WRITES_MAX: usize = 64;
 const WRITE_WAIT: Duration = Duration::from_secs(30);
-const CONTROLS_MAX: usize = 8;
+const CONTROLS_MAX: usize = 32;

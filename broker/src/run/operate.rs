@@ -1,14 +1,19 @@
 //! What only the owner of the state directory may ask, by the control socket: tokens, revocations.
 
+mod cluster;
+
 use super::Broker;
 use super::clock::wall_s;
 use super::loops::wake;
 use crate::api::Form;
 use crate::own;
 use crate::query::Caller;
+use crate::tokens::TokenHash;
 use std::time::Duration;
+use strobe_cluster::kinds::revocations;
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse};
+use strobe_wire::pki::Token;
 
 impl Broker {
     /// Answers the owner, and everything that others may ask.
@@ -16,7 +21,10 @@ impl Broker {
         let answer = match request.path.as_str() {
             "/api/strobe/v1/tokens" => self.create_token(request),
             "/api/strobe/v1/revoke" => self.revoke(request),
-            _ => return self.respond(request, &Caller::default()),
+            path => match path.strip_prefix("/api/strobe/v1/cluster/") {
+                Some(what) => return self.cluster(what, request),
+                None => return self.respond(request, &Caller::default()),
+            },
         };
         answer.unwrap_or_else(|refused| refused)
     }
@@ -25,6 +33,13 @@ impl Broker {
         let lifetime = request.query.strip_prefix("lifetime_ms=").and_then(|ms| ms.parse().ok());
         let wanted = || own::error(400, "bad_data", "lifetime_ms=NUMBER is wanted");
         let lifetime = Duration::from_millis(lifetime.ok_or_else(wanted)?);
+        if self.shared.is_clustered() {
+            // Any broker of the cluster is to know it.
+            let token = Token::create(self.shared.cluster.authority().fingerprint());
+            let token = token.map_err(|why| own::error(503, "unavailable", &why.to_string()))?;
+            self.issue(TokenHash::of(&token.secret).0, lifetime)?;
+            return Ok(own::text(200, &token.to_string()));
+        }
         let token = self.enrolment_token(lifetime);
         let token = token.map_err(|why| own::error(422, "execution", &why.to_string()))?;
         Ok(own::text(200, &token.to_string()))
@@ -59,6 +74,14 @@ impl Broker {
         wake(&self.shared.waker);
         kept.map_err(|why| own::error(503, "unavailable", &why.to_string()))?;
         log::warn!("the certificates of {id} are revoked");
+        if self.shared.is_clustered() {
+            let refused_s = self.shared.registry.standing(id).refused_s;
+            let told = self.agreed(revocations::Change::refuse(id.0, refused_s));
+            told.map_err(|(status, why)| {
+                let why = format!("revoked at this broker; the others may not know: {why}");
+                own::error(status, "unavailable", &why)
+            })?;
+        }
         let text =
             format!("The certificates of {asked} ({id}) are revoked; a new token lets it in.");
         Ok(own::text(200, &text))

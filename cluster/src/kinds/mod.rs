@@ -7,6 +7,7 @@
 
 pub mod hosts;
 pub mod members;
+pub mod revocations;
 pub mod shards;
 pub mod tokens;
 pub mod versions;
@@ -24,6 +25,7 @@ pub(crate) fn apply(state: &mut State, kind: u32, body: &Bytes) -> Option<Result
         hosts::KIND => hosts::apply(state, body),
         versions::KIND => versions::apply(state, body),
         tokens::KIND => tokens::apply(state, body),
+        revocations::KIND => revocations::apply(state, body),
         _ => return None,
     })
 }
@@ -47,7 +49,8 @@ impl Command {
 }
 
 /// Equal while neither the members nor the owners of shards change.
-pub(crate) fn placement(state: &State) -> [u128; 2] {
+#[must_use]
+pub fn placement(state: &State) -> [u128; 2] {
     [state.hash_of(members::KIND), state.hash_of(shards::KIND)]
 }
 

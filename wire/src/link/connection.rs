@@ -75,6 +75,14 @@ impl Link {
         }
     }
 
+    /// Asks the peer's transport for a sign of life.
+    pub fn ping(&mut self, conn: ConnId) {
+        if let Some(slot) = self.slot(conn) {
+            slot.quic.ping();
+            self.enqueue(conn.index);
+        }
+    }
+
     /// Datagrams and packets of the connection so far.
     pub fn traffic(&mut self, conn: ConnId) -> Option<Traffic> {
         let stats = self.slot(conn)?.quic.stats();

@@ -1,0 +1,56 @@
+//! Whether the broker is still there: only asked where there is another one to go to.
+//!
+//! A broker that is slow acknowledges late, but its transport answers within a round trip. So silence
+//! is that *nothing at all* came for [`DOUBT_AFTER`] although something waits for an answer; then it
+//! is pinged, and [`GRACE`] later it is left.
+
+use std::time::{Duration, Instant};
+use strobe_wire::link::{ConnId, Link};
+
+/// What was heard.
+#[derive(Debug, Default)]
+pub(super) struct Silence {
+    /// Datagrams of the connection.
+    received: u64,
+    heard: Option<Instant>,
+    doubted: Option<Instant>,
+}
+
+impl Silence {
+    /// Looks whether something came.
+    pub(super) fn listen(&mut self, now: Instant, link: &mut Link, conn: ConnId) {
+        let received = link.traffic(conn).map_or(0, |traffic| traffic.received);
+        if received != self.received {
+            (self.received, self.heard, self.doubted) = (received, Some(now), None);
+        }
+    }
+
+    /// When to look again, if something waits since `since`.
+    pub(super) fn timeout(&self, since: Instant) -> Instant {
+        let quiet = self.heard.map_or(since, |heard| heard.max(since));
+        self.doubted.map_or(quiet + DOUBT_AFTER, |doubted| doubted + GRACE)
+    }
+
+    /// Whether it is to be left.
+    pub(super) fn is_over(
+        &mut self,
+        now: Instant,
+        link: &mut Link,
+        (conn, since): (ConnId, Instant),
+    ) -> bool {
+        self.listen(now, link, conn);
+        if now < self.timeout(since) {
+            return false;
+        }
+        if self.doubted.is_some() {
+            return true;
+        }
+        self.doubted = Some(now);
+        link.ping(conn);
+        false
+    }
+}
+
+/// The transport answers within a round trip and 25 ms.
+const DOUBT_AFTER: Duration = Duration::from_millis(400);
+const GRACE: Duration = Duration::from_millis(300);

@@ -1,0 +1,229 @@
+//! Whose host is whose: who says hello at the wrong broker is sent on, and who loses a shard lets its
+//! agents go.
+//!
+//! ```text
+//!  hello --mine--> welcomed -------- the shard moved --------> leaving: not read any more,
+//!    |  another's: Redirect                                    what was taken is stored and
+//!    |  the owner is known to be silent, or there is none      acknowledged, then Redirect
+//!    +--> waits for a new map, at most WAIT_MAX
+//! ```
+//!
+//! So a frame is taken by the owner alone, and none is stored by two because its shard moved. What an
+//! agent was acknowledged by another broker is no hole here: it says so when it comes (`Resume`).
+
+use super::Net;
+use super::streams::{Place, StreamRole};
+use crate::cluster::{Map, Order};
+use crate::ingest::SessionId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::message::{Hello, Message};
+
+/// What is known of owners, and who waits for more.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    map: Arc<Map>,
+    waiting: BTreeMap<Place, Waiting>,
+    /// Sessions whose shard is another's by now.
+    leaving: BTreeMap<SessionId, Place>,
+    redirects: u64,
+}
+
+/// What an agent says before its hello.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resumed {
+    pub(super) acknowledged_seq: u64,
+    pub(super) silent: String,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    hello: Hello,
+    until: Instant,
+}
+
+/// Where a host belongs.
+enum Claim {
+    Here,
+    At(String),
+    Unknown,
+}
+
+impl Owners {
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+
+    pub(super) fn redirects(&self) -> u64 {
+        self.redirects
+    }
+
+    pub(super) fn is_leaving(&self, session: SessionId) -> bool {
+        self.leaving.contains_key(&session)
+    }
+
+    fn claim(&self, host: HostId) -> Claim {
+        let map = &self.map;
+        match map.owner(host) {
+            Some(owner) if owner.broker == map.me => Claim::Here,
+            Some(owner) => {
+                map.address(owner.broker).map_or(Claim::Unknown, |a| Claim::At(a.to_owned()))
+            }
+            // A cluster of one that has given out no shards yet.
+            None if map.me != 0 && map.addresses.len() == 1 && map.address(map.me).is_some() => {
+                Claim::Here
+            }
+            None => Claim::Unknown,
+        }
+    }
+}
+
+impl Net {
+    /// An agent's hello, in a cluster: it is welcomed, sent on, or kept waiting.
+    pub(super) fn on_claim(
+        &mut self,
+        place: Place,
+        hello: Hello,
+        times: (Instant, i64),
+    ) -> Result<(), String> {
+        let stream = self.streams.get(&place).ok_or("the stream is gone")?;
+        let silent = &stream.resumed.silent;
+        let Some(seat) = &mut self.seat else { return self.on_hello(place, hello, times) };
+        match seat.owners.claim(HostId(hello.host)) {
+            Claim::Here => self.welcome(place, hello, times),
+            Claim::At(broker) if *silent != broker => self.redirect(place, broker),
+            Claim::At(_) | Claim::Unknown => {
+                let until = times.0 + WAIT_MAX;
+                seat.owners.waiting.insert(place, Waiting { hello, until });
+                Ok(())
+            }
+        }
+    }
+
+    fn welcome(&mut self, place: Place, hello: Hello, times: (Instant, i64)) -> Result<(), String> {
+        let (host, boot) = (HostId(hello.host), BootId(hello.boot));
+        let labels = hello.labels.iter().map(|(name, value)| format!("{name}={value}"));
+        let tags = labels.collect::<Vec<_>>().join(",");
+        let (instance, now_ms) = (hello.instance.clone(), times.1);
+        self.on_hello(place, hello, times)?;
+        let acknowledged = self.streams.get(&place).map_or(0, |s| s.resumed.acknowledged_seq);
+        self.ingest.elsewhere(host, boot, acknowledged);
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        seat.tell(Order::Host { host: host.0, instance, tags, now_ms });
+        let brokers = seat.owners.addresses();
+        self.say(place, &Message::Brokers(brokers))
+    }
+
+    fn redirect(&mut self, place: Place, broker: String) -> Result<(), String> {
+        if let Some(seat) = &mut self.seat {
+            seat.owners.redirects += 1;
+        }
+        self.say(place, &Message::Redirect { broker })
+    }
+
+    /// The agreed owners or members are others than before.
+    pub(super) fn on_map(&mut self, map: Arc<Map>, times: (Instant, i64)) {
+        let Some(seat) = &mut self.seat else { return };
+        let moved = seat.owners.map.addresses != map.addresses;
+        seat.owners.map = map;
+        let owners = &mut seat.owners;
+        let waiting = std::mem::take(&mut owners.waiting);
+        for (session, place) in &self.sessions {
+            let Some((host, _)) = self.ingest.whose(*session) else { continue };
+            match owners.claim(host) {
+                Claim::At(_) => drop(owners.leaving.insert(*session, *place)),
+                Claim::Here => {
+                    // It came back before it had gone; what it sent meanwhile is to be read.
+                    self.readable.extend(owners.leaving.remove(session));
+                }
+                Claim::Unknown => {}
+            }
+        }
+        let brokers = Message::Brokers(owners.addresses());
+        for (place, Waiting { hello, until }) in waiting {
+            if let Err(why) = self.on_claim(place, hello, times) {
+                self.refuse(place.conn, &why, times.0);
+            } else if let Some(seat) = &mut self.seat
+                && let Some(waiting) = seat.owners.waiting.get_mut(&place)
+            {
+                waiting.until = until;
+            }
+        }
+        let told: Vec<Place> =
+            if moved { self.sessions.values().copied().collect() } else { vec![] };
+        for place in told {
+            if let Err(why) = self.say(place, &brokers) {
+                log::debug!("an agent is not told of the brokers: {why}");
+            }
+        }
+    }
+
+    /// Lets those go whose frames are all acknowledged, and does not let anybody wait for ever.
+    pub(super) fn tend_owners(&mut self, now: Instant) {
+        let Some(seat) = &mut self.seat else { return };
+        let owners = &mut seat.owners;
+        let late = |(place, waiting): (&Place, &Waiting)| (waiting.until <= now).then_some(*place);
+        let late: Vec<Place> = owners.waiting.iter().filter_map(late).collect();
+        let mut going: Vec<(Place, Option<String>)> = Vec::new();
+        for place in late {
+            let Some(waiting) = owners.waiting.remove(&place) else { continue };
+            going.push((
+                place,
+                match owners.claim(HostId(waiting.hello.host)) {
+                    Claim::At(broker) => Some(broker),
+                    Claim::Here | Claim::Unknown => None,
+                },
+            ));
+        }
+        let done = |session: &SessionId| {
+            let busy = self.touched.values().any(|touched| touched == session)
+                || self.turns.iter().any(|t| t.reached.iter().any(|(_, _, s, _)| s == session));
+            !busy
+        };
+        let free: Vec<SessionId> = owners.leaving.keys().copied().filter(done).collect();
+        for session in free {
+            let Some(place) = owners.leaving.remove(&session) else { continue };
+            let Some((host, _)) = self.ingest.whose(session) else { continue };
+            if let Claim::At(broker) = owners.claim(host) {
+                going.push((place, Some(broker)));
+            }
+        }
+        for (place, broker) in going {
+            let said = match broker {
+                Some(broker) => self.redirect(place, broker),
+                None => Err(NO_OWNER.to_owned()),
+            };
+            if let Err(why) = said {
+                self.refuse(place.conn, &why, now);
+            }
+        }
+    }
+
+    /// Whether nothing of this stream is to be read: its host is another broker's by now.
+    pub(super) fn is_leaving(&self, place: Place) -> bool {
+        let Some(seat) = &self.seat else { return false };
+        let role = self.streams.get(&place).map(|stream| &stream.role);
+        matches!(role, Some(StreamRole::Agent(session)) if seat.owners.is_leaving(*session))
+    }
+
+    /// The stream is gone, and what was kept for it.
+    pub(super) fn forget_claim(&mut self, place: Place) {
+        if let Some(seat) = &mut self.seat {
+            seat.owners.waiting.remove(&place);
+            seat.owners.leaving.retain(|_, leaving| *leaving != place);
+        }
+    }
+}
+
+impl Owners {
+    fn addresses(&self) -> Vec<String> {
+        self.map.addresses.iter().map(|(_, address)| address.clone()).collect()
+    }
+}
+
+/// How long a hello waits for an owner that answers: three heartbeats, an election and a bit.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+const NO_OWNER: &str = "this host's shard has no owner now: the brokers of the cluster do not agree \
+     on one, or have just started";

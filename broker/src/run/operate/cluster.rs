@@ -1,0 +1,204 @@
+//! `strobe cluster …`, as the control socket hears it.
+
+use super::super::Broker;
+use super::super::clock::wall_ms;
+use crate::api::Form;
+use crate::cluster::{Answer, Asked, Report, join_hash};
+use crate::own;
+use serde_json::json;
+use std::time::Duration;
+use strobe_cluster::kinds::members::Stage;
+use strobe_cluster::kinds::{Command, members, tokens};
+use strobe_cluster::{Outcome, Role};
+use strobe_wire::message::{ApiRequest, ApiResponse};
+use strobe_wire::pki::Token;
+
+/// What an operator is answered instead of what was wanted.
+type Refused = ApiResponse;
+
+impl Broker {
+    /// What stands behind `/api/strobe/v1/cluster/` in the request's path.
+    pub(super) fn cluster(&self, what: &str, request: &ApiRequest) -> ApiResponse {
+        let answer = Form::of(request).map_err(|why| bad(&why)).and_then(|form| match what {
+            "status" => self.cluster_report().map(|report| own::json_answer(200, &report.json())),
+            "doctor" => self.cluster_report().map(|report| {
+                let found = report.findings();
+                let list: Vec<_> =
+                    found.iter().map(|(kind, why)| json!({ "kind": kind, "why": why })).collect();
+                own::json_answer(200, &json!(list))
+            }),
+            "init" => self.cluster_init(&form),
+            "join" => self.cluster_join(&form),
+            "token" => self.cluster_token(&form),
+            "transfer-leader" => self.cluster_transfer(&form),
+            "drain" => {
+                let id = broker(&form)?;
+                self.agree(members::Change::drain(id))?;
+                Ok(own::text(200, &format!("Broker {id} gives its shards away and then leaves.")))
+            }
+            "remove" => self.cluster_remove(&form),
+            _ => Err(own::error(404, "not_found", "no such cluster command")),
+        });
+        answer.unwrap_or_else(|refused| refused)
+    }
+
+    fn cluster_report(&self) -> Result<Report, Refused> {
+        match self.shared.cluster.ask(Asked::Report).map_err(|why| unavailable(&why))? {
+            Answer::Report(report) => Ok(*report),
+            Answer::Outcome(_) | Answer::Busy => Err(unavailable(BUSY)),
+        }
+    }
+
+    /// Has a command applied, or says why it is not, or that nobody knows.
+    pub(super) fn agree(&self, command: Command) -> Result<u64, Refused> {
+        self.agreed(command).map_err(|(status, why)| match status {
+            422 => unfit(&why),
+            _ => unavailable(&why),
+        })
+    }
+
+    /// The same in words.
+    pub(super) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
+        match self.shared.cluster.ask(Asked::Propose(command)).map_err(|why| (503, why))? {
+            Answer::Outcome(Outcome::Applied(value)) => Ok(value),
+            Answer::Outcome(Outcome::Refused(refusal)) => {
+                Err((422, format!("the cluster refuses it: {refusal}")))
+            }
+            Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
+            Answer::Busy | Answer::Report(_) => Err((503, BUSY.to_owned())),
+        }
+    }
+
+    fn cluster_init(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let identity = self.shared.cluster.init(form.optional("address")).map_err(|w| unfit(&w))?;
+        log::warn!("this broker made a cluster and is broker 1 of it");
+        let (secret, address) = (self.join_token(INIT_TOKEN)?, self.cluster_report()?);
+        let address = address.members.first().map(|known| known.address.clone());
+        let text = format!(
+            "This broker is broker 1 of cluster {:032x}. Another one joins with\n\n  strobe cluster \
+             join {} --token {secret}\n\nThe token is good once, for an hour; `strobe cluster \
+             token` makes more.",
+            identity.cluster,
+            address.unwrap_or_default(),
+        );
+        Ok(own::text(200, &text))
+    }
+
+    fn cluster_join(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let seed = form.optional("seed").ok_or_else(|| bad("seed=HOST:PORT is wanted"))?;
+        let token = form.optional("token").ok_or_else(|| bad("token=TOKEN is wanted"))?;
+        let token: Token = token.parse().map_err(|why| bad(&format!("--token: {why}")))?;
+        let hosts = self.shared.registry.hosts().len();
+        if 0 < hosts && form.optional("force").is_none() && !self.shared.is_clustered() {
+            let why = format!(
+                "{hosts} hosts are enrolled here, and know only this broker's own authority, which \
+                 joining replaces: they would have to enrol anew, with a token each. Join with an \
+                 empty state directory, or say --force"
+            );
+            return Err(unfit(&why));
+        }
+        let address = form.optional("address");
+        let joined = self.shared.cluster.join(seed, token, address).map_err(|why| unfit(&why))?;
+        log::warn!("this broker is broker {} of a cluster", joined.broker);
+        let text = format!(
+            "This broker is broker {} of cluster {:032x}: a learner now, and a voter with shards of \
+             its own when it has caught up. `strobe cluster status` shows it.",
+            joined.broker, joined.cluster
+        );
+        Ok(own::text(200, &text))
+    }
+
+    fn cluster_token(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let lifetime = form.optional("lifetime_ms").and_then(|ms| ms.parse().ok());
+        let lifetime = lifetime.ok_or_else(|| bad("lifetime_ms=NUMBER is wanted"))?;
+        Ok(own::text(200, &self.join_token(Duration::from_millis(lifetime))?.to_string()))
+    }
+
+    fn join_token(&self, lifetime: Duration) -> Result<Token, Refused> {
+        let token = Token::create(self.shared.cluster.authority().fingerprint());
+        let token = token.map_err(|why| unavailable(&why.to_string()))?;
+        self.issue(join_hash(&token.secret), lifetime)?;
+        Ok(token)
+    }
+
+    /// Has the cluster know a token.
+    pub(super) fn issue(&self, hash: [u8; 32], lifetime: Duration) -> Result<u64, Refused> {
+        let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+        if !(1_000..=LIFETIME_MAX_MS).contains(&lifetime_ms) {
+            return Err(bad("a token lives for 1 second to 7 days"));
+        }
+        let now_ms = wall_ms();
+        self.agree(tokens::Change::issue(hash, now_ms.saturating_add(lifetime_ms), now_ms))
+    }
+
+    fn cluster_transfer(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let (to, before) = (broker(form)?, self.cluster_report()?);
+        let known = before.members.iter().find(|known| known.id == to);
+        match known {
+            None => return Err(unfit(&format!("no broker {to} is in this cluster"))),
+            Some(known) if known.stage != Stage::Voter || known.down => {
+                return Err(unfit(&format!("broker {to} does not vote, or is not heard of")));
+            }
+            Some(_) if before.leader == Some(to) => {
+                return Ok(own::text(200, &format!("Broker {to} leads already.")));
+            }
+            Some(_) => {}
+        }
+        if before.role != Role::Leader {
+            let leader = before.leader.and_then(|id| before.members.iter().find(|k| k.id == id));
+            let at = leader.map_or_else(
+                || "nobody, as far as this broker knows".to_owned(),
+                |leader| format!("broker {} ({}); ask there", leader.id, leader.address),
+            );
+            return Err(unfit(&format!("only the leader hands its part over, and that is {at}")));
+        }
+        let asked = self.shared.cluster.ask(Asked::Transfer(to));
+        asked.map_err(|why| unavailable(&why))?;
+        Ok(own::text(
+            200,
+            &format!("Broker {to} is asked to lead; `strobe cluster status` shows it."),
+        ))
+    }
+
+    fn cluster_remove(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let (id, report) = (broker(form)?, self.cluster_report()?);
+        let known = report.members.iter().find(|known| known.id == id);
+        let known = known.ok_or_else(|| unfit(&format!("no broker {id} is in this cluster")))?;
+        if !known.down && form.optional("force").is_none() {
+            let why = format!(
+                "broker {id} is alive: `strobe cluster drain {id}` lets it go without a gap; --force \
+                 removes it all the same"
+            );
+            return Err(unfit(&why));
+        }
+        self.agree(members::Change::remove(id))?;
+        Ok(own::text(
+            200,
+            &format!("Broker {id} is no member any more; its shards go to the others."),
+        ))
+    }
+}
+
+fn broker(form: &Form) -> Result<u64, Refused> {
+    let id = form.optional("broker").and_then(|id| id.parse().ok());
+    id.ok_or_else(|| bad("broker=NUMBER is wanted, as `strobe cluster status` lists them"))
+}
+
+fn bad(why: &str) -> Refused {
+    own::error(400, "bad_data", why)
+}
+
+fn unfit(why: &str) -> Refused {
+    own::error(422, "execution", why)
+}
+
+fn unavailable(why: &str) -> Refused {
+    own::error(503, "unavailable", why)
+}
+
+const INIT_TOKEN: Duration = Duration::from_secs(3600);
+const LIFETIME_MAX_MS: i64 = 7 * 86_400_000;
+const BUSY: &str = "too many changes are waiting for the cluster; try again later";
+const UNKNOWN: &str = "the outcome is unknown: the cluster did not agree within 10 s (is more than half \
+     of it down? `strobe cluster doctor`), and may still do so. Look at `strobe cluster status` before \
+     you try again";

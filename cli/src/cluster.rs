@@ -1,0 +1,152 @@
+//! `strobe cluster …`: several brokers that are one Strobe.
+
+use crate::ask::{To, encoded, get};
+use crate::output::table;
+use clap::Subcommand;
+use serde_json::Value;
+use std::path::PathBuf;
+use strobe_wire::settings::duration_ms;
+
+/// What to do, and with which broker.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// State directory of the running broker (or `strobe up`) that is asked.
+    #[arg(long, value_name = "PATH", env = "STROBE_DIR", global = true)]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Make a cluster of one of this broker, while it runs; prints how others join.
+    Init {
+        /// Where other brokers and agents reach this one, HOST:PORT [default: where it listens].
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+    },
+    /// Add this broker, while it runs, to the cluster of another one.
+    Join {
+        /// Any broker of the cluster.
+        #[arg(value_name = "HOST:PORT")]
+        seed: String,
+        /// As printed by `strobe cluster init` or `strobe cluster token` there; good once.
+        #[arg(long, env = "STROBE_JOIN_TOKEN")]
+        token: String,
+        /// Where other brokers and agents reach this one, HOST:PORT [default: where it listens].
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// Join although hosts are enrolled here, which then have to enrol anew.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a token for another broker to join with. Who has it gets the fleet's authority.
+    Token {
+        /// How long it is good, up to 7d.
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        lifetime: String,
+    },
+    /// Show the brokers, who leads, and how many shards each owns.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what is wrong, and what to do; exit code 1 if something is.
+    Doctor,
+    /// Hand the lead to another broker; asked of the one that leads.
+    TransferLeader {
+        /// Its number, as `strobe cluster status` lists it.
+        broker: u64,
+    },
+    /// Let a broker go without a gap: its shards move first, then it leaves.
+    Drain {
+        /// Its number.
+        broker: u64,
+    },
+    /// Remove a broker that is gone for good.
+    Remove {
+        /// Its number.
+        broker: u64,
+        /// Although it is alive.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// What to print, and whether all is well.
+pub(crate) fn run(args: &Args) -> Result<(String, bool), String> {
+    let to = To::of_dir(args.dir.clone());
+    let post = |what: &str, query: &str| {
+        get(&to, "POST", &format!("/api/strobe/v1/cluster/{what}"), query).map(|text| (text, true))
+    };
+    let option = |name: &str, value: &Option<String>| {
+        value.as_ref().map_or(String::new(), |value| format!("&{name}={}", encoded(value)))
+    };
+    let force = |force: bool| if force { "&force=1" } else { "" };
+    match &args.act {
+        Act::Init { address } => post("init", &option("address", address)),
+        Act::Join { seed, token, address, force: forced } => {
+            let (seed, token) = (encoded(seed), encoded(token));
+            let address = option("address", address);
+            post("join", &format!("seed={seed}&token={token}{address}{}", force(*forced)))
+        }
+        Act::Token { lifetime } => {
+            let ms = duration_ms(lifetime).map_err(|why| format!("--lifetime: {why}"))?;
+            post("token", &format!("lifetime_ms={ms}"))
+        }
+        Act::Status { json } => {
+            let body = get(&to, "GET", "/api/strobe/v1/cluster/status", "")?;
+            if *json { Ok((body, true)) } else { status(&body).map(|text| (text, true)) }
+        }
+        Act::Doctor => doctor(&get(&to, "GET", "/api/strobe/v1/cluster/doctor", "")?),
+        Act::TransferLeader { broker } => post("transfer-leader", &format!("broker={broker}")),
+        Act::Drain { broker } => post("drain", &format!("broker={broker}")),
+        Act::Remove { broker, force: forced } => {
+            post("remove", &format!("broker={broker}{}", force(*forced)))
+        }
+    }
+}
+
+fn status(body: &str) -> Result<String, String> {
+    let status: Value = serde_json::from_str(body).map_err(|why| why.to_string())?;
+    let number = |value: &Value, key: &str| {
+        value.get(key).and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |n| n.to_string())
+    };
+    let row = |member: &Value| {
+        let text = |key: &str| member.get(key).and_then(Value::as_str).unwrap_or_default();
+        let is = |key: &str| member.get(key).and_then(Value::as_bool).unwrap_or_default();
+        let notes = [(is("leader"), "leads"), (is("me"), "asked")];
+        let notes: Vec<&str> = notes.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+        vec![
+            number(member, "id"),
+            text("address").to_owned(),
+            text("stage").to_owned(),
+            if is("down") { "down" } else { "up" }.to_owned(),
+            number(member, "shards"),
+            notes.join(", "),
+        ]
+    };
+    let members = status.get("members").and_then(Value::as_array);
+    let rows: Vec<Vec<String>> = members.map_or(Vec::new(), |list| list.iter().map(row).collect());
+    let id = status.get("cluster").and_then(Value::as_str).unwrap_or_default();
+    Ok(format!(
+        "cluster {id}, term {}, agreed up to {}\n{}",
+        number(&status, "term"),
+        number(&status, "committed"),
+        table(&["BROKER", "ADDRESS", "STAGE", "STATE", "SHARDS", ""], &rows)
+    ))
+}
+
+fn doctor(body: &str) -> Result<(String, bool), String> {
+    let found: Vec<Value> = serde_json::from_str(body).map_err(|why| why.to_string())?;
+    let text = |finding: &Value, key: &str| {
+        finding.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let well = !found.iter().any(|finding| text(finding, "kind") == "bad");
+    if found.is_empty() {
+        return Ok(("The cluster is well.".to_owned(), true));
+    }
+    let lines = found.iter().map(|f| format!("{}: {}", text(f, "kind"), text(f, "why")));
+    Ok((lines.collect::<Vec<_>>().join("\n"), well))
+}

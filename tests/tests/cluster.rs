@@ -1,0 +1,115 @@
+//! Three brokers as one Strobe: real processes, real disks, real kills, and agents that must not notice.
+//!
+//! `cargo test --release -p strobe-tests --test cluster -- --nocapture` prints how long the agents' gaps
+//! and the elections were, and how many changes a second the control plane takes.
+
+mod support;
+
+use std::time::Duration;
+use strobe_tests::{pause, run};
+use support::{Agents, Cluster, now};
+
+/// Whoever is killed, the leader or another one: agents go on at the others within seconds, and every
+/// frame that was acknowledged is in a broker's log.
+#[test]
+fn agents_go_on_whichever_broker_is_killed() {
+    let mut cluster = Cluster::start("kill", 3);
+    let agents = Agents::start(&cluster, 9);
+    agents.wait_until_all_are_heard(30);
+    let (mut gaps, mut elections) = (Vec::new(), Vec::new());
+    for round in 0..4 {
+        let leader = cluster.leader();
+        let victim = if round % 2 == 0 { leader } else { (leader + 1) % 3 };
+        let watch = agents.watch(Duration::from_secs(9));
+        let killed = now();
+        cluster.kill(victim);
+        if victim == leader {
+            let elected = cluster.wait_for_another_leader(leader, killed);
+            println!("broker {} was killed and led: another one led after {elected:?}", victim + 1);
+            elections.push(elected);
+        }
+        let of_round = watch.join().expect("the watch ends");
+        println!("broker {} was killed: agents' gaps {of_round:?}", victim + 1);
+        gaps.extend(of_round);
+        cluster.restart(victim);
+        cluster.wait_until_balanced(60);
+        agents.wait_until_all_are_heard(30);
+    }
+    gaps.sort();
+    let worst = *gaps.last().expect("agents were watched");
+    let middle = gaps[gaps.len() / 2];
+    println!(
+        "gaps of {} agents: median {middle:?}, worst {worst:?}; elections {elections:?}",
+        gaps.len()
+    );
+    assert!(worst < Duration::from_secs(8), "an agent was not taken: {gaps:?}");
+    let acknowledged = agents.stop();
+    cluster.stop();
+    let (all, twice) = cluster.assert_stored(&acknowledged);
+    println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
+}
+
+/// An operator's mistakes are said, and what a drained broker had is with the others without a gap.
+#[test]
+fn operators_are_told() {
+    let mut cluster = Cluster::start("operators", 3);
+    let said = |outcome: (bool, String, String)| {
+        assert!(!outcome.0, "it worked: {}", outcome.1);
+        outcome.2
+    };
+    let dir = |at: usize| cluster.dir(at);
+    let join = |at: usize, token: &str| {
+        let args = ["cluster", "join", cluster.address(0), "--token", token, "--dir", &dir(at)];
+        run("strobe", &args)
+    };
+    let token = cluster.join_token(2);
+    let why = said(join(1, &token));
+    assert!(why.contains("belongs to a cluster already"), "{why}");
+    let other = support::Broker::start("operators-other", "127.0.0.1:0");
+    let joined = |token: &str| {
+        let other = other.dir();
+        run("strobe", &["cluster", "join", cluster.address(0), "--token", token, "--dir", &other])
+    };
+    let (ok, agents_token, why) = run("strobe", &["token", "create", "--dir", &dir(1)]);
+    assert!(ok, "{why}");
+    let why = said(joined(agents_token.trim()));
+    assert!(why.contains("not good for joining"), "an agent's token: {why}");
+    let why = said(run("strobe", &["cluster", "status", "--dir", &other.dir()]));
+    assert!(why.contains("strobe cluster init"), "{why}");
+    let why = said(run("strobe", &["cluster", "remove", "3", "--dir", &dir(0)]));
+    assert!(why.contains("strobe cluster drain 3"), "{why}");
+
+    let agents = Agents::start(&cluster, 3);
+    agents.wait_until_all_are_heard(30);
+    let watch = agents.watch(Duration::from_secs(12));
+    let (ok, _, why) = run("strobe", &["cluster", "drain", "3", "--dir", &dir(0)]);
+    assert!(ok, "{why}");
+    let gaps = watch.join().expect("the watch ends");
+    println!("broker 3 was drained: agents' gaps {gaps:?}");
+    let left = || !cluster.status(0).members.iter().any(|member| member.id == 3);
+    strobe_tests::wait("broker 3 has left", 30, left);
+    let (ok, joined_as, why) = joined(&token);
+    assert!(ok && joined_as.contains("broker 4"), "no id is given out twice: {joined_as}{why}");
+    drop(agents);
+    // Of three voters one is left: nothing is agreed on, and nobody is told that something was or was not.
+    let grown = || cluster.status(0).voters() == 3;
+    strobe_tests::wait("broker 4 votes", 30, grown);
+    drop(other);
+    cluster.kill(1);
+    pause(500);
+    let why = said(run("strobe", &["cluster", "token", "--dir", &cluster.dir(0)]));
+    assert!(why.contains("the outcome is unknown"), "{why}");
+    let (ok, doctor, _) = run("strobe", &["cluster", "doctor", "--dir", &cluster.dir(0)]);
+    assert!(!ok && doctor.contains("no leader"), "{doctor}");
+}
+
+/// How many changes the control plane takes, each synced by two of three real processes.
+#[test]
+fn changes_are_agreed_on() {
+    let cluster = Cluster::start("changes", 3);
+    let rate = cluster.changes_per_second(6, 60);
+    println!("{rate:.0} changes a second, six at a time at the leader");
+    let alone = cluster.changes_per_second(1, 100);
+    println!("{alone:.0} changes a second, one at a time");
+    assert!(20.0 < rate, "only {rate} a second");
+}

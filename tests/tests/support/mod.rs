@@ -1,0 +1,324 @@
+//! Brokers of a cluster and agents of it, for the tests with real processes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use strobe_agent::run::Agent;
+use strobe_broker::control;
+use strobe_broker::store::{Store, StoreConfig};
+use strobe_tests::{Folder, Process, fake_procfs, free_address, pause, run, wait};
+use strobe_wire::ids::HostId;
+use strobe_wire::message::ApiRequest;
+use strobe_wire::settings::Settings;
+
+/// One broker.
+pub(crate) struct Broker {
+    folder: Folder,
+    address: String,
+    process: Option<Process>,
+}
+
+/// Several.
+pub(crate) struct Cluster {
+    brokers: Vec<Broker>,
+}
+
+/// What a broker says of its cluster.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) leader: Option<u64>,
+    pub(crate) members: Vec<Member>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    stage: String,
+    down: bool,
+    shards: u64,
+}
+
+/// Agents in this process, each a host of its own.
+pub(crate) struct Agents {
+    agents: Arc<Mutex<Vec<Agent>>>,
+    hosts: Vec<HostId>,
+    _folder: Folder,
+}
+
+impl Broker {
+    pub(crate) fn start(name: &str, listen: &str) -> Self {
+        let address = if listen.ends_with(":0") { free_address() } else { listen.to_owned() };
+        let mut broker = Self { folder: Folder::new(name), address, process: None };
+        broker.begin();
+        broker
+    }
+
+    pub(crate) fn dir(&self) -> String {
+        self.folder.text().to_owned()
+    }
+
+    fn begin(&mut self) {
+        let args = ["--dir", self.folder.text(), "--broker-listen", &self.address];
+        let mut process = Process::start("strobe-broker", &args);
+        process.line();
+        self.process = Some(process);
+    }
+
+    fn ask(&self, path: &str, query: &str) -> Option<String> {
+        let (path, query) = (format!("/api/strobe/v1/{path}"), query.to_owned());
+        let method = "POST".to_owned();
+        let request = ApiRequest { method, path, query, ..ApiRequest::default() };
+        let answer = control::ask(self.folder.path(), request, Duration::from_secs(20)).ok()?;
+        (answer.status == 200).then(|| String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    fn status(&self) -> Option<Status> {
+        let json: serde_json::Value =
+            serde_json::from_str(&self.ask("cluster/status", "")?).ok()?;
+        let member = |member: &serde_json::Value| {
+            Some(Member {
+                id: member["id"].as_u64()?,
+                stage: member["stage"].as_str()?.to_owned(),
+                down: member["down"].as_bool()?,
+                shards: member["shards"].as_u64()?,
+            })
+        };
+        let members = json["members"].as_array()?.iter().filter_map(member).collect();
+        Some(Status { leader: json["leader"].as_u64(), members })
+    }
+}
+
+impl Status {
+    pub(crate) fn voters(&self) -> usize {
+        self.members.iter().filter(|member| member.stage == "voter").count()
+    }
+}
+
+impl Cluster {
+    /// So many brokers, all of them voters with their share of the shards.
+    pub(crate) fn start(name: &str, count: usize) -> Self {
+        let start = |at| Broker::start(&format!("{name}-{at}"), "127.0.0.1:0");
+        let cluster = Self { brokers: (1..=count).map(start).collect() };
+        let (ok, said, why) = run("strobe", &["cluster", "init", "--dir", &cluster.dir(0)]);
+        assert!(ok && said.contains("strobe cluster join"), "{said}{why}");
+        for at in 1..count {
+            let token = cluster.join_token(at - 1);
+            let (seed, dir) = (cluster.address(at - 1), cluster.dir(at));
+            let args = ["cluster", "join", seed, "--token", &token, "--dir", &dir];
+            let (ok, said, why) = run("strobe", &args);
+            assert!(ok, "{said}{why}");
+        }
+        cluster.wait_until_balanced(60);
+        cluster
+    }
+
+    pub(crate) fn dir(&self, at: usize) -> String {
+        self.brokers[at].dir()
+    }
+
+    pub(crate) fn address(&self, at: usize) -> &str {
+        &self.brokers[at].address
+    }
+
+    pub(crate) fn join_token(&self, at: usize) -> String {
+        let (ok, token, why) = run("strobe", &["cluster", "token", "--dir", &self.dir(at)]);
+        assert!(ok, "{why}");
+        token.trim().to_owned()
+    }
+
+    pub(crate) fn status(&self, at: usize) -> Status {
+        self.brokers[at].status().expect("it answers")
+    }
+
+    /// Which one leads, as all that run say.
+    pub(crate) fn leader(&self) -> usize {
+        let mut leader = 0;
+        wait("all know the same leader", 20, || {
+            let said: Vec<Option<u64>> = (0..self.brokers.len())
+                .filter(|&at| self.brokers[at].process.is_some())
+                .map(|at| self.status(at).leader)
+                .collect();
+            leader = said[0].unwrap_or(0);
+            said.iter().all(|one| *one == said[0] && one.is_some())
+        });
+        usize::try_from(leader).expect("small") - 1
+    }
+
+    pub(crate) fn kill(&mut self, at: usize) {
+        self.brokers[at].process.take().expect("it runs").kill();
+    }
+
+    pub(crate) fn restart(&mut self, at: usize) {
+        self.brokers[at].begin();
+    }
+
+    pub(crate) fn wait_for_another_leader(&self, before: usize, killed: Instant) -> Duration {
+        let before = Some(before as u64 + 1);
+        let others: Vec<&Broker> = self.brokers.iter().filter(|b| b.process.is_some()).collect();
+        loop {
+            let leads = |broker: &&Broker| {
+                broker.status().is_some_and(|s| s.leader.is_some() && s.leader != before)
+            };
+            if others.iter().any(leads) {
+                return killed.elapsed();
+            }
+            assert!(killed.elapsed() < Duration::from_secs(20), "nobody leads");
+            pause(5);
+        }
+    }
+
+    /// Every broker is up, votes, and has no more than its share.
+    pub(crate) fn wait_until_balanced(&self, seconds: u64) {
+        let fair = 256_u64.div_ceil(self.brokers.len() as u64) * 21 / 20 + 1;
+        wait("every broker has its share of the shards", seconds, || {
+            let Some(status) = self.brokers[0].status() else { return false };
+            let good = |m: &Member| m.stage == "voter" && !m.down && m.shards <= fair;
+            let all: u64 = status.members.iter().map(|member| member.shards).sum();
+            status.members.len() == self.brokers.len()
+                && status.members.iter().all(good)
+                && all == 256
+        });
+    }
+
+    pub(crate) fn changes_per_second(&self, threads: usize, each: usize) -> f64 {
+        let leader = &self.brokers[self.leader()];
+        let begun = now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    for _ in 0..each {
+                        let token = leader.ask("cluster/token", "lifetime_ms=60000");
+                        assert!(token.is_some(), "a change is refused");
+                    }
+                });
+            }
+        });
+        (threads * each) as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn stop(&mut self) {
+        for broker in &mut self.brokers {
+            assert!(broker.process.take().expect("it runs").terminate(), "SIGTERM ends it well");
+        }
+    }
+
+    /// Of every host, each frame that was acknowledged is in the log of a broker; those that are in two
+    /// were on their way when one of them was killed. How many there are of both.
+    pub(crate) fn assert_stored(&self, acknowledged: &BTreeMap<HostId, u64>) -> (u64, usize) {
+        let mut held: BTreeMap<HostId, BTreeMap<u64, usize>> = BTreeMap::new();
+        for broker in &self.brokers {
+            let config = StoreConfig::at(broker.folder.path().join("store"));
+            let (_, _, recovery) = Store::open(config, 0).expect("it opens");
+            assert_eq!(recovery.damage, Vec::<String>::new());
+            for seen in recovery.seen {
+                let host = held.entry(seen.host).or_default();
+                let frames = seen.ranges.iter().flat_map(|&(first, last)| first..=last);
+                frames.for_each(|seq| *host.entry(seq).or_default() += 1);
+            }
+        }
+        let (mut all, mut twice) = (0, 0);
+        for (host, &through) in acknowledged {
+            let held = held.get(host).unwrap_or_else(|| panic!("nothing of {host} is stored"));
+            let missing: Vec<u64> = (1..=through).filter(|seq| !held.contains_key(seq)).collect();
+            assert!(missing.is_empty(), "{host}: acknowledged and not stored: {missing:?}");
+            all += through;
+            twice += held.values().filter(|count| 1 < **count).count();
+        }
+        (all, twice)
+    }
+}
+
+impl Agents {
+    /// They enrol in turn at each broker.
+    pub(crate) fn start(cluster: &Cluster, count: usize) -> Self {
+        let folder = Folder::new(&format!("agents-of-{}", cluster.address(0).replace(':', "-")));
+        let count_brokers = cluster.brokers.len();
+        let start = |number: usize| {
+            let (at, other) = (number % count_brokers, (number + 1) % count_brokers);
+            let (ok, token, why) =
+                run("strobe", &["token", "create", "--dir", &cluster.dir(other)]);
+            assert!(ok, "a token made at any broker is good at all: {why}");
+            let own = folder.path().join(format!("{number}"));
+            fake_procfs(&own.join("proc"));
+            std::fs::create_dir_all(own.join("sys")).expect("writable");
+            let text = |path: PathBuf| path.display().to_string();
+            let config = config(&[
+                ("--dir", text(own.join("state"))),
+                ("--broker", cluster.address(at).to_owned()),
+                ("--token", token.trim().to_owned()),
+                ("--procfs", text(own.join("proc"))),
+                ("--sysfs", text(own.join("sys"))),
+                ("--rootfs", text(own.clone())),
+                ("--instance", format!("host{number}")),
+            ]);
+            Agent::start(&config).expect("an agent starts")
+        };
+        let agents: Vec<Agent> = (0..count).map(start).collect();
+        let host = |number: usize| {
+            let file = folder.path().join(format!("{number}/state/host.toml"));
+            let text = std::fs::read_to_string(file).expect("it has begun");
+            let id = text.lines().next().and_then(|line| line.split('"').nth(1));
+            id.expect("an id").parse().expect("an id")
+        };
+        let hosts = (0..count).map(host).collect();
+        Self { agents: Arc::new(Mutex::new(agents)), hosts, _folder: folder }
+    }
+
+    /// Each has been acknowledged something new.
+    pub(crate) fn wait_until_all_are_heard(&self, seconds: u64) {
+        let before = seqs(&self.agents);
+        wait("every agent is acknowledged", seconds, || {
+            seqs(&self.agents).iter().zip(&before).all(|(now, then)| then + 1 < *now)
+        });
+    }
+
+    /// For so long: the longest time that each agent was without an acknowledgement, by its own account.
+    pub(crate) fn watch(&self, long: Duration) -> JoinHandle<Vec<Duration>> {
+        let agents = Arc::clone(&self.agents);
+        std::thread::spawn(move || {
+            let begun = now();
+            let mut last: Vec<(u64, Instant)> =
+                seqs(&agents).into_iter().map(|seq| (seq, begun)).collect();
+            let mut gaps = vec![Duration::ZERO; last.len()];
+            while begun.elapsed() < long {
+                pause(5);
+                let at = now();
+                for ((seq, last), gap) in seqs(&agents).into_iter().zip(&mut last).zip(&mut gaps) {
+                    *gap = (*gap).max(at - last.1);
+                    if seq != last.0 {
+                        *last = (seq, at);
+                    }
+                }
+            }
+            gaps
+        })
+    }
+
+    /// Ends them; up to which frame each was acknowledged.
+    pub(crate) fn stop(self) -> BTreeMap<HostId, u64> {
+        let through = seqs(&self.agents);
+        let agents = std::mem::take(&mut *self.agents.lock().expect("no panic"));
+        agents.into_iter().for_each(|agent| agent.stop().expect("it ran well"));
+        self.hosts.iter().copied().zip(through).collect()
+    }
+}
+
+fn seqs(agents: &Mutex<Vec<Agent>>) -> Vec<u64> {
+    let agents = agents.lock().expect("no panic");
+    agents.iter().map(|agent| agent.status().acknowledged_seq).collect()
+}
+
+fn config(args: &[(&str, String)]) -> strobe_agent::config::Config {
+    let args: Vec<String> =
+        args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect();
+    let keys = strobe_agent::config::KEYS;
+    let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
+    strobe_agent::config::Config::new(&settings, &|_| None).expect("good settings")
+}
+
+#[expect(clippy::disallowed_methods, reason = "real processes need real time to pass")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
