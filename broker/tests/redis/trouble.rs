@@ -11,6 +11,13 @@ use strobe_broker::remote_write;
 use strobe_broker::store::redis::{Mirror, Parts, RedisConfig};
 use strobe_wire::message::ApiRequest;
 
+/// So many failures of one kind.
+fn failed(at: usize, times: u64) -> [u64; 6] {
+    let mut failures = [0; 6];
+    failures[at] = times;
+    failures
+}
+
 #[test]
 fn a_full_redis_is_told_apart_and_filled_once_there_is_room() {
     let (dir, base) = (dir("oom"), base_ms());
@@ -19,7 +26,7 @@ fn a_full_redis_is_told_apart_and_filled_once_there_is_room() {
     let mut mirror = mirror(&store, &server.url(), base);
     fill(&mut writer, base);
     mirror.pass(base);
-    assert_eq!(counts(&mirror).failures, [0, 0, 1, 0]);
+    assert_eq!(counts(&mirror).failures, failed(2, 1));
     let mut redis = server.connect();
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).exec(&mut redis).unwrap();
     while mirror.pass(base).is_zero() {}
@@ -80,14 +87,14 @@ fn a_user_is_let_in_by_the_url_and_one_without_rights_is_named() {
         mirror.pass(base);
         counts(&mirror)
     };
-    assert_eq!(pass("bob:secret").failures, [0, 1, 0, 0]);
+    assert_eq!(pass("bob:secret").failures, failed(1, 1));
     // A query that needs what may be there says why it cannot have it.
     let warnings = query(&store, "x[3h]", base).1.join("; ");
     assert!(warnings.contains("does not let us in (NOPERM"), "{warnings}");
     assert!(!warnings.contains("secret"), "{warnings}");
-    assert_eq!(pass("alice:wrong").failures, [0, 1, 0, 0]);
+    assert_eq!(pass("alice:wrong").failures, failed(1, 1));
     let good = pass("alice:secret");
-    assert_eq!((good.failures, good.blocks), ([0; 4], 20));
+    assert_eq!((good.failures, good.blocks), ([0; 6], 20));
     let keys: Vec<String> = {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/3", server.port)).unwrap();
         redis::cmd("KEYS").arg("*").query(&mut client.get_connection().unwrap()).unwrap()
@@ -158,7 +165,7 @@ fn a_redis_that_hangs_is_left_in_bounded_time() {
     mirror.pass(base);
     mirror.pass(base);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
-    assert_eq!(counts(&mirror).failures, [2, 0, 0, 0]);
+    assert_eq!(counts(&mirror).failures, failed(0, 2));
     server.signal(Signal::SIGCONT);
     mirror.pass(base);
     assert!(counts(&mirror).connected);
