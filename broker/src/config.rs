@@ -14,6 +14,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where samples go.
     pub store: StoreChoice,
+    /// What an acknowledgement means.
+    pub durability: Durability,
     /// How long raw samples are kept.
     pub raw_retention_ms: i64,
     /// How long 1 min rollups are kept.
@@ -30,6 +32,15 @@ pub struct Config {
     pub commit_ms: u64,
     /// How long a certificate is good.
     pub certificate_life_s: u64,
+}
+
+/// When a row is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// When it is in the log on this disk.
+    Wal,
+    /// When Redis took it as well.
+    WalRedis,
 }
 
 /// Which store.
@@ -63,6 +74,13 @@ pub const KEYS: &[Key] = &[
         env: "STROBE_STORE",
         default: "local",
         help: "local: files in the state directory. redis://[USER:PASSWORD@]HOST:PORT/DB, redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,…: sealed blocks there as well; rediss…: by TLS.",
+    },
+    Key {
+        name: "broker.durability",
+        flag: "durability",
+        env: "STROBE_DURABILITY",
+        default: "wal",
+        help: "wal: acknowledged when the log is on disk. wal+redis: when Redis took it as well (broker.store is one).",
     },
     Key {
         name: "broker.redis_ca",
@@ -214,6 +232,14 @@ impl Config {
                     queue_max: settings.parse("broker.redis_queue", count)?,
                 }),
             },
+            durability: settings.parse("broker.durability", |text| {
+                match (text, settings.text("broker.store")) {
+                    ("wal", _) => Ok(Durability::Wal),
+                    ("wal+redis", "local") => Err("broker.store has to be a Redis for it".into()),
+                    ("wal+redis", _) => Ok(Durability::WalRedis),
+                    _ => Err("wal or wal+redis is wanted".to_owned()),
+                }
+            })?,
             raw_retention_ms: age("broker.retention")?,
             minute_retention_ms: age("broker.minute_retention")?,
             hour_retention_ms: age("broker.hour_retention")?,
@@ -355,6 +381,8 @@ mod tests {
         check(&redis(["--redis-retention", "1m"]), "1h or more");
         check(&redis(["--redis-key", "x"]), "go together");
         check(&redis(["--redis-reads", "all"]), "primary or replica");
+        check(&["--durability", "wal+redis"], "broker.store has to be a Redis");
+        check(&["--durability", "none"], "wal or wal+redis");
         check(&["--size-max", "1MiB"], "16MiB or more");
         check(&["--broker-listen", "7801"], "ADDRESS:PORT");
         check(&["--broker-listn", "x"], "did you mean `broker-listen`?");

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod cluster;
+mod durability;
 mod fencing;
 mod reading;
 mod sentinel;

@@ -235,9 +235,13 @@ pub(crate) fn mirror_with(store: &Store, config: RedisConfig, now_ms: i64) -> Mi
 }
 
 pub(crate) fn start(dir: &Path, url: &str) -> Broker {
+    start_with(dir, url, &[])
+}
+
+pub(crate) fn start_with(dir: &Path, url: &str, more: &[&str]) -> Broker {
     let dir = dir.to_str().unwrap();
     let args = ["--dir", dir, "--broker-listen", "127.0.0.1:0", "--store", url];
-    let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+    let args: Vec<String> = args.iter().chain(more).map(|a| (*a).to_owned()).collect();
     let settings = Settings::load(KEYS, None, &|_| None, &args).unwrap();
     Broker::start(Config::of(&settings, None, false).unwrap()).unwrap()
 }

@@ -18,7 +18,7 @@ use strobe_wire::message::{Hello, HostInfo};
 use strobe_wire::schema::{Column, Kind, Labels, Schema};
 
 /// Who and what is known, here and there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Catalog {
     shared: Arc<Shared>,
     registry: Option<Registry>,
@@ -165,6 +165,22 @@ impl Catalog {
             }
         }
         Ok(sources.len())
+    }
+
+    /// A source's labels, as far as they are there.
+    pub(super) fn labels(&self, link: &mut Link, source: u128) -> RedisResult<Labels> {
+        let mut pipe = Batch::default();
+        pipe.cmd("HGETALL", &self.keys.host(source));
+        let answer = link.query(&pipe)?.into_iter().next().unwrap_or(::redis::Value::Nil);
+        Ok(labels_of(&::redis::from_redis_value(answer)?))
+    }
+
+    pub(super) fn schema(&self, link: &mut Link, id: u64) -> RedisResult<Option<Schema>> {
+        let mut pipe = Batch::default();
+        pipe.cmd("GET", &self.keys.schema(id));
+        let answer = link.query(&pipe)?.into_iter().next().unwrap_or(::redis::Value::Nil);
+        let text: Option<Vec<u8>> = ::redis::from_redis_value(answer)?;
+        Ok(text.and_then(|text| schema_of(&text)).filter(|schema| schema.id().0 == id))
     }
 
     fn read_hosts(&self, link: &mut Link, sources: &[u128]) -> RedisResult<Vec<Host>> {

@@ -87,6 +87,15 @@ impl Keys {
         self.shard("epoch", shard)
     }
 
+    /// The newest records of a shard's part of the log.
+    pub(super) fn log(&self, shard: usize) -> String {
+        self.shard("log", shard)
+    }
+
+    pub(super) fn log_mark(&self) -> String {
+        self.shard("mark:log", 0)
+    }
+
     fn of(&self, what: &str, source: u128) -> String {
         format!("{}:{}", self.shard(what, shard(source)), HostId(source))
     }

@@ -7,6 +7,7 @@ use super::era::Era;
 use super::fence::{Epochs, Fence};
 use super::keys::{Keys, Place, SHARDS, jittered, shard, span_ms};
 use super::link::{Link, Reads, TROUBLES, Trouble};
+use super::log::{Log, LogParts};
 use super::marks::Marks;
 use super::stream::Stream;
 use super::target::Target;
@@ -126,6 +127,22 @@ impl Mirror {
     #[must_use]
     pub fn counts(&self) -> Arc<Mutex<MirrorCounts>> {
         Arc::clone(&self.counts)
+    }
+
+    /// What sends the log, for a thread of its own: `durability = "wal+redis"`.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
+        Log::new(LogParts {
+            shared: Arc::clone(&self.shared),
+            target: Arc::clone(&self.target),
+            keys: self.keys.clone(),
+            fence: Fence::new(&self.keys, &self.fence.epochs, life_s),
+            catalog: self.catalog.clone(),
+            counts: Arc::clone(&self.counts),
+            store: self.era.id,
+            raw_ms: self.config.raw_ms,
+        })
     }
 
     /// The epochs that its writes carry: whoever decides on owners sets them.

@@ -23,6 +23,7 @@
 //! | `Phosts:{s017}:<host>` | hash: `job`, `instance`, `label:…`, and of an agent's host what it said |
 //! | `Psections:{s017}:<host>` | sorted set: schema ids by their last sample's ms |
 //! | `Pschema:<id>` | JSON: section and columns, in the order of the block's columns |
+//! | `Plog:{s017}`, `Pmark:log:{s000}` | with `durability = "wal+redis"`: see `log.rs` |
 //! | `Pqueue:metrics:{s017}` | stream: fresh rows of agents, the newest some thousand |
 //! | `Pepoch:{s017}` | the newest owner's epoch; there is none with one broker |
 //! | `Pmark:{s017}` | hash: whose store, the last segment written whole (`raw`, `rollup`), `elsewhere`, `wal` |
@@ -58,6 +59,7 @@ mod errand;
 mod fence;
 mod keys;
 mod link;
+mod log;
 mod marks;
 mod mirror;
 mod slots;
@@ -68,6 +70,7 @@ pub(super) use archive::{Archive, Far};
 pub(super) use errand::Errand;
 pub use fence::Epochs;
 pub use link::{TROUBLES, Trouble};
+pub use log::{Confirmed, Log, restore};
 pub use mirror::{Mirror, MirrorCounts, Parts};
 
 use std::path::PathBuf;
@@ -112,8 +115,19 @@ pub enum RedisError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The log of a lost directory.
+    #[error(
+        "the state directory is empty, and what Redis at {address} has of its log cannot be taken \
+         in: {why}; without it, broker.durability = \"wal\" starts empty"
+    )]
+    Restore {
+        /// Where.
+        address: String,
+        /// Why not.
+        why: String,
+    },
     /// The store's own name.
-    #[error("cannot keep the store's id in {path}: {source}")]
+    #[error("cannot keep {path}: {source}")]
     Id {
         /// Where it is kept.
         path: PathBuf,

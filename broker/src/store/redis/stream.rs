@@ -101,7 +101,7 @@ impl Stream {
 }
 
 /// As it stands in the mark.
-fn text(at: Position) -> String {
+pub(super) fn text(at: Position) -> String {
     format!("{:x}.{:x}", at.file, at.offset)
 }
 
