@@ -152,6 +152,38 @@ fn a_wanted_password_is_counted_and_ingest_goes_on() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// The whole broker, with what it acknowledges by on its own disk.
+#[test]
+fn a_redis_that_hangs_stalls_neither_writes_nor_queries() {
+    let dir = dir("stall");
+    let server = Server::start(free_port(), &[]);
+    let broker = start(&dir, &server.url());
+    until("the connection", || ask(&broker, "/metrics").1.contains("redis_connected 1\n"));
+    server.signal(Signal::SIGSTOP);
+    let begin = now();
+    let (mut slowest, mut n) = (Duration::ZERO, 0);
+    // Longer than any wait for Redis, so that one would be felt.
+    while begin.elapsed() < Duration::from_secs(4) {
+        let since = now();
+        let body = remote_write::encode(&[series(&format!("i{n}"), wall_ms() - 70_000)]);
+        let (method, path) = ("POST".into(), "/api/v1/write".into());
+        let request = ApiRequest { method, path, body, ..ApiRequest::default() };
+        assert_eq!(send(&broker, request).0, 204);
+        let path = format!("/api/v1/query?query=count(x)&time={}", wall_ms() / 1000 - 11);
+        let (status, answer) = ask(&broker, &path);
+        assert!(status == 200 && answer.contains(&format!("\"{}\"", n + 1)), "{answer}");
+        slowest = slowest.max(since.elapsed());
+        n += 1;
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    until("the failure", || ask(&broker, "/metrics").1.contains("redis_connected 0\n"));
+    server.signal(Signal::SIGCONT);
+    until("the end of it", || ask(&broker, "/metrics").1.contains("redis_connected 1\n"));
+    broker.stop();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn a_redis_that_hangs_is_left_in_bounded_time() {
     let (dir, base) = (dir("hang"), base_ms());
