@@ -2,13 +2,14 @@
 
 use crate::support::{
     Server, counts, dir, drive, equal_local, fill, free_port, mirror, mirror_with, now, open,
-    query, until, whole_hour_ms,
+    query, until, wall_ms, whole_hour_ms, write_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use strobe_broker::store::redis::RedisConfig;
+use strobe_broker::store::Recovery;
+use strobe_broker::store::redis::{RedisConfig, restore};
 
 /// Who is watched, and three who watch.
 struct Watched {
@@ -170,6 +171,38 @@ fn a_primary_that_restarts_empty_is_filled_again() {
     until("the replica", || replica.blocks().len() == 40);
     drop((writer, store));
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// `wal+redis`: the primary dies, the log goes on to the next one, and then the disk dies.
+#[test]
+fn a_log_outlives_its_primary_and_then_its_disk() {
+    let (lost, found, base) = (dir("log-lost"), dir("log-found"), wall_ms() - 60_000);
+    let mut watched = Watched::start("log", 700);
+    let url = watched.url();
+    {
+        let (store, mut writer) = open(&lost, base);
+        let mut log = mirror(&store, &url, base).log();
+        write_rows(&mut writer, 0..20, base);
+        log.pass(base);
+        assert_eq!(log.confirmed().through(), writer.synced());
+        drop(watched.servers.remove(0));
+        write_rows(&mut writer, 20..40, base);
+        log.pass(base);
+        assert!(log.confirmed().through() < writer.synced(), "nobody has it");
+        until("the next primary", || {
+            log.pass(wall_ms());
+            log.confirmed().through() == writer.synced()
+        });
+    }
+    let (store, mut writer) = open(&found, base);
+    let mut recovery = Recovery::default();
+    restore(&RedisConfig::at(url), &mut writer, &mut recovery, base).unwrap();
+    assert_eq!(query(&store, "node_load1[5m]", base + 60_000), (40, vec![]));
+    assert_eq!(recovery.seen[0].ranges.len(), 40, "each number once");
+    drop(writer);
+    for dir in [lost, found] {
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
 
 /// The URL of a Sentinel is enough where it watches one name.
