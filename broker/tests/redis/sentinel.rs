@@ -2,7 +2,7 @@
 
 use crate::support::{
     Server, counts, dir, drive, equal_local, fill, free_port, mirror, mirror_with, now, open,
-    query, until, wall_ms, whole_hour_ms, write_rows,
+    query, until, wall_ms, whole_hour_ms, within, write_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,8 @@ fn a_primary_that_hangs_or_dies_is_replaced_and_nothing_is_lost() {
     // It wakes up, still thinks that it is the primary, and is told.
     watched.servers[0].signal(Signal::SIGCONT);
     let old = &watched.servers[0];
-    until("the old primary to follow", || {
+    // Sentinels look at its role every ten seconds, and wait eight more before they correct it.
+    within(25, "the old primary to follow", || {
         old.info("replication").contains("master_link_status:up")
     });
     assert_eq!(old.blocks().len(), 40);

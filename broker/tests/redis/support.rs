@@ -30,10 +30,15 @@ pub(crate) fn wall_ms() -> i64 {
 }
 
 /// Until `done` says so, at most 15 s.
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = now() + Duration::from_secs(15);
+pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
+    within(15, what, done);
+}
+
+/// Until `done` says so, at most so many seconds.
+pub(crate) fn within(seconds: u64, what: &str, mut done: impl FnMut() -> bool) {
+    let end = now() + Duration::from_secs(seconds);
     while !done() {
-        assert!(now() < end, "{what} did not happen in 15 s");
+        assert!(now() < end, "{what} did not happen in {seconds} s");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
