@@ -46,7 +46,7 @@ pub enum StateError {
         source: std::io::Error,
     },
     /// Another agent runs on it.
-    #[error("another agent runs on {}: stop it, or choose another --state-dir", .0.display())]
+    #[error("another agent runs on {}: stop it, or choose another --dir", .0.display())]
     Locked(PathBuf),
     /// `host.toml` is not what this agent writes.
     #[error("{} holds no host id; remove it to give this host a new one", .0.display())]

@@ -14,6 +14,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where samples go.
     pub store: StoreChoice,
+    /// What an acknowledgement means.
+    pub durability: Durability,
     /// How long raw samples are kept.
     pub raw_retention_ms: i64,
     /// How long 1 min rollups are kept.
@@ -30,6 +32,15 @@ pub struct Config {
     pub commit_ms: u64,
     /// How long a certificate is good.
     pub certificate_life_s: u64,
+}
+
+/// When a row is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// When it is in the log on this disk.
+    Wal,
+    /// When Redis took it as well.
+    WalRedis,
 }
 
 /// Which store.
@@ -62,7 +73,42 @@ pub const KEYS: &[Key] = &[
         flag: "store",
         env: "STROBE_STORE",
         default: "local",
-        help: "local: files in the state directory. redis://[USER:PASSWORD@]HOST:PORT/DB: sealed blocks there as well.",
+        help: "local: files in the state directory. redis://[USER:PASSWORD@]HOST:PORT/DB, redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,…: sealed blocks there as well; rediss…: by TLS.",
+    },
+    Key {
+        name: "broker.durability",
+        flag: "durability",
+        env: "STROBE_DURABILITY",
+        default: "wal",
+        help: "wal: acknowledged when the log is on disk. wal+redis: when Redis took it as well (broker.store is one).",
+    },
+    Key {
+        name: "broker.redis_ca",
+        flag: "redis-ca",
+        env: "STROBE_REDIS_CA",
+        default: "",
+        help: "File of certificates (PEM) that rediss… servers may be signed with; empty: the system's.",
+    },
+    Key {
+        name: "broker.redis_certificate",
+        flag: "redis-certificate",
+        env: "STROBE_REDIS_CERTIFICATE",
+        default: "",
+        help: "File of our certificate (PEM), where Redis wants one.",
+    },
+    Key {
+        name: "broker.redis_key",
+        flag: "redis-key",
+        env: "STROBE_REDIS_KEY",
+        default: "",
+        help: "File of its private key (PEM).",
+    },
+    Key {
+        name: "broker.redis_reads",
+        flag: "redis-reads",
+        env: "STROBE_REDIS_READS",
+        default: "primary",
+        help: "Where history is read: primary, or replica (which may lack the newest of it).",
     },
     Key {
         name: "broker.redis_prefix",
@@ -172,6 +218,13 @@ impl Config {
                 None => StoreChoice::Local,
                 Some(url) => StoreChoice::Redis(RedisConfig {
                     url,
+                    ca: settings.parse("broker.redis_ca", file)?,
+                    identity: identity(settings)?,
+                    read_replicas: settings.parse("broker.redis_reads", |text| match text {
+                        "primary" => Ok(false),
+                        "replica" => Ok(true),
+                        _ => Err("primary or replica is wanted".to_owned()),
+                    })?,
                     prefix: settings.parse("broker.redis_prefix", prefix)?,
                     raw_ms: age("broker.redis_retention")?,
                     metadata_ms: age("broker.redis_metadata_retention")?,
@@ -179,6 +232,14 @@ impl Config {
                     queue_max: settings.parse("broker.redis_queue", count)?,
                 }),
             },
+            durability: settings.parse("broker.durability", |text| {
+                match (text, settings.text("broker.store")) {
+                    ("wal", _) => Ok(Durability::Wal),
+                    ("wal+redis", "local") => Err("broker.store has to be a Redis for it".into()),
+                    ("wal+redis", _) => Ok(Durability::WalRedis),
+                    _ => Err("wal or wal+redis is wanted".to_owned()),
+                }
+            })?,
             raw_retention_ms: age("broker.retention")?,
             minute_retention_ms: age("broker.minute_retention")?,
             hour_retention_ms: age("broker.hour_retention")?,
@@ -226,11 +287,26 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn store(text: &str) -> Result<Option<String>, String> {
     match text {
         "local" => Ok(None),
-        url if url.starts_with("redis://") || url.starts_with("unix://") => {
-            Ok(Some(url.to_owned()))
-        }
-        _ => Err("local or redis://HOST:PORT is wanted".to_owned()),
+        url if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) => Ok(Some(url.to_owned())),
+        _ => Err("local, redis://HOST:PORT, redis+sentinel://HOST:PORT,…/NAME or \
+             redis+cluster://HOST:PORT,… is wanted"
+            .to_owned()),
     }
+}
+
+/// A path; empty: none.
+#[expect(clippy::unnecessary_wraps, reason = "as every reader of a setting")]
+fn file(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+fn identity(settings: &Settings) -> Result<Option<(PathBuf, PathBuf)>, SettingsError> {
+    let certificate = settings.parse("broker.redis_certificate", file)?;
+    settings.parse("broker.redis_key", |text| match (certificate, file(text)?) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        _ => Err("broker.redis_certificate and broker.redis_key go together".to_owned()),
+    })
 }
 
 fn count(text: &str) -> Result<u64, String> {
@@ -259,6 +335,16 @@ fn at_least(text: &str, least: u64) -> Result<u64, String> {
     let bytes = size_bytes(text)?;
     if bytes < least { Err(format!("{}MiB or more is wanted", least >> 20)) } else { Ok(bytes) }
 }
+
+const SCHEMES: [&str; 7] = [
+    "unix://",
+    "redis://",
+    "rediss://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+];
 
 #[cfg(test)]
 mod tests {
@@ -293,6 +379,10 @@ mod tests {
         let redis = |more: [&'static str; 2]| [&["--store", "redis://h"], &more[..]].concat();
         check(&redis(["--redis-prefix", "a{b}"]), "but { and }");
         check(&redis(["--redis-retention", "1m"]), "1h or more");
+        check(&redis(["--redis-key", "x"]), "go together");
+        check(&redis(["--redis-reads", "all"]), "primary or replica");
+        check(&["--durability", "wal+redis"], "broker.store has to be a Redis");
+        check(&["--durability", "none"], "wal or wal+redis");
         check(&["--size-max", "1MiB"], "16MiB or more");
         check(&["--broker-listen", "7801"], "ADDRESS:PORT");
         check(&["--broker-listn", "x"], "did you mean `broker-listen`?");

@@ -8,6 +8,7 @@ pub mod control;
 mod dir;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod gate;
 pub mod hub;
 pub mod ingest;
 pub mod net;

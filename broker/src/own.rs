@@ -168,6 +168,11 @@ impl Exposition {
         }
         self.gauge("redis_lag_segments", "Segments not whole in Redis.", mirror.lag_segments);
         self.gauge("redis_lag_milliseconds", "Age of the oldest of them.", mirror.lag_ms);
+        self.gauge(
+            "redis_fenced_shards",
+            "Shards that a newer owner writes to.",
+            mirror.fenced_shards,
+        );
         self.gauge("redis_connected", "1 if Redis took the last pass.", mirror.connected.into());
     }
 

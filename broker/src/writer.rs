@@ -15,7 +15,9 @@
 //! until the network loop has heard of it: otherwise an acknowledgement could skip what failed.
 //! What was appended of it is discarded: it comes again, and must not be stored twice.
 
+use crate::gate::Gate;
 use crate::registry::{BootRecord, Registry};
+use crate::store::redis::Confirmed;
 use crate::store::{RemoteSeries, StoreError, Writer};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -139,6 +141,8 @@ pub struct Scribe {
     save_at: Instant,
     hosts_at_once: usize,
     fault: Option<StoreError>,
+    /// Where Redis has to have it too.
+    gate: Option<Gate>,
     stopping: bool,
 }
 
@@ -178,8 +182,16 @@ impl Scribe {
             save_at: now,
             hosts_at_once: hosts_at_once.max(1),
             fault: None,
+            gate: None,
             stopping: false,
         }
+    }
+
+    /// Says what is on disk only when Redis has it too.
+    #[must_use]
+    pub fn behind(mut self, confirmed: Confirmed, now: Instant) -> Self {
+        self.gate = Some(Gate::new(confirmed, now));
+        self
     }
 
     /// Appends what an order holds.
@@ -224,7 +236,9 @@ impl Scribe {
             self.tick_at
         };
         let save = if self.saves.is_empty() { self.tick_at } else { self.save_at };
-        commit.min(self.tick_at).min(save)
+        let gate = self.gate.as_ref().filter(|gate| !gate.is_empty());
+        let look = gate.map_or(self.tick_at, |gate| gate.look_at);
+        commit.min(self.tick_at).min(save).min(look)
     }
 
     /// Whether everything is written and nothing more is wanted.
@@ -247,6 +261,10 @@ impl Scribe {
         if wanted {
             self.commit(now_ms, report);
             self.committed = now;
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.release(report);
+            gate.look_at = now + self.commit_every.min(GATE_LOOK);
         }
         while self.save_at <= now || self.stopping {
             let Some(save) = self.saves.pop_front() else { break };
@@ -285,7 +303,7 @@ impl Scribe {
                 self.failures += u64::from(!self.batches.is_empty());
                 self.answer(Some(&why));
                 for batch in std::mem::take(&mut self.batches) {
-                    report(failed(&batch, self.failures, why.clone()));
+                    self.tell(failed(&batch, self.failures, why.clone()), report);
                 }
                 windows.iter().for_each(|(_, windows)| self.leave(windows, report));
             }
@@ -313,16 +331,28 @@ impl Scribe {
                 stored = Some(batch.turn);
             } else {
                 let why = "a batch before it could not be stored".to_owned();
-                report(failed(&batch, self.failures, why));
+                self.tell(failed(&batch, self.failures, why), report);
             }
         }
         if let Some(turn) = stored {
-            report(Report::Stored { turn });
+            self.tell(Report::Stored { turn }, report);
+        }
+    }
+
+    /// In order, whether it waits for Redis or not.
+    fn tell(&mut self, said: Report, report: &mut dyn FnMut(Report)) {
+        match &mut self.gate {
+            Some(gate) => gate.report(self.writer.synced(), said),
+            None => report(said),
         }
     }
 
     fn answer(&mut self, why: Option<&str>) {
         for reply in std::mem::take(&mut self.waiting) {
+            if let (None, Some(gate)) = (why, &mut self.gate) {
+                gate.answer(self.writer.synced(), reply);
+                continue;
+            }
             let answer = why.map_or(Ok(()), |why| Err(StoreError::Visitor(why.to_owned())));
             // The asker may have given up; then nobody wants the answer.
             drop(reply.try_send(answer));
@@ -386,6 +416,8 @@ const SAVES_MAX: usize = 2;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Housekeeping: a step of about 10 ms, this often while there is more of it.
 const TICK_BUSY: Duration = Duration::from_millis(50);
+/// What waits for Redis is looked at so often: its answer takes about as long.
+const GATE_LOOK: Duration = Duration::from_millis(5);
 const TICK_EVERY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

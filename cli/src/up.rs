@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Where agents and dashboards connect, UDP [default: 127.0.0.1:7801] [env: STROBE_BROKER_LISTEN].
     #[arg(long, value_name = "ADDR")]
     broker_listen: Option<String>,
-    /// Where samples go: local or redis://HOST:PORT [default: local] [env: STROBE_STORE].
+    /// Where samples go: local, redis://HOST:PORT, redis+sentinel://… or redis+cluster://… [default: local] [env: STROBE_STORE].
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     /// State directory [default: /var/lib/strobe for root, else ~/.local/share/strobe]

@@ -91,6 +91,85 @@ fn a_dashboard_outlives_its_broker() {
     wait("it is connected again", 30, || ready(200));
 }
 
+/// A token and an identity are of one fleet: another one's broker is named as what it is, and its own
+/// token moves the dashboard over.
+#[test]
+fn a_dashboard_of_another_fleet_says_so() {
+    let (ours, theirs) = (Fleet::new("ours"), Fleet::new("theirs"));
+    let any = ["--listen", "127.0.0.1:0"];
+    let wanted =
+        ["the token is not of the broker at this address", "--token", "strobe token create"];
+    let said = theirs.refused(&ours.token(), "viz", &any);
+    assert!(wanted.iter().all(|part| said.contains(part)), "{said}");
+    assert!(said.lines().count() == 1, "once: {said}");
+
+    let mut viz = ours.start("strobe-viz", "viz", &any);
+    viz.line();
+    assert!(viz.terminate(), "SIGTERM ends it well");
+    let own = ours.folder("viz");
+    let identity = || std::fs::read(ours.dir.path().join("viz/viz.pem")).expect("its identity");
+    let before = identity();
+    let args = ["--broker", &theirs.address, "--dir", &own, "--listen", "127.0.0.1:0"];
+    let ready = |viz: &mut Process| {
+        let line = viz.line();
+        let address = line.trim().split("http://").nth(1).expect("it says where it is").to_owned();
+        move || http_get(&address, "/-/ready").unwrap_or_default()
+    };
+    let mut viz = Process::start("strobe-viz", &args);
+    let ask = ready(&mut viz);
+    wait("it says whose broker it is not", 10, || {
+        let (status, why) = ask();
+        let wanted = [&theirs.address, "not signed by this fleet's authority", "--token"];
+        status == 503 && wanted.iter().all(|part| why.contains(part))
+    });
+    assert!(viz.terminate() && identity() == before, "it keeps what is good elsewhere");
+
+    let mut viz =
+        Process::start("strobe-viz", &[&args[..], &["--token", &theirs.token()]].concat());
+    let ask = ready(&mut viz);
+    wait("it is in the other fleet", 10, || ask().0 == 200);
+    assert!(viz.terminate() && identity() != before, "SIGTERM ends it well");
+}
+
+/// `$STROBE_DIR` is set for a whole machine: what each program keeps there is its own.
+#[test]
+fn one_directory_serves_a_broker_an_agent_and_a_dashboard() {
+    let dir = Folder::new("one-dir");
+    let env = [("STROBE_DIR", dir.text())];
+    let listen = ["--broker-listen", "127.0.0.1:0"];
+    let mut broker = Process::start_with("strobe-broker", &env, &listen);
+    let address = broker.line().split("QUIC on ").nth(1).expect("it says where").to_owned();
+    let address = address.split(',').next().expect("an address").to_owned();
+    let token = || run("strobe", &["token", "create", "--dir", dir.text()]).1.trim().to_owned();
+    let names = ["identity.pem", "viz.pem", "host.toml", "ca/authority.pem", "version"];
+    let files = || names.map(|name| std::fs::read(dir.path().join(name)).expect(name));
+    let mut kept = None;
+    for tokens in [Some([token(), token()]), None] {
+        let args = |of: usize| {
+            let token = tokens.as_ref().map(|tokens| tokens[of].as_str());
+            let token = token.map(|token| ["--token", token]);
+            let args = ["--broker", address.as_str()].into_iter();
+            args.chain(token.into_iter().flatten()).collect::<Vec<_>>()
+        };
+        let mut agent = Process::start_with("strobe-agent", &env, &args(0));
+        let viz = [&args(1)[..], &["--listen", "127.0.0.1:0"]].concat();
+        let mut viz = Process::start_with("strobe-viz", &env, &viz);
+        let line = viz.line();
+        let at = line.trim().split("http://").nth(1).expect("it says where it is").to_owned();
+        wait("the host is seen", 20, || !query(&at, "node_load1").is_empty());
+        wait("it is fresh", 20, || {
+            http_get(&at, "/api/strobe/v1/hosts").is_ok_and(|(_, hosts)| hosts.contains("fresh"))
+        });
+        // A second of the same program would be the same host twice.
+        let (code, _, said) = strobe_tests::run_with("strobe-agent", &env, &args(0));
+        assert!(code == 1 && said.contains(dir.text()) && said.contains("--dir"), "{said}");
+        assert!(agent.terminate() && viz.terminate(), "SIGTERM ends both well");
+        let found = files();
+        assert_eq!(*kept.get_or_insert_with(|| found.clone()), found);
+    }
+    assert!(broker.terminate(), "SIGTERM ends the broker well");
+}
+
 #[test]
 fn what_cannot_work_is_said_and_ends() {
     let fleet = Fleet::new("refusals");

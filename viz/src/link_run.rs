@@ -143,9 +143,12 @@ impl Line {
             let broker = &self.settings.broker;
             match ended {
                 Ok(_) if self.is_stopping() => return,
-                Ok(why @ Why::Distrust(Distrust::Expired | Distrust::Foreign))
-                    if self.settings.token.is_some() =>
-                {
+                // The token pins its broker: to try it at another one gives nothing away.
+                Ok(
+                    why @ Why::Distrust(
+                        Distrust::Expired | Distrust::Foreign | Distrust::BrokerForeign,
+                    ),
+                ) if self.settings.token.is_some() => {
                     log::warn!("the link to {broker} ended: {why}; trying the token");
                     self.identity = None;
                 }

@@ -7,7 +7,7 @@ use crate::cluster::MAIL_MAX;
 use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
 use crate::query::Caller;
-use crate::store::redis::Mirror;
+use crate::store::redis::{Log, Mirror};
 use crate::writer::{Order, Report, Scribe};
 use mio::{Events, Poll, Waker};
 use std::io;
@@ -174,6 +174,14 @@ pub(super) fn mirror_loop(mut mirror: Mirror, stopping: &AtomicBool) {
             // `Broker::stop` is not kept waiting for the rest of a back-off.
             std::thread::park_timeout(left.min(STOP_SEEN));
         }
+    }
+}
+
+/// Sends the log to Redis; a commit wakes it.
+pub(super) fn log_loop(mut log: Log, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Acquire) {
+        let wait = log.pass(wall_ms());
+        std::thread::park_timeout(wait.min(STOP_SEEN));
     }
 }
 

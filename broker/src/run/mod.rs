@@ -20,7 +20,7 @@ pub use error::BrokerError;
 
 use crate::api::{self, Answer};
 use crate::certificates::Certificates;
-use crate::config::{Config, StoreChoice};
+use crate::config::{Config, Durability, StoreChoice};
 use crate::control;
 use crate::dir::{self, StateDir};
 use crate::hub::{Hub, Subscription};
@@ -30,11 +30,11 @@ use crate::own;
 use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
-use crate::store::{RemoteSeries, Store, StoreConfig};
+use crate::store::{Recovery, RemoteSeries, Store, StoreConfig, Writer};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
-use loops::{Loop, Question, join, mirror_loop, spawn, wake, write_loop};
+use loops::{Loop, Question, join, log_loop, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
@@ -94,7 +94,8 @@ impl Broker {
         let state = StateDir::open(&config.dir)?;
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
         let (registry, windows) = Registry::open(&config.dir)?;
-        let (store, writer, recovery) = Store::open(store_config(&config), now_ms)?;
+        let (store, mut writer, mut recovery) = Store::open(store_config(&config), now_ms)?;
+        restore(&config, &mut writer, &mut recovery, now_ms)?;
         for damage in &recovery.damage {
             log::warn!("damage found and left out: {damage}");
         }
@@ -136,7 +137,12 @@ impl Broker {
         let stopping = Arc::default();
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
-        let scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
+        let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
+        let wanted = config.durability == Durability::WalRedis;
+        let log = mirror.as_ref().filter(|_| wanted).map(Mirror::log);
+        if let Some(log) = &log {
+            scribe = scribe.behind(log.confirmed(), monotonic());
+        }
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let shared = Arc::new(Shared {
@@ -176,6 +182,10 @@ impl Broker {
         if let Some(mirror) = mirror {
             let stopping = Arc::clone(&broker.shared.stopping);
             others.push(spawn("strobe-redis", move || mirror_loop(mirror, &stopping))?);
+        }
+        if let Some(log) = log {
+            let stopping = Arc::clone(&broker.shared.stopping);
+            others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
         broker.shared.cluster.resume()?;
         let network = spawn("strobe-net", move || network.run())?;
@@ -394,6 +404,24 @@ impl Broker {
     fn threads(&self) -> std::sync::MutexGuard<'_, Threads> {
         self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What was acknowledged before the directory was lost.
+fn restore(
+    config: &Config,
+    writer: &mut Writer,
+    recovery: &mut Recovery,
+    now_ms: i64,
+) -> Result<(), RedisError> {
+    let (StoreChoice::Redis(redis), Durability::WalRedis) = (&config.store, config.durability)
+    else {
+        return Ok(());
+    };
+    let records = redis::restore(redis, writer, recovery, now_ms)?;
+    if 0 < records {
+        log::info!("{records} records of the log were taken from Redis");
+    }
+    Ok(())
 }
 
 /// The mirror that the settings want.

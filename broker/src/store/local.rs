@@ -46,8 +46,8 @@ pub struct Writer {
     pub(super) journal: Journal,
     schemas: HashMap<u64, Arc<Schema>>,
     labels: HashMap<u128, Labels>,
-    pending: Vec<Pending>,
-    pending_bytes: usize,
+    pub(super) pending: Vec<Pending>,
+    pub(super) pending_bytes: usize,
     pub(super) written: Written,
     pub(super) upkeep: Upkeep,
     /// Newest row in each WAL file.
@@ -432,7 +432,7 @@ impl Writer {
         Ok(())
     }
 
-    fn name(&mut self, id: u128, labels: Labels) -> Result<(), StoreError> {
+    pub(super) fn name(&mut self, id: u128, labels: Labels) -> Result<(), StoreError> {
         if self.labels.get(&id) == Some(&labels) {
             return Ok(());
         }
@@ -444,7 +444,7 @@ impl Writer {
         Ok(())
     }
 
-    fn write_labels(&mut self, id: u128) -> Result<(), StoreError> {
+    pub(super) fn write_labels(&mut self, id: u128) -> Result<(), StoreError> {
         if let Some(labels) = self.labels.get(&id)
             && self.written.labels.insert(id)
         {
@@ -453,7 +453,7 @@ impl Writer {
         Ok(())
     }
 
-    fn note_time(&mut self, time_ms: i64) {
+    pub(super) fn note_time(&mut self, time_ms: i64) {
         let last = self.wal_last_ms.entry(self.journal.active()).or_insert(i64::MIN);
         *last = (*last).max(time_ms);
     }

@@ -12,6 +12,7 @@
 //! - Same rows, same bytes: sealing depends on nothing but the rows.
 //! - When the disk is at its floor, [`Writer::commit`] says [`StoreError::Full`]; readers go on.
 
+mod again;
 mod block;
 mod check;
 mod codec;

@@ -3,7 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod cluster;
+mod durability;
+mod fencing;
 mod reading;
+mod sentinel;
 mod support;
+mod tls;
 mod trouble;
 mod writing;

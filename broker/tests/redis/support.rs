@@ -30,10 +30,15 @@ pub(crate) fn wall_ms() -> i64 {
 }
 
 /// Until `done` says so, at most 15 s.
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = now() + Duration::from_secs(15);
+pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
+    within(15, what, done);
+}
+
+/// Until `done` says so, at most so many seconds.
+pub(crate) fn within(seconds: u64, what: &str, mut done: impl FnMut() -> bool) {
+    let end = now() + Duration::from_secs(seconds);
     while !done() {
-        assert!(now() < end, "{what} did not happen in 15 s");
+        assert!(now() < end, "{what} did not happen in {seconds} s");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
@@ -49,8 +54,11 @@ impl Server {
         let port_text = port.to_string();
         let args =
             ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        // What a replica is sent lies there for a moment: another server would begin with it.
+        let file = format!("strobe-redis-{port}.rdb");
         let child = Command::new("redis-server")
             .args(args)
+            .args(["--dbfilename", &file])
             .args(more)
             .current_dir(std::env::temp_dir())
             .stdout(Stdio::null())
@@ -74,6 +82,34 @@ impl Server {
 
     pub(crate) fn connect(&self) -> redis::Connection {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// One section of what it says about itself.
+    pub(crate) fn info(&self, section: &str) -> String {
+        Self::info_of(self.port, section)
+    }
+
+    pub(crate) fn info_of(port: u16, section: &str) -> String {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+        let redis = client.get_connection_with_timeout(Duration::from_secs(5));
+        let ask = |mut redis| redis::cmd("INFO").arg(section).query(&mut redis);
+        redis.and_then(ask).unwrap_or_default()
+    }
+
+    /// Carries a command out.
+    pub(crate) fn tell(&self, command: &[&str]) {
+        assert!(self.try_tell(command), "{command:?} is refused");
+    }
+
+    pub(crate) fn try_tell(&self, command: &[&str]) -> bool {
+        let mut redis = self.connect();
+        redis::cmd(command[0]).arg(&command[1..]).exec(&mut redis).is_ok()
+    }
+
+    /// What it answers, as text.
+    pub(crate) fn say(&self, command: &[&str]) -> String {
+        let mut redis = self.connect();
+        redis::cmd(command[0]).arg(&command[1..]).query(&mut redis).unwrap()
     }
 
     /// Every raw block by its host and place, by way of the indexes.
@@ -103,6 +139,8 @@ impl Drop for Server {
         // By its id; it may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
+        let file = format!("strobe-redis-{}.rdb", self.port);
+        drop(std::fs::remove_file(std::env::temp_dir().join(file)));
     }
 }
 
@@ -165,6 +203,25 @@ pub(crate) fn base_ms() -> i64 {
     (wall_ms() - 3_600_000) / 600_000 * 600_000
 }
 
+/// Like [`base_ms`], with an hour of which nothing is rolled up in the half hour that follows.
+pub(crate) fn whole_hour_ms() -> i64 {
+    base_ms() / 3_600_000 * 3_600_000 - 3_000_000
+}
+
+/// Passes until everything is in Redis, at most 30 s.
+pub(crate) fn drive(mirror: &mut Mirror, now_ms: i64) {
+    let end = now() + Duration::from_secs(30);
+    loop {
+        let wait = mirror.pass(now_ms);
+        let counts = counts(mirror);
+        if counts.connected && counts.lag_segments == 0 && !wait.is_zero() {
+            return;
+        }
+        assert!(now() < end, "not in Redis after 30 s: {counts:?}");
+        std::thread::park_timeout(wait.min(Duration::from_millis(300)));
+    }
+}
+
 /// What `expr` gives at `at_ms` for one host, and what it says is missing.
 pub(crate) fn query(store: &Store, expr: &str, at_ms: i64) -> (usize, Vec<String>) {
     let engine = Engine::new(store.for_query());
@@ -174,14 +231,22 @@ pub(crate) fn query(store: &Store, expr: &str, at_ms: i64) -> (usize, Vec<String
 }
 
 pub(crate) fn mirror(store: &Store, url: &str, now_ms: i64) -> Mirror {
+    mirror_with(store, RedisConfig::at(url.to_owned()), now_ms)
+}
+
+pub(crate) fn mirror_with(store: &Store, config: RedisConfig, now_ms: i64) -> Mirror {
     let parts = Parts { store, registry: None, stopping: Arc::default(), now_ms, clock: now };
-    Mirror::new(RedisConfig::at(url.to_owned()), parts).unwrap()
+    Mirror::new(config, parts).unwrap()
 }
 
 pub(crate) fn start(dir: &Path, url: &str) -> Broker {
+    start_with(dir, url, &[])
+}
+
+pub(crate) fn start_with(dir: &Path, url: &str, more: &[&str]) -> Broker {
     let dir = dir.to_str().unwrap();
     let args = ["--dir", dir, "--broker-listen", "127.0.0.1:0", "--store", url];
-    let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+    let args: Vec<String> = args.iter().chain(more).map(|a| (*a).to_owned()).collect();
     let settings = Settings::load(KEYS, None, &|_| None, &args).unwrap();
     Broker::start(Config::of(&settings, None, false).unwrap()).unwrap()
 }

@@ -11,6 +11,13 @@ use strobe_broker::remote_write;
 use strobe_broker::store::redis::{Mirror, Parts, RedisConfig};
 use strobe_wire::message::ApiRequest;
 
+/// So many failures of one kind.
+fn failed(at: usize, times: u64) -> [u64; 6] {
+    let mut failures = [0; 6];
+    failures[at] = times;
+    failures
+}
+
 #[test]
 fn a_full_redis_is_told_apart_and_filled_once_there_is_room() {
     let (dir, base) = (dir("oom"), base_ms());
@@ -19,7 +26,7 @@ fn a_full_redis_is_told_apart_and_filled_once_there_is_room() {
     let mut mirror = mirror(&store, &server.url(), base);
     fill(&mut writer, base);
     mirror.pass(base);
-    assert_eq!(counts(&mirror).failures, [0, 0, 1, 0]);
+    assert_eq!(counts(&mirror).failures, failed(2, 1));
     let mut redis = server.connect();
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).exec(&mut redis).unwrap();
     while mirror.pass(base).is_zero() {}
@@ -80,14 +87,14 @@ fn a_user_is_let_in_by_the_url_and_one_without_rights_is_named() {
         mirror.pass(base);
         counts(&mirror)
     };
-    assert_eq!(pass("bob:secret").failures, [0, 1, 0, 0]);
+    assert_eq!(pass("bob:secret").failures, failed(1, 1));
     // A query that needs what may be there says why it cannot have it.
     let warnings = query(&store, "x[3h]", base).1.join("; ");
     assert!(warnings.contains("does not let us in (NOPERM"), "{warnings}");
     assert!(!warnings.contains("secret"), "{warnings}");
-    assert_eq!(pass("alice:wrong").failures, [0, 1, 0, 0]);
+    assert_eq!(pass("alice:wrong").failures, failed(1, 1));
     let good = pass("alice:secret");
-    assert_eq!((good.failures, good.blocks), ([0; 4], 20));
+    assert_eq!((good.failures, good.blocks), ([0; 6], 20));
     let keys: Vec<String> = {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/3", server.port)).unwrap();
         redis::cmd("KEYS").arg("*").query(&mut client.get_connection().unwrap()).unwrap()
@@ -145,6 +152,38 @@ fn a_wanted_password_is_counted_and_ingest_goes_on() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// The whole broker, with what it acknowledges by on its own disk.
+#[test]
+fn a_redis_that_hangs_stalls_neither_writes_nor_queries() {
+    let dir = dir("stall");
+    let server = Server::start(free_port(), &[]);
+    let broker = start(&dir, &server.url());
+    until("the connection", || ask(&broker, "/metrics").1.contains("redis_connected 1\n"));
+    server.signal(Signal::SIGSTOP);
+    let begin = now();
+    let (mut slowest, mut n) = (Duration::ZERO, 0);
+    // Longer than any wait for Redis, so that one would be felt.
+    while begin.elapsed() < Duration::from_secs(4) {
+        let since = now();
+        let body = remote_write::encode(&[series(&format!("i{n}"), wall_ms() - 70_000)]);
+        let (method, path) = ("POST".into(), "/api/v1/write".into());
+        let request = ApiRequest { method, path, body, ..ApiRequest::default() };
+        assert_eq!(send(&broker, request).0, 204);
+        let path = format!("/api/v1/query?query=count(x)&time={}", wall_ms() / 1000 - 11);
+        let (status, answer) = ask(&broker, &path);
+        assert!(status == 200 && answer.contains(&format!("\"{}\"", n + 1)), "{answer}");
+        slowest = slowest.max(since.elapsed());
+        n += 1;
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    until("the failure", || ask(&broker, "/metrics").1.contains("redis_connected 0\n"));
+    server.signal(Signal::SIGCONT);
+    until("the end of it", || ask(&broker, "/metrics").1.contains("redis_connected 1\n"));
+    broker.stop();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn a_redis_that_hangs_is_left_in_bounded_time() {
     let (dir, base) = (dir("hang"), base_ms());
@@ -158,7 +197,7 @@ fn a_redis_that_hangs_is_left_in_bounded_time() {
     mirror.pass(base);
     mirror.pass(base);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
-    assert_eq!(counts(&mirror).failures, [2, 0, 0, 0]);
+    assert_eq!(counts(&mirror).failures, failed(0, 2));
     server.signal(Signal::SIGCONT);
     mirror.pass(base);
     assert!(counts(&mirror).connected);

@@ -4,9 +4,11 @@
 //! a time, through a cache of bounded size. No answer is an error: what could not be had is a
 //! warning, and after a failure Redis is left alone for a while.
 
+use super::batch::Batch;
 use super::errand::Errand;
 use super::keys::{Keys, Place, span_ms};
-use super::link::{Connection, Trouble};
+use super::link::{Link, Reads, Trouble};
+use super::target::Target;
 use super::{RedisConfig, RedisError};
 use crate::store::local::{Floors, Store};
 use crate::store::rollup::{HOURS, MINUTES};
@@ -20,13 +22,13 @@ use std::time::{Duration, Instant};
 /// The readers' side of Redis.
 #[derive(Debug)]
 pub(in super::super) struct Archive {
-    client: ::redis::Client,
-    pub(super) address: String,
+    target: Arc<Target>,
+    reads: Reads,
     keys: Keys,
     store_id: u64,
     keep_raw_ms: i64,
     clock: fn() -> Instant,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Link>>,
     broken: Mutex<Option<Broken>>,
     cache: Mutex<Cache>,
     // Relaxed, all three: each is a number by itself, nothing is read through it.
@@ -68,12 +70,9 @@ impl Archive {
         now_ms: i64,
         clock: fn() -> Instant,
     ) -> Result<Self, RedisError> {
-        let client = ::redis::Client::open(config.url.as_str())
-            .map_err(|why| RedisError::Url(why.to_string()))?;
         Ok(Self {
-            // Without user and password.
-            address: client.get_connection_info().addr().to_string(),
-            client,
+            target: Arc::new(Target::of(config)?),
+            reads: if config.read_replicas { Reads::Replica } else { Reads::Primary },
             keys: Keys::new(&config.prefix),
             store_id,
             keep_raw_ms: config.raw_ms,
@@ -113,11 +112,11 @@ impl Archive {
     }
 
     /// The answers, or a warning.
-    fn ask(&self, errand: &Errand, pipe: &::redis::Pipeline) -> Option<Vec<::redis::Value>> {
+    fn ask(&self, errand: &Errand, pipe: &Batch) -> Option<Vec<::redis::Value>> {
         if errand.is_spent() {
             errand.warn(format!(
                 "Redis at {} is slow: samples that are only there are missing; ask for less",
-                self.address
+                self.target.address
             ));
             return None;
         }
@@ -138,7 +137,7 @@ impl Archive {
                 Some(answers)
             }
             Err(error) => {
-                let sentence = Trouble::of(&error).sentence(&self.address, &error);
+                let sentence = Trouble::of(&error).sentence(&self.target.address, &error);
                 let why = format!("{sentence}; samples that are only there are missing");
                 errand.warn(why.clone());
                 *broken = Some(Broken { until: end + BREAK, why });
@@ -147,12 +146,12 @@ impl Archive {
         }
     }
 
-    fn try_ask(&self, pipe: &::redis::Pipeline) -> RedisResult<Vec<::redis::Value>> {
+    fn try_ask(&self, pipe: &Batch) -> RedisResult<Vec<::redis::Value>> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(mut connection) = idle {
-            match connection.query(pipe) {
+        if let Some(mut link) = idle {
+            match link.query(pipe) {
                 Ok(answers) => {
-                    self.keep(connection);
+                    self.keep(link);
                     return Ok(answers);
                 }
                 // It may have been closed long ago, by a Redis that was restarted since.
@@ -162,34 +161,34 @@ impl Archive {
                 Err(error) => return Err(error),
             }
         }
-        let mut connection = Connection::open(&self.client, ANSWER_MAX)?;
-        let answers = connection.query(pipe)?;
-        self.keep(connection);
+        let mut link = Link::open(&self.target, self.reads, ANSWER_MAX)?;
+        let answers = link.query(pipe)?;
+        self.keep(link);
         Ok(answers)
     }
 
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, link: Link) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {
-            idle.push(connection);
+            idle.push(link);
         }
     }
 
     /// The places of a source that overlap the range, whoever's they are.
     fn list(&self, errand: &Errand, source: u128, bounds: (i64, i64)) -> Option<Vec<Listed>> {
-        let mut pipe = ::redis::pipe();
+        let mut pipe = Batch::default();
         for step in STEPS {
             let from = bounds.0.saturating_sub(span_ms(step));
-            pipe.cmd("ZRANGEBYSCORE").arg(self.keys.index(source, step)).arg(from).arg(bounds.1);
-            pipe.arg("LIMIT").arg(0).arg(PLACES_MAX);
+            let index = pipe.cmd("ZRANGEBYSCORE", &self.keys.index(source, step));
+            index.arg(from).arg(bounds.1).arg("LIMIT").arg(0).arg(PLACES_MAX);
         }
-        pipe.cmd("ZRANGEBYSCORE").arg(self.keys.late(source)).arg(bounds.0).arg("+inf");
-        pipe.arg("LIMIT").arg(0).arg(PLACES_MAX);
+        let late = pipe.cmd("ZRANGEBYSCORE", &self.keys.late(source));
+        late.arg(bounds.0).arg("+inf").arg("LIMIT").arg(0).arg(PLACES_MAX);
         // What is older than its life is gone, even if the index of a dead host still has it.
         let oldest = self.seen_ms.load(Ordering::Relaxed).saturating_sub(self.keep_raw_ms);
         for (step, from) in [(0, oldest), (MINUTES.step_ms, i64::MIN)] {
-            pipe.cmd("ZRANGEBYSCORE").arg(self.keys.index(source, step)).arg(from).arg("+inf");
-            pipe.arg("LIMIT").arg(0).arg(1);
+            let index = pipe.cmd("ZRANGEBYSCORE", &self.keys.index(source, step));
+            index.arg(from).arg("+inf").arg("LIMIT").arg(0).arg(1);
         }
         let answers = self.ask(errand, &pipe)?;
         let listed = STEPS.into_iter().chain([0, 0, MINUTES.step_ms]).zip(answers);
@@ -199,7 +198,7 @@ impl Archive {
                 errand.warn(format!(
                     "Redis at {} has more than {PLACES_MAX} blocks of one host in the range: the \
                      newest of them are missing; take a shorter range",
-                    self.address
+                    self.target.address
                 ));
             }
             let places = texts.iter().filter_map(|text| text.parse().ok()).collect();
@@ -221,10 +220,10 @@ impl Archive {
             let of = |(step, place): &(u32, Place)| (source, *step, *place);
             let mut have: Vec<Option<Arc<Vec<u8>>>> =
                 self.with_cache(|cache| chunk.iter().map(|item| cache.find(&of(item))).collect());
-            let mut pipe = ::redis::pipe();
+            let mut pipe = Batch::default();
             for ((step, place), _) in chunk.iter().zip(&have).filter(|(_, have)| have.is_none()) {
                 let key = self.keys.blocks(source, *step, place.first_ms);
-                pipe.cmd("HGET").arg(key).arg(place.to_string());
+                pipe.cmd("HGET", &key).arg(place.to_string());
             }
             if !pipe.is_empty() {
                 let Some(answers) = self.ask(errand, &pipe) else { return Ok(()) };
@@ -303,7 +302,7 @@ impl Store {
             errand.warn(format!(
                 "Redis at {} was not read since the start: hosts and samples that are only there \
                  are missing",
-                archive.address
+                archive.target.address
             ));
         }
     }

@@ -2,8 +2,9 @@
 //! not know them.
 
 use super::RedisConfig;
+use super::batch::{Batch, Writes};
 use super::keys::{Keys, SHARDS, jittered, shard};
-use super::link::Connection;
+use super::link::Link;
 use crate::registry::Registry;
 use crate::store::segment::Entry;
 use crate::store::shared::Shared;
@@ -17,7 +18,7 @@ use strobe_wire::message::{Hello, HostInfo};
 use strobe_wire::schema::{Column, Kind, Labels, Schema};
 
 /// Who and what is known, here and there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Catalog {
     shared: Arc<Shared>,
     registry: Option<Registry>,
@@ -51,15 +52,15 @@ impl Catalog {
         }
     }
 
-    /// The hosts and the schemas of these blocks; they stand by source.
+    /// The hosts and the schemas of these blocks, which stand by source; `send` carries out some.
     pub(super) fn write(
         &self,
-        connection: &mut Connection,
         entries: &[Entry],
         now_ms: i64,
+        send: &mut dyn FnMut(Writes) -> RedisResult<()>,
     ) -> RedisResult<()> {
         let mut written = BTreeSet::new();
-        let mut pipe = ::redis::pipe();
+        let mut pipe = Writes::default();
         for of_source in entries.chunk_by(|a, b| a.source == b.source) {
             let Some(first) = of_source.first() else { continue };
             let source = self.shared.source(first.source);
@@ -74,65 +75,91 @@ impl Catalog {
             }
             self.add_host(&mut pipe, of_source, &labels, now_ms);
             if PIPELINE_COMMANDS < pipe.len() {
-                connection.exec(&std::mem::take(&mut pipe))?;
+                send(std::mem::take(&mut pipe))?;
             }
         }
-        connection.exec(&pipe)
+        send(pipe)
     }
 
-    pub(super) fn add_schema(&self, pipe: &mut ::redis::Pipeline, schema: &Schema) {
+    /// Every schema that is known here.
+    pub(super) fn write_schemas(
+        &self,
+        send: &mut dyn FnMut(Writes) -> RedisResult<()>,
+    ) -> RedisResult<()> {
+        let mut written = BTreeSet::new();
+        let mut pipe = Writes::default();
+        for source in self.shared.sources() {
+            let schemas: Vec<Arc<Schema>> = {
+                let state = source.read();
+                let fresh = state.sections.iter().filter(|(id, _)| written.insert(**id));
+                fresh.map(|(_, section)| Arc::clone(&section.schema)).collect()
+            };
+            for schema in schemas {
+                self.add_schema(&mut pipe, &schema);
+            }
+            if PIPELINE_COMMANDS < pipe.len() {
+                send(std::mem::take(&mut pipe))?;
+            }
+        }
+        send(pipe)
+    }
+
+    pub(super) fn add_schema(&self, pipe: &mut Writes, schema: &Schema) {
         let key = self.keys.schema(schema.id().0);
-        pipe.cmd("SET").arg(&key).arg(schema_text(schema));
-        pipe.arg("EX").arg(jittered(self.life_s, &key));
+        let life_s = jittered(self.life_s, &key);
+        pipe.free("SET", &key).arg(schema_text(schema)).arg("EX").arg(life_s);
     }
 
-    pub(super) fn add_labels(&self, pipe: &mut ::redis::Pipeline, source: u128, labels: &Labels) {
+    pub(super) fn add_labels(&self, pipe: &mut Writes, source: u128, labels: &Labels) {
         let host = self.keys.host(source);
         let known = self.registry.as_ref().and_then(|registry| registry.host(HostId(source)));
         let fields = host_fields(labels, known.as_ref());
         if !fields.is_empty() {
-            pipe.cmd("DEL").arg(&host);
-            pipe.cmd("HSET").arg(&host).arg(&fields);
-            pipe.cmd("EXPIRE").arg(&host).arg(jittered(self.life_s, &host));
+            let shard = shard(source);
+            pipe.cmd(shard, "DEL", &host);
+            pipe.cmd(shard, "HSET", &host).arg(&fields);
+            pipe.cmd(shard, "EXPIRE", &host).arg(jittered(self.life_s, &host));
         }
     }
 
-    fn add_host(&self, pipe: &mut ::redis::Pipeline, of: &[Entry], labels: &Labels, now_ms: i64) {
+    fn add_host(&self, pipe: &mut Writes, of: &[Entry], labels: &Labels, now_ms: i64) {
         let Some(&Entry { source, .. }) = of.first() else { return };
         self.add_labels(pipe, source, labels);
+        let shard = shard(source);
         let sections = self.keys.sections(source);
         for of_schema in of.chunk_by(|a, b| a.schema == b.schema) {
             let last_ms = of_schema.iter().map(|entry| entry.last_ms).max();
             let id = of_schema.first().map(|entry| format!("{:016x}", entry.schema));
-            pipe.cmd("ZADD").arg(&sections).arg("GT").arg(last_ms).arg(id);
+            pipe.cmd(shard, "ZADD", &sections).arg("GT").arg(last_ms).arg(id);
         }
-        let hosts = self.keys.hosts(shard(source));
+        let hosts = self.keys.hosts(shard);
         let last_ms = of.iter().map(|entry| entry.last_ms).max();
-        pipe.cmd("ZADD").arg(&hosts).arg("GT").arg(last_ms).arg(HostId(source).to_string());
+        let host = HostId(source).to_string();
+        pipe.cmd(shard, "ZADD", &hosts).arg("GT").arg(last_ms).arg(host);
         let gone = format!("({}", now_ms.saturating_sub(self.keep_ms + self.keep_ms / 20));
         for key in [&sections, &hosts] {
-            pipe.cmd("ZREMRANGEBYSCORE").arg(key).arg("-inf").arg(&gone);
+            pipe.cmd(shard, "ZREMRANGEBYSCORE", key).arg("-inf").arg(&gone);
         }
         for key in [&sections, &hosts] {
-            pipe.cmd("EXPIRE").arg(key).arg(jittered(self.life_s, key));
+            pipe.cmd(shard, "EXPIRE", key).arg(jittered(self.life_s, key));
         }
     }
 
     /// Makes everything known that Redis has; returns the number of its hosts.
-    pub(super) fn read(&self, connection: &mut Connection) -> RedisResult<usize> {
-        let mut pipe = ::redis::pipe();
+    pub(super) fn read(&self, link: &mut Link) -> RedisResult<usize> {
+        let mut pipe = Batch::default();
         for shard in 0..SHARDS {
-            pipe.cmd("ZRANGE").arg(self.keys.hosts(shard)).arg(0).arg(HOSTS_MAX - 1).arg("REV");
+            pipe.cmd("ZRANGE", &self.keys.hosts(shard)).arg(0).arg(HOSTS_MAX - 1).arg("REV");
         }
         let mut sources: Vec<u128> = Vec::new();
-        for answer in connection.query(&pipe)? {
+        for answer in link.query(&pipe)? {
             let names: Vec<String> = ::redis::from_redis_value(answer)?;
             sources.extend(names.iter().filter_map(|n| n.parse::<HostId>().ok()).map(|id| id.0));
         }
         let mut schemas = HashMap::new();
         for chunk in sources.chunks(HOSTS_A_TIME) {
-            let hosts = self.read_hosts(connection, chunk)?;
-            self.read_schemas(connection, &hosts, &mut schemas)?;
+            let hosts = self.read_hosts(link, chunk)?;
+            self.read_schemas(link, &hosts, &mut schemas)?;
             for host in &hosts {
                 self.learn(host, &schemas);
             }
@@ -140,14 +167,30 @@ impl Catalog {
         Ok(sources.len())
     }
 
-    fn read_hosts(&self, connection: &mut Connection, sources: &[u128]) -> RedisResult<Vec<Host>> {
-        let mut pipe = ::redis::pipe();
+    /// A source's labels, as far as they are there.
+    pub(super) fn labels(&self, link: &mut Link, source: u128) -> RedisResult<Labels> {
+        let mut pipe = Batch::default();
+        pipe.cmd("HGETALL", &self.keys.host(source));
+        let answer = link.query(&pipe)?.into_iter().next().unwrap_or(::redis::Value::Nil);
+        Ok(labels_of(&::redis::from_redis_value(answer)?))
+    }
+
+    pub(super) fn schema(&self, link: &mut Link, id: u64) -> RedisResult<Option<Schema>> {
+        let mut pipe = Batch::default();
+        pipe.cmd("GET", &self.keys.schema(id));
+        let answer = link.query(&pipe)?.into_iter().next().unwrap_or(::redis::Value::Nil);
+        let text: Option<Vec<u8>> = ::redis::from_redis_value(answer)?;
+        Ok(text.and_then(|text| schema_of(&text)).filter(|schema| schema.id().0 == id))
+    }
+
+    fn read_hosts(&self, link: &mut Link, sources: &[u128]) -> RedisResult<Vec<Host>> {
+        let mut pipe = Batch::default();
         for &source in sources {
-            pipe.cmd("HGETALL").arg(self.keys.host(source));
-            pipe.cmd("ZRANGE").arg(self.keys.sections(source)).arg(0).arg(SECTIONS_MAX - 1);
-            pipe.arg("REV").arg("WITHSCORES");
+            pipe.cmd("HGETALL", &self.keys.host(source));
+            let sections = pipe.cmd("ZRANGE", &self.keys.sections(source));
+            sections.arg(0).arg(SECTIONS_MAX - 1).arg("REV").arg("WITHSCORES");
         }
-        let mut answers = connection.query(&pipe)?.into_iter();
+        let mut answers = link.query(&pipe)?.into_iter();
         let mut hosts = Vec::with_capacity(sources.len());
         for &source in sources {
             let (Some(fields), Some(sections)) = (answers.next(), answers.next()) else { break };
@@ -163,7 +206,7 @@ impl Catalog {
     /// Reads the schemas that these hosts have and that are not known yet.
     fn read_schemas(
         &self,
-        connection: &mut Connection,
+        link: &mut Link,
         hosts: &[Host],
         schemas: &mut HashMap<u64, Arc<Schema>>,
     ) -> RedisResult<()> {
@@ -171,11 +214,11 @@ impl Catalog {
         let wanted: BTreeSet<u64> = ids.filter(|id| !schemas.contains_key(id)).collect();
         let wanted: Vec<u64> = wanted.into_iter().collect();
         for chunk in wanted.chunks(SCHEMAS_A_TIME) {
-            let mut pipe = ::redis::pipe();
+            let mut pipe = Batch::default();
             for id in chunk {
-                pipe.cmd("GET").arg(self.keys.schema(*id));
+                pipe.cmd("GET", &self.keys.schema(*id));
             }
-            for (id, answer) in chunk.iter().zip(connection.query(&pipe)?) {
+            for (id, answer) in chunk.iter().zip(link.query(&pipe)?) {
                 let text: Option<Vec<u8>> = ::redis::from_redis_value(answer)?;
                 // What is gone or is not what its name says cannot be read: its blocks stay unread.
                 let schema = text.and_then(|text| schema_of(&text));

@@ -82,6 +82,20 @@ impl Keys {
         self.shard("mark", shard)
     }
 
+    /// The newest owner's epoch.
+    pub(super) fn epoch(&self, shard: usize) -> String {
+        self.shard("epoch", shard)
+    }
+
+    /// The newest records of a shard's part of the log.
+    pub(super) fn log(&self, shard: usize) -> String {
+        self.shard("log", shard)
+    }
+
+    pub(super) fn log_mark(&self) -> String {
+        self.shard("mark:log", 0)
+    }
+
     fn of(&self, what: &str, source: u128) -> String {
         format!("{}:{}", self.shard(what, shard(source)), HostId(source))
     }
@@ -192,5 +206,6 @@ mod tests {
         check(keys.index(7, 60_000), "monitor:index:rollup:S:60000");
         check(keys.host(7), "monitor:hosts:S");
         assert_eq!(Keys::new("x").mark(7), "xmark:{s007}");
+        assert_eq!(keys.epoch(7), "monitor:epoch:{s007}");
     }
 }

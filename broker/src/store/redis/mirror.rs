@@ -1,11 +1,16 @@
 //! The writing side: every sealed block goes to Redis, the oldest segment first.
 
 use super::archive::Archive;
+use super::batch::Writes;
 use super::describe::Catalog;
 use super::era::Era;
+use super::fence::{Epochs, Fence};
 use super::keys::{Keys, Place, SHARDS, jittered, shard, span_ms};
-use super::link::{Connection, TROUBLES, Trouble};
-use super::stream::{self, Stream};
+use super::link::{Link, Reads, TROUBLES, Trouble};
+use super::log::{Log, LogParts};
+use super::marks::Marks;
+use super::stream::Stream;
+use super::target::Target;
 use super::{RedisConfig, RedisError};
 use crate::registry::Registry;
 use crate::store::block::{Block, Data};
@@ -18,15 +23,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use strobe_journal::Position;
 
 /// Follows a store and writes its sealed blocks to Redis; one thread owns it.
 #[derive(Debug)]
 pub struct Mirror {
     shared: Arc<Shared>,
-    client: ::redis::Client,
-    connection: Option<Connection>,
-    address: String,
+    target: Arc<Target>,
+    link: Option<Link>,
+    fence: Fence,
     config: RedisConfig,
     keys: Keys,
     catalog: Catalog,
@@ -42,6 +46,8 @@ pub struct Mirror {
     marks: Marks,
     /// Whether the marks were ours at the last pass.
     settled: bool,
+    /// Shards that newer owners had written to.
+    fenced: usize,
 }
 
 /// What a mirror works with.
@@ -74,21 +80,10 @@ pub struct MirrorCounts {
     pub lag_segments: u64,
     /// From the first sample of the oldest of these until now.
     pub lag_ms: u64,
+    /// Shards that a newer owner has written to.
+    pub fenced_shards: u64,
     /// Whether the last pass succeeded.
     pub connected: bool,
-}
-
-/// As Redis has them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Marks {
-    /// The last segment of each shard that is whole there: of raw samples, of rollups.
-    shards: Vec<(u64, u64)>,
-    /// Whether they are this store's.
-    ours: bool,
-    /// See [`Archive`].
-    elsewhere_ms: i64,
-    /// Up to where the log is in the stream.
-    wal: Option<Position>,
 }
 
 impl Mirror {
@@ -103,32 +98,28 @@ impl Mirror {
         let newest = shared.segments().iter().filter_map(|segment| segment.number()).max();
         let era = Era::of(&shared.config.dir, newest.unwrap_or(0))?;
         let archive = Archive::new(&config, era.id, now_ms, clock)?;
-        let client = ::redis::Client::open(config.url.as_str())
-            .map_err(|why| RedisError::Url(why.to_string()))?;
-        let address = archive.address.clone();
+        let target = Arc::new(Target::of(&config)?);
+        let keys = Keys::new(&config.prefix);
+        let life_s = u64::try_from(config.metadata_ms / 1000).unwrap_or(1);
         // A second mirror of one store reads by way of the first.
         drop(shared.archive.set(archive));
         Ok(Self {
             catalog: Catalog::new(&shared, registry, &config),
             stream: Stream::new(&shared, &config),
-            keys: Keys::new(&config.prefix),
+            fence: Fence::new(&keys, &Arc::new(Epochs::none()), life_s),
+            keys,
             shared,
-            address,
-            client,
+            target,
+            link: None,
             config,
-            connection: None,
             era,
             counts: Arc::default(),
             stopping,
             backoff: BACKOFF_MIN,
             said: None,
-            marks: Marks {
-                shards: vec![(0, 0); SHARDS],
-                ours: false,
-                elsewhere_ms: i64::MIN,
-                wal: None,
-            },
+            marks: Marks::none(),
             settled: false,
+            fenced: 0,
         })
     }
 
@@ -138,12 +129,34 @@ impl Mirror {
         Arc::clone(&self.counts)
     }
 
+    /// What sends the log, for a thread of its own: `durability = "wal+redis"`.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
+        Log::new(LogParts {
+            shared: Arc::clone(&self.shared),
+            target: Arc::clone(&self.target),
+            keys: self.keys.clone(),
+            fence: Fence::new(&self.keys, &self.fence.epochs, life_s),
+            catalog: self.catalog.clone(),
+            counts: Arc::clone(&self.counts),
+            store: self.era.id,
+            raw_ms: self.config.raw_ms,
+        })
+    }
+
+    /// The epochs that its writes carry: whoever decides on owners sets them.
+    #[must_use]
+    pub fn epochs(&self) -> Arc<Epochs> {
+        Arc::clone(&self.fence.epochs)
+    }
+
     /// Writes the oldest segment that is not in Redis; returns how long to wait for the next pass.
     pub fn pass(&mut self, now_ms: i64) -> Duration {
         match self.try_pass(now_ms) {
             Ok(more) => {
                 if self.said.take().is_some() {
-                    log::info!("Redis at {} takes blocks again", self.address);
+                    log::info!("Redis at {} takes blocks again", self.target.address);
                 }
                 self.backoff = BACKOFF_MIN;
                 self.count(|counts| counts.connected = true);
@@ -154,10 +167,10 @@ impl Mirror {
                 if self.said.replace(trouble) != Some(trouble) {
                     log::error!(
                         "{}; samples are kept locally, and Redis is tried again and then filled up",
-                        trouble.sentence(&self.address, &error)
+                        trouble.sentence(&self.target.address, &error)
                     );
                 }
-                self.connection = None;
+                self.link = None;
                 self.count(|counts| {
                     counts.connected = false;
                     counts.failures[trouble as usize] += 1;
@@ -173,90 +186,70 @@ impl Mirror {
 
     /// Whether there is more to write.
     fn try_pass(&mut self, now_ms: i64) -> RedisResult<bool> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let mut link = match self.link.take() {
+            Some(link) => link,
             None => self.connect()?,
         };
-        self.marks = self.read_marks(&mut connection)?;
-        self.settle(&mut connection, now_ms)?;
-        let (rows, more) = self.stream.pass(&mut connection, &self.catalog, self.marks.wal)?;
+        self.marks = Marks::read(&mut link, &self.keys, self.era.id)?;
+        self.settle(&mut link, now_ms)?;
+        let fence = &mut self.fence;
+        let mut send = |writes| fence.send(&mut link, writes);
+        let (rows, more) = self.stream.pass(&self.catalog, self.marks.wal, &mut send)?;
         self.count(|counts| counts.rows += rows);
         let behind = self.behind();
         self.note_lag(&behind, now_ms);
         if let Some((number, segment)) = behind.first()
-            && self.write(&mut connection, *number, segment, now_ms)?
+            && self.write(&mut link, *number, segment, now_ms)?
         {
             let field = if segment.step_ms == 0 { "raw" } else { "rollup" };
-            self.mark(&mut connection, &[(field, *number)])?;
+            self.mark(&mut link, &[(field, *number)])?;
             self.era.note(*number);
             self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
         }
-        self.connection = Some(connection);
+        self.note_fenced();
+        self.link = Some(link);
         Ok(more || 1 < behind.len())
     }
 
-    fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = Connection::open(&self.client, ANSWER_MAX)?;
-        self.check_policy(&mut connection);
-        Ok(connection)
+    fn connect(&mut self) -> RedisResult<Link> {
+        let mut link = Link::open(&self.target, Reads::Primary, ANSWER_MAX)?;
+        for (node, memory) in link.memory() {
+            warn_of_eviction(&node, &memory);
+        }
+        if link.is_cluster() {
+            // A failover of one node may have lost some that blocks of the others need.
+            let fence = &mut self.fence;
+            self.catalog.write_schemas(&mut |writes| fence.send(&mut link, writes))?;
+        }
+        Ok(link)
     }
 
-    /// A Redis that throws keys away by itself loses history without a word.
-    fn check_policy(&self, connection: &mut Connection) {
-        let mut pipe = ::redis::pipe();
-        pipe.cmd("INFO").arg("memory");
-        // Who may not ask does not learn it; that is no reason not to write.
-        let Ok(answers) = connection.query(&pipe) else { return };
-        let answer = answers.into_iter().next();
-        let Some(Ok(text)) = answer.map(::redis::from_redis_value::<String>) else { return };
-        let value = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-        };
-        if let (Some(policy), Some(limit)) = (value("maxmemory_policy"), value("maxmemory"))
-            && policy != "noeviction"
-            && limit != "0"
-        {
+    fn note_fenced(&mut self) {
+        let (now, before) = (self.fence.refused(), self.fenced);
+        if before < now {
             log::warn!(
-                "Redis at {} evicts keys when it is full (maxmemory-policy {policy}): history is \
-                 lost without a word then; set maxmemory-policy noeviction",
-                self.address
+                "Redis at {}: newer owners have written to {now} shards; this broker leaves them \
+                 alone until it owns them again",
+                self.target.address
             );
         }
-    }
-
-    fn read_marks(&self, connection: &mut Connection) -> RedisResult<Marks> {
-        let mut pipe = ::redis::pipe();
-        for shard in 0..SHARDS {
-            let key = self.keys.mark(shard);
-            pipe.cmd("HMGET").arg(key).arg(&["store", "raw", "rollup", "elsewhere", "wal"]);
-        }
-        let me = format!("{:016x}", self.era.id);
-        let mut marks =
-            Marks { shards: Vec::new(), ours: false, elsewhere_ms: i64::MIN, wal: None };
-        for answer in connection.query(&pipe)? {
-            let (store, raw, rollup): (Option<String>, Option<u64>, Option<u64>);
-            let (elsewhere_ms, wal): (Option<i64>, Option<String>);
-            (store, raw, rollup, elsewhere_ms, wal) = ::redis::from_redis_value(answer)?;
-            let ours = store.as_ref() == Some(&me);
-            let mark = (raw.unwrap_or(0), rollup.unwrap_or(0));
-            marks.shards.push(if ours { mark } else { (0, 0) });
-            if ours {
-                marks.ours = true;
-                marks.wal = marks.wal.or_else(|| stream::position(wal.as_deref()?));
-                marks.elsewhere_ms = marks.elsewhere_ms.max(elsewhere_ms.unwrap_or(i64::MIN));
-            }
-        }
-        Ok(marks)
+        self.fenced = now;
+        self.count(|counts| {
+            let new = now.saturating_sub(before);
+            counts.failures[Trouble::Fenced as usize] += u64::try_from(new).unwrap_or(0);
+            counts.fenced_shards = u64::try_from(now).unwrap_or(u64::MAX);
+        });
     }
 
     /// Reads back who is known there, once a life of this broker and of what Redis holds.
-    fn settle(&mut self, connection: &mut Connection, now_ms: i64) -> RedisResult<()> {
+    fn settle(&mut self, link: &mut Link, now_ms: i64) -> RedisResult<()> {
         let Some(archive) = self.shared.archive.get() else { return Ok(()) };
         archive.set_seen(now_ms);
+        self.fence.retry(!self.marks.ours);
         if self.settled && self.marks.ours {
             return Ok(());
         }
-        let hosts = self.catalog.read(connection)?;
+        let hosts = self.catalog.read(link)?;
         let elsewhere_ms = if self.marks.ours {
             self.marks.elsewhere_ms
         } else if 0 < hosts {
@@ -268,18 +261,18 @@ impl Mirror {
         };
         archive.set_elsewhere(elsewhere_ms);
         if !self.marks.ours {
-            let mut pipe = ::redis::pipe();
+            let mut writes = Writes::default();
             for shard in 0..SHARDS {
-                pipe.cmd("DEL").arg(self.keys.mark(shard));
+                writes.cmd(shard, "DEL", &self.keys.mark(shard));
             }
-            connection.exec(&pipe)?;
-            self.mark(connection, &[("raw", 0), ("rollup", 0)])?;
+            self.fence.send(link, writes)?;
+            self.mark(link, &[("raw", 0), ("rollup", 0)])?;
         }
         self.settled = true;
         if 0 < hosts {
             log::info!(
                 "Redis at {} knows {hosts} hosts; their history is read there",
-                self.address
+                self.target.address
             );
         }
         Ok(())
@@ -287,8 +280,8 @@ impl Mirror {
 
     /// Segments that some shard lacks, by number.
     fn behind(&self) -> Vec<(u64, Arc<Segment>)> {
-        let raw = self.marks.shards.iter().map(|mark| mark.0).min().unwrap_or(0);
-        let rollup = self.marks.shards.iter().map(|mark| mark.1).min().unwrap_or(0);
+        let counts = |shard| !self.fence.is_refused(shard);
+        let (raw, rollup) = (self.marks.least(0, counts), self.marks.least(1, counts));
         let segments = self.shared.segments();
         let numbered = segments.iter().cloned().filter_map(|segment| {
             let number = segment.number()?;
@@ -302,8 +295,8 @@ impl Mirror {
 
     /// False: stopped on the way.
     fn write(
-        &self,
-        connection: &mut Connection,
+        &mut self,
+        link: &mut Link,
         number: u64,
         segment: &Segment,
         now_ms: i64,
@@ -313,17 +306,18 @@ impl Mirror {
             return Ok(true);
         };
         let lacking = |entry: &&Entry| {
-            let mark = self.marks.shards.get(shard(entry.source)).copied().unwrap_or_default();
-            (if segment.step_ms == 0 { mark.0 } else { mark.1 }) < number
+            let shard = shard(entry.source);
+            !self.fence.is_refused(shard) && self.marks.of(shard, segment.step_ms) < number
         };
         let entries: Vec<Entry> = loaded.entries().iter().filter(lacking).copied().collect();
-        self.catalog.write(connection, &entries, now_ms)?;
+        let fence = &mut self.fence;
+        self.catalog.write(&entries, now_ms, &mut |writes| fence.send(link, writes))?;
         let mut rest = entries.as_slice();
         while !rest.is_empty() {
             if self.stopping.load(Ordering::Acquire) {
                 return Ok(false);
             }
-            let (mut pipe, mut blocks, mut bytes) = (::redis::pipe(), 0, 0);
+            let (mut pipe, mut blocks, mut bytes) = (Writes::default(), 0, 0);
             while let Some((entry, others)) = rest.split_first() {
                 if PIPELINE_BYTES <= bytes {
                     break;
@@ -347,7 +341,7 @@ impl Mirror {
                 blocks += 1;
                 bytes += block.len();
             }
-            connection.exec(&pipe)?;
+            self.fence.send(link, pipe)?;
             self.count(|counts| {
                 counts.blocks += blocks;
                 counts.bytes += u64::try_from(bytes).unwrap_or(0);
@@ -359,7 +353,7 @@ impl Mirror {
     /// A block, its place in the index, and a life for both.
     fn add(
         &self,
-        pipe: &mut ::redis::Pipeline,
+        pipe: &mut Writes,
         source: u128,
         step_ms: u32,
         place: &Place,
@@ -373,43 +367,50 @@ impl Mirror {
         } else {
             (self.keys.index(source, step_ms), place.first_ms)
         };
-        pipe.cmd("HSET").arg(&key).arg(&name).arg(block);
-        pipe.cmd("ZADD").arg(&index).arg(score).arg(&name);
+        let shard = shard(source);
+        pipe.cmd(shard, "HSET", &key).arg(&name).arg(block);
+        pipe.cmd(shard, "ZADD", &index).arg(score).arg(&name);
         let life_s = jittered(left_s, &key);
         // A window lives as long as the newest of its blocks, an index as the newest of its windows.
         for key in [&key, &index] {
-            pipe.cmd("EXPIRE").arg(key).arg(life_s).arg("NX");
-            pipe.cmd("EXPIRE").arg(key).arg(life_s).arg("GT");
+            pipe.cmd(shard, "EXPIRE", key).arg(life_s).arg("NX");
+            pipe.cmd(shard, "EXPIRE", key).arg(life_s).arg("GT");
         }
     }
 
     /// Takes out of a host's index what no longer lives.
-    fn prune(&self, pipe: &mut ::redis::Pipeline, source: u128, step_ms: u32, now_ms: i64) {
+    fn prune(&self, pipe: &mut Writes, source: u128, step_ms: u32, now_ms: i64) {
         let keep_ms = self.keep_ms(step_ms);
         // Twentieths: the longest life of a key.
         let gone_ms = now_ms.saturating_sub(keep_ms.saturating_add(keep_ms / 20));
-        let index = self.keys.index(source, step_ms);
+        let (shard, index) = (shard(source), self.keys.index(source, step_ms));
         let first = gone_ms.saturating_sub(span_ms(step_ms));
-        pipe.cmd("ZREMRANGEBYSCORE").arg(index).arg("-inf").arg(format!("({first}"));
+        pipe.cmd(shard, "ZREMRANGEBYSCORE", &index).arg("-inf").arg(format!("({first}"));
         if step_ms == 0 {
             let late = self.keys.late(source);
-            pipe.cmd("ZREMRANGEBYSCORE").arg(late).arg("-inf").arg(format!("({gone_ms}"));
+            pipe.cmd(shard, "ZREMRANGEBYSCORE", &late).arg("-inf").arg(format!("({gone_ms}"));
         }
     }
 
-    fn mark(&self, connection: &mut Connection, fields: &[(&str, u64)]) -> RedisResult<()> {
-        let mut pipe = ::redis::pipe();
+    /// No shard's mark goes back: one that was refilled may be behind the others.
+    fn mark(&mut self, link: &mut Link, fields: &[(&str, u64)]) -> RedisResult<()> {
+        let mut writes = Writes::default();
         let archive = self.shared.archive.get();
         let elsewhere_ms = archive.map_or(i64::MIN, Archive::elsewhere_ms);
         let elsewhere_ms = elsewhere_ms.max(self.shared.removed_ms());
         let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
+        let store = format!("{:016x}", self.era.id);
         for shard in 0..SHARDS {
             let key = self.keys.mark(shard);
-            pipe.cmd("HSET").arg(&key).arg("store").arg(format!("{:016x}", self.era.id));
-            pipe.arg("elsewhere").arg(elsewhere_ms).arg(fields);
-            pipe.cmd("EXPIRE").arg(&key).arg(jittered(life_s, &key));
+            let cmd = writes.cmd(shard, "HSET", &key).arg("store").arg(&store);
+            cmd.arg("elsewhere").arg(elsewhere_ms);
+            for (field, number) in fields {
+                let held = self.marks.of(shard, u32::from(*field == "rollup"));
+                cmd.arg(field).arg(held.max(*number));
+            }
+            writes.cmd(shard, "EXPIRE", &key).arg(jittered(life_s, &key));
         }
-        connection.exec(&pipe)
+        self.fence.send(link, writes)
     }
 
     /// Seconds that a block has still to be kept; `None`: none.
@@ -443,6 +444,22 @@ impl Mirror {
     }
 }
 
+/// A Redis that throws keys away by itself loses history without a word.
+fn warn_of_eviction(node: &str, memory: &str) {
+    let value = |name: &str| {
+        memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    };
+    if let (Some(policy), Some(limit)) = (value("maxmemory_policy"), value("maxmemory"))
+        && policy != "noeviction"
+        && limit != "0"
+    {
+        log::warn!(
+            "Redis at {node} evicts keys when it is full (maxmemory-policy {policy}): history is \
+             lost without a word then; set maxmemory-policy noeviction"
+        );
+    }
+}
+
 fn read(loaded: &Loaded, entry: &Entry) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(entry.length).ok()?];
     loaded.file.read_exact_at(&mut bytes, entry.offset).ok()?;
@@ -456,4 +473,5 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How often new segments, and Redis itself, are looked at.
 const PASS_EVERY: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A failover takes some seconds; what waits for its end shall not wait much longer.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);

@@ -8,8 +8,9 @@
 //! query ──what is not local──▶ Archive ◀── places by time, blocks ────┘
 //! ```
 //!
-//! One standalone server of version 7 or later (no Sentinel, no Cluster) used by one broker. `P` is
-//! the prefix, `monitor:` by default; `{s017}` the host's shard.
+//! Version 7 or later: one server, the primary that Sentinels name, or a Cluster; used by one broker.
+//! `P` is the prefix, `monitor:` by default; `{s017}` the host's shard, and in a Cluster what its
+//! keys are together by.
 //!
 //! | Key | |
 //! |---|---|
@@ -22,7 +23,9 @@
 //! | `Phosts:{s017}:<host>` | hash: `job`, `instance`, `label:…`, and of an agent's host what it said |
 //! | `Psections:{s017}:<host>` | sorted set: schema ids by their last sample's ms |
 //! | `Pschema:<id>` | JSON: section and columns, in the order of the block's columns |
+//! | `Plog:{s017}`, `Pmark:log:{s000}` | with `durability = "wal+redis"`: see `log.rs` |
 //! | `Pqueue:metrics:{s017}` | stream: fresh rows of agents, the newest some thousand |
+//! | `Pepoch:{s017}` | the newest owner's epoch; there is none with one broker |
 //! | `Pmark:{s017}` | hash: whose store, the last segment written whole (`raw`, `rollup`), `elsewhere`, `wal` |
 //!
 //! A place is `<first ms>:<last ms>:<schema>:<store>.<segment>.<offset>`: a window has a block a
@@ -41,20 +44,33 @@
 //! - A query asks Redis only for times up to `elsewhere`, the last end of a block that may be there
 //!   and not here: the start of this directory's life, or what retention removed since. A Redis
 //!   that is down costs such a query one time-out and a warning, other queries nothing.
+//! - Every write to a shard is one script that first looks at its epoch: of two that think they own
+//!   it, the one of the older epoch is refused ([`Epochs`]).
+//! - A mark lies where its shard's blocks lie and is written after them, so that a failover that
+//!   loses the last writes loses it with them. Schemas lie elsewhere in a Cluster: they are written
+//!   again with every new link.
 //! - No KEYS, no SCAN: hosts are found by shard, blocks by host and time.
 
 mod archive;
+mod batch;
 mod describe;
 mod era;
 mod errand;
+mod fence;
 mod keys;
 mod link;
+mod log;
+mod marks;
 mod mirror;
+mod slots;
 mod stream;
+mod target;
 
 pub(super) use archive::{Archive, Far};
 pub(super) use errand::Errand;
+pub use fence::Epochs;
 pub use link::{TROUBLES, Trouble};
+pub use log::{Confirmed, Log, restore};
 pub use mirror::{Mirror, MirrorCounts, Parts};
 
 use std::path::PathBuf;
@@ -62,8 +78,14 @@ use std::path::PathBuf;
 /// Which Redis, and how it is used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RedisConfig {
-    /// `redis://[USER:PASSWORD@]HOST:PORT/DB` or `unix://PATH`.
+    /// `redis://…`, `rediss://…`, `redis+sentinel://…/NAME`, `redis+cluster://…` or `unix://PATH`.
     pub url: String,
+    /// Certificates (PEM) that a server's may be signed with; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and key (PEM), for servers that want one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Whether history may be read from replicas, which may lack the newest of it.
+    pub read_replicas: bool,
     /// What every key begins with.
     pub prefix: String,
     /// How long raw blocks are kept there.
@@ -81,11 +103,31 @@ pub struct RedisConfig {
 pub enum RedisError {
     /// A URL that is none of Redis.
     #[error(
-        "the Redis URL is not understood ({0}); redis://[USER:PASSWORD@]HOST:PORT/DB is wanted"
+        "the Redis URL is not understood ({0}); redis://[USER:PASSWORD@]HOST:PORT/DB, \
+         redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,… is wanted (rediss…: by TLS)"
     )]
     Url(String),
+    /// A file for TLS.
+    #[error("cannot read {path} for TLS to Redis: {source}")]
+    Certificate {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The log of a lost directory.
+    #[error(
+        "the state directory is empty, and what Redis at {address} has of its log cannot be taken \
+         in: {why}; without it, broker.durability = \"wal\" starts empty"
+    )]
+    Restore {
+        /// Where.
+        address: String,
+        /// Why not.
+        why: String,
+    },
     /// The store's own name.
-    #[error("cannot keep the store's id in {path}: {source}")]
+    #[error("cannot keep {path}: {source}")]
     Id {
         /// Where it is kept.
         path: PathBuf,
@@ -101,6 +143,9 @@ impl RedisConfig {
         const DAY_MS: i64 = 86_400_000;
         Self {
             url,
+            ca: None,
+            identity: None,
+            read_replicas: false,
             prefix: "monitor:".to_owned(),
             raw_ms: 7 * DAY_MS,
             metadata_ms: 30 * DAY_MS,

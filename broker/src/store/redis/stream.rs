@@ -1,15 +1,14 @@
 //! The fresh rows of a shard as a Redis stream, for consumers that do not want to wait for blocks.
 //!
 //! They are read from the WAL behind what is committed, and the mark of the first shard says up to
-//! where: it is written behind the rows in the same pipeline, which Redis carries out in order, so
-//! after a failure rows may come twice (`boot` and `seq` tell) and none is left out that the WAL
+//! where: it is written when Redis has taken the rows, so after a failure rows may come twice (`boot` and `seq` tell) and none is left out that the WAL
 //! still has. The WAL has at least what is not sealed; a Redis that is away for longer gets the
 //! rest as blocks only. Remote-write is not streamed.
 
 use super::RedisConfig;
+use super::batch::Writes;
 use super::describe::{Catalog, LIFE_LEAST_S};
 use super::keys::{Keys, jittered, shard};
-use super::link::Connection;
 use crate::store::local::WAL;
 use crate::store::shared::Shared;
 use crate::store::wal::{self, Record};
@@ -43,9 +42,9 @@ impl Stream {
     /// there is more.
     pub(super) fn pass(
         &self,
-        connection: &mut Connection,
         catalog: &Catalog,
         mark: Option<Position>,
+        send: &mut dyn FnMut(Writes) -> RedisResult<()>,
     ) -> RedisResult<(u64, bool)> {
         if self.length_max == 0 {
             return Ok((0, false));
@@ -56,7 +55,7 @@ impl Stream {
         if from == through {
             return Ok((0, false));
         }
-        let (mut pipe, mut rows, mut shards) = (::redis::pipe(), 0, BTreeSet::new());
+        let (mut pipe, mut rows, mut shards) = (Writes::default(), 0, BTreeSet::new());
         let dir = self.shared.config.dir.join(WAL);
         let read =
             read_between(&dir, from, through, BATCH_BYTES, &mut |record| match wal::read(record) {
@@ -73,22 +72,24 @@ impl Stream {
         });
         for shard in shards {
             let key = self.keys.queue(shard);
-            pipe.cmd("EXPIRE").arg(&key).arg(jittered(self.life_s, &key));
+            pipe.cmd(shard, "EXPIRE", &key).arg(jittered(self.life_s, &key));
         }
-        pipe.cmd("HSET").arg(self.keys.mark(0)).arg("wal").arg(text(at));
-        connection.exec(&pipe)?;
+        send(pipe)?;
+        let mut pipe = Writes::default();
+        pipe.cmd(0, "HSET", &self.keys.mark(0)).arg("wal").arg(text(at));
+        send(pipe)?;
         Ok((rows, at < through))
     }
 
     /// How many rows it was.
-    fn add(&self, pipe: &mut ::redis::Pipeline, shards: &mut BTreeSet<usize>, bytes: &[u8]) -> u64 {
+    fn add(&self, pipe: &mut Writes, shards: &mut BTreeSet<usize>, bytes: &[u8]) -> u64 {
         let Ok(frame) = frame::open(bytes) else { return 0 };
         let Payload::Row(row) = frame.payload else { return 0 };
         let header = frame.header;
         let shard = shard(header.host.0);
         let values: Vec<u8> =
             row.values().flat_map(|value| value.unwrap_or(0).to_le_bytes()).collect();
-        pipe.cmd("XADD").arg(self.keys.queue(shard));
+        let pipe = pipe.cmd(shard, "XADD", &self.keys.queue(shard));
         pipe.arg("MAXLEN").arg("~").arg(self.length_max).arg("*");
         pipe.arg("host").arg(header.host.to_string()).arg("boot").arg(header.boot.to_string());
         pipe.arg("seq").arg(header.seq.0).arg("t").arg(header.wall_ns.div_euclid(1_000_000));
@@ -100,7 +101,7 @@ impl Stream {
 }
 
 /// As it stands in the mark.
-fn text(at: Position) -> String {
+pub(super) fn text(at: Position) -> String {
     format!("{:x}.{:x}", at.file, at.offset)
 }
 

@@ -1,0 +1,178 @@
+//! What is left of what was acknowledged when a disk, a broker or Redis dies: the cells of
+//! `docs/durability.md` that need a Redis.
+
+use crate::support::{
+    Server, ask, dir, free_port, mirror, now, open, query, send, series, start_with, until,
+    wall_ms, write_rows,
+};
+use nix::sys::signal::Signal;
+use std::path::Path;
+use std::time::Duration;
+use strobe_broker::Broker;
+use strobe_broker::remote_write;
+use strobe_broker::store::redis::{RedisConfig, restore};
+use strobe_broker::store::{Recovery, Store, StoreConfig};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::message::ApiRequest;
+
+const BOTH: [&str; 2] = ["--durability", "wal+redis"];
+
+/// One request of 60 samples; its answer.
+fn write(broker: &Broker, instance: &str, from_ms: i64) -> u16 {
+    let body = remote_write::encode(&[series(instance, from_ms)]);
+    let (method, path) = ("POST".into(), "/api/v1/write".into());
+    send(broker, ApiRequest { method, path, body, ..ApiRequest::default() }).0
+}
+
+/// How many samples of all instances there are.
+fn samples(broker: &Broker) -> u64 {
+    let at = wall_ms() / 1000;
+    let path = format!("/api/v1/query?query=sum(count_over_time(x[20m]))&time={at}");
+    let answer = ask(broker, &path).1;
+    let value = answer.split("\"value\":[").nth(1).and_then(|rest| rest.split('"').nth(1));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+/// How many records the log in Redis has.
+fn logged(server: &Server) -> u64 {
+    let mut redis = server.connect();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("monitor:log:*").query(&mut redis).unwrap();
+    let length = |key| redis::cmd("XLEN").arg(key).query::<u64>(&mut redis).unwrap();
+    keys.iter().map(length).sum()
+}
+
+/// The disk dies: with `wal` what was in no block is lost, with `wal+redis` nothing is.
+#[test]
+fn a_lost_disk_costs_nothing_that_redis_took() {
+    for (durability, kept) in [("wal", 0), ("wal+redis", 120)] {
+        let dir = dir(&format!("disk-{}", durability.len()));
+        let server = Server::start(free_port(), &[]);
+        let more = ["--durability", durability];
+        let broker = start_with(&dir, &server.url(), &more);
+        let from = wall_ms() - 130_000;
+        for instance in ["a", "b"] {
+            assert_eq!(write(&broker, instance, from), 204);
+        }
+        // At the moment of the answer, not some time later.
+        assert_eq!(logged(&server), if kept == 0 { 0 } else { 2 }, "{durability}");
+        assert_eq!(samples(&broker), 120);
+        broker.stop();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let broker = start_with(&dir, &server.url(), &more);
+        assert_eq!(samples(&broker), kept, "{durability}");
+        // What is sent again is not there twice.
+        assert_eq!(write(&broker, "a", from), 204);
+        assert_eq!(samples(&broker), kept.max(60), "{durability}");
+        broker.stop();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// Redis hangs: nothing is acknowledged meanwhile, everything afterwards, and what is asked is
+/// answered all the time.
+#[test]
+fn a_hung_redis_holds_acknowledgements_and_nothing_else() {
+    let dir = dir("held");
+    let server = Server::start(free_port(), &[]);
+    let broker = start_with(&dir, &server.url(), &BOTH);
+    assert_eq!(write(&broker, "a", wall_ms() - 130_000), 204);
+    server.signal(Signal::SIGSTOP);
+    let (other, begin) = (broker.clone(), now());
+    let waiting = std::thread::spawn(move || {
+        let status = write(&other, "b", wall_ms() - 130_000);
+        (status, begin.elapsed())
+    });
+    until("the samples to be seen", || samples(&broker) == 120);
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    std::thread::park_timeout(Duration::from_millis(1500));
+    assert!(!waiting.is_finished(), "not acknowledged");
+    server.signal(Signal::SIGCONT);
+    let (status, took) = waiting.join().unwrap();
+    assert!(status == 204 && Duration::from_millis(1500) < took, "{status} after {took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    broker.stop();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Redis dies and comes back with nothing; then the disk dies. And the other order: a broker without
+/// a disk does not begin while Redis is away.
+#[test]
+fn an_emptied_redis_has_the_log_again_before_the_disk_dies() {
+    let dir = dir("both");
+    let server = Server::start(free_port(), &[]);
+    let (url, port) = (server.url(), server.port);
+    let broker = start_with(&dir, &url, &BOTH);
+    assert_eq!(write(&broker, "a", wall_ms() - 130_000), 204);
+    drop(server);
+    let server = Server::start(port, &[]);
+    until("the log", || logged(&server) == 1);
+    assert_eq!(write(&broker, "b", wall_ms() - 130_000), 204);
+    broker.stop();
+    drop(broker);
+    // The broker alone dies: its own log has it all.
+    let broker = start_with(&dir, &url, &BOTH);
+    assert_eq!(samples(&broker), 120);
+    broker.stop();
+    std::fs::remove_dir_all(&dir).unwrap();
+
+    server.signal(Signal::SIGSTOP);
+    let refused = refused(&dir, &url);
+    assert!(refused.contains("does not answer") && refused.contains("\"wal\""), "{refused}");
+    server.signal(Signal::SIGCONT);
+    let broker = start_with(&dir, &url, &BOTH);
+    assert_eq!(samples(&broker), 120);
+    broker.stop();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// What taking the log in says.
+fn refused(dir: &Path, url: &str) -> String {
+    let (_store, mut writer) = open(&dir.join("store"), wall_ms());
+    let config = RedisConfig::at(url.to_owned());
+    let mut recovery = Recovery::default();
+    restore(&config, &mut writer, &mut recovery, wall_ms()).unwrap_err().to_string()
+}
+
+/// Frames come back with their numbers, so that what an agent sends again is known.
+#[test]
+fn frames_are_restored_once_with_their_numbers() {
+    let (lost, found, base) = (dir("frames-lost"), dir("frames-found"), wall_ms() - 60_000);
+    let server = Server::start(free_port(), &[]);
+    {
+        let (store, mut writer) = open(&lost, base);
+        let mut log = mirror(&store, &server.url(), base).log();
+        let confirmed = log.confirmed();
+        log.pass(base);
+        write_rows(&mut writer, 0..20, base);
+        assert!(confirmed.through() < writer.synced());
+        log.pass(base);
+        assert_eq!(confirmed.through(), writer.synced());
+        // A mark that is lost makes the log come twice.
+        server.tell(&["DEL", "monitor:mark:log:{s000}"]);
+        write_rows(&mut writer, 20..30, base);
+        log.pass(base + 1001);
+        assert_eq!(logged(&server), 50);
+    }
+    let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(found.clone()) };
+    let (store, mut writer, mut recovery) = Store::open(config, base).unwrap();
+    let redis = RedisConfig::at(server.url());
+    assert_eq!(restore(&redis, &mut writer, &mut recovery, base).unwrap(), 50);
+    assert_eq!(query(&store, "node_load1{rack=\"r1\"}[5m]", base + 60_000), (30, vec![]));
+    let seen = &recovery.seen[0];
+    assert_eq!((recovery.seen.len(), seen.host, seen.boot), (1, HostId(7), BootId(1)));
+    assert_eq!(seen.ranges, (0..30).map(|seq| (seq, seq)).collect::<Vec<_>>());
+    // One that was cut short is done again, and nothing is there twice.
+    std::fs::write(found.join("restoring"), "").unwrap();
+    let mut again = Recovery { records: 30, ..Recovery::default() };
+    assert_eq!(restore(&redis, &mut writer, &mut again, base).unwrap(), 50);
+    assert_eq!(query(&store, "node_load1{rack=\"r1\"}[5m]", base + 60_000), (30, vec![]));
+    // A directory that has something of its own is not mixed with it.
+    assert_eq!(
+        restore(&redis, &mut writer, &mut Recovery { records: 1, ..recovery }, base).unwrap(),
+        0
+    );
+    drop(writer);
+    for dir in [lost, found] {
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
