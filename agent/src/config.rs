@@ -1,6 +1,6 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
-use crate::sampler::{Choice, Trees, collector};
+use crate::sampler::{Choice, Scoring, Trees, collector};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use strobe_wire::schema::{Labels, is_label_name};
@@ -137,6 +137,13 @@ pub const KEYS: &[Key] = &[
         help: "Directory of *.prom files that others leave, in the Prometheus text format.",
     },
     Key {
+        name: "agent.scores",
+        flag: "scores",
+        env: "STROBE_SCORES",
+        default: "true",
+        help: "Score how unusual each column is, and tell the host's anomaly rate.",
+    },
+    Key {
         name: "agent.instance",
         flag: "instance",
         env: "STROBE_INSTANCE",
@@ -264,7 +271,9 @@ fn choice(settings: &Settings) -> Result<Choice, SettingsError> {
     let intervals = settings.parse("agent.intervals.*", intervals)?;
     let named = !settings.text("agent.textfiles").is_empty();
     let textfiles = named.then(|| settings.parse("agent.textfiles", path)).transpose()?;
-    Ok(Choice { enable, disable, intervals, textfiles })
+    let scores = settings.parse("agent.scores", boolean)?;
+    let scoring = if scores { Scoring::On } else { Scoring::Off };
+    Ok(Choice { enable, disable, intervals, textfiles, scoring })
 }
 
 /// `netclass=1m`.

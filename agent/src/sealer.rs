@@ -48,7 +48,7 @@ impl Sealer {
     pub fn row(&mut self, now: Tick, row: &SectionRow<'_>) {
         self.settle(now);
         let header = self.header(now, FrameKind::Row, row.id);
-        let content = Row { values: row.values, valid: row.valid, scores: &[] };
+        let content = Row { values: row.values, valid: row.valid, scores: row.scores };
         let sealed = match self.loss.is_none().then(|| self.writer.claim()).flatten() {
             None => Err("ring_full"),
             Some(mut claim) => match frame::seal_row(&mut claim, &header, &content) {
@@ -174,6 +174,7 @@ mod tests {
                 Payload::Event(event) => event.name.to_string(),
                 Payload::Loss(loss) => format!("{}..={} {}", loss.first, loss.last, loss.reason),
                 Payload::Row(_) => "row".to_owned(),
+                Payload::Burst(_) => "burst".to_owned(),
             };
             seen.push((frame.header.seq.0, what));
             let ticket = slot.ticket();

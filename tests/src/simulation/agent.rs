@@ -101,8 +101,13 @@ impl Agent {
             let schema = Arc::clone(&self.schemas[index]);
             let values = oracle.values(&schema, index);
             let valid = [0xff >> (8 - values.len())];
-            let row =
-                SectionRow { schema: &schema, id: schema.id(), values: &values, valid: &valid };
+            let row = SectionRow {
+                schema: &schema,
+                id: schema.id(),
+                values: &values,
+                valid: &valid,
+                scores: &[],
+            };
             let said = (tick, &schema, values.as_slice(), stray);
             self.told(oracle, Some(said), |sealer| sealer.row(tick, &row));
         }
