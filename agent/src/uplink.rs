@@ -26,6 +26,7 @@ mod status;
 
 pub use status::Status;
 
+use crate::recorder::{Bell, Reason};
 use crate::ring::{Reader as Ring, Ticket};
 use crate::schemas::Table;
 use bytes::Bytes;
@@ -50,6 +51,8 @@ pub struct UplinkConfig {
     pub hello: Hello,
     /// Of the back-off's jitter, so that a fleet does not come back in step.
     pub seed: u64,
+    /// Rung when the broker asks for a burst.
+    pub bell: Bell,
 }
 
 /// The state machine.
@@ -353,6 +356,7 @@ impl Uplink {
                 self.forget_connection(ring);
                 self.redirected(now, broker);
             }
+            (Message::Burst, State::Streaming { .. }) => self.config.bell.ring(Reason::Request),
             // A request is with the broker already.
             (Message::RenewDue, _) if self.renewing.is_some() => {}
             (Message::RenewDue, _) => match pki::request() {
@@ -496,7 +500,8 @@ mod tests {
         })
         .unwrap();
         let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];
-        let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed: 7 };
+        let (hello, bell) = (Hello::default(), Bell::default());
+        let config = UplinkConfig { brokers: brokers.clone(), hello, seed: 7, bell };
         let (mut now, mut uplink) = (start, Uplink::new(config, start));
         for attempt in 0..12 {
             assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);

@@ -91,6 +91,12 @@ impl Packer {
         &self.bytes[..self.length]
     }
 
+    /// Columns of each sample.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Samples in it.
     #[must_use]
     pub fn samples(&self) -> u16 {

@@ -93,6 +93,8 @@ pub enum Message {
         /// Certificate signing request, DER.
         csr: Vec<u8>,
     },
+    /// Broker → agent: send what the flight recorder has, and what comes.
+    Burst,
 }
 
 /// Who an agent is.
