@@ -40,6 +40,13 @@ enum Command {
     Token(Token),
     /// List the hosts of a running broker, or revoke one's certificates.
     Hosts(Hosts),
+    /// Ask a host for what its flight recorder has: the last minute at 100 Hz, and ten seconds more.
+    Burst {
+        #[command(flatten)]
+        to: ask::To,
+        /// Its instance, or its id as `strobe hosts` lists it.
+        host: String,
+    },
     /// Ask a PromQL expression.
     Query(query::Args),
     /// Score how unusual each value of a CSV file is, as agents do with what they sample.
@@ -131,6 +138,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
             output::print(&ask::revoke(&to, &host)?);
         }
         Command::Hosts(Hosts { to, json, act: None }) => output::print(&ask::hosts(&to, json)?),
+        Command::Burst { to, host } => output::print(&ask::burst(&to, &host)?),
         Command::Query(args) => output::print(&query::run(&args)?),
         Command::Score(args) => score::run(&args)?,
         Command::Config(Config::Check { config }) => {

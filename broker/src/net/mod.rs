@@ -165,6 +165,7 @@ impl Net {
         self.link.on_timeout(now);
         self.certify(now, seconds(now_ms));
         self.close_revoked(now);
+        self.ask_bursts();
         while let Some(event) = self.link.poll() {
             self.on_event(event, now);
         }
