@@ -8,13 +8,13 @@
 //! sampler's thread, each tick:  statistics' row, burst's row, at most BLOCKS_A_TICK blocks ─▶ ring
 //! ```
 //!
-//! A burst is every block from the oldest on the shelf to the one of [`AFTER_NS`] later; what another
+//! A burst is every block from the oldest on the shelf to the one of `AFTER_NS` later; what another
 //! burst has sent already is not sent again. The sampler numbers all frames, so (boot, seq) has no
 //! hole; it takes the shelf only if nobody holds it, and waits for nothing. The shelf has a fixed
 //! number of blocks: a host that changes a lot keeps fewer seconds, and blocks that go before they
 //! were sent are counted in `strobe_recorder_blocks_lost`.
 //!
-//! By itself a burst begins on pressure, an anomaly or an OOM kill, [`COOL_NS`] apart at least for each
+//! By itself a burst begins on pressure, an anomaly or an OOM kill, `COOL_NS` apart at least for each
 //! reason; a person's or a broker's request is always met.
 
 mod hot;

@@ -127,7 +127,7 @@ impl Cost {
         Self { since_ns: 0, used_ns: used_ns() }
     }
 
-    /// Whether it was too much for all of [`COST_OVER`].
+    /// Whether it was too much for all of [`COST_OVER_NS`].
     fn is_high(&mut self, now_ns: u64) -> bool {
         let passed_ns = now_ns.saturating_sub(self.since_ns);
         if passed_ns < COST_OVER_NS {
