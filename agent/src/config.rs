@@ -1,6 +1,6 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
-use crate::sampler::{Choice, Trees, collector};
+use crate::sampler::{Choice, Scoring, Trees, collector};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use strobe_wire::schema::{Labels, is_label_name};
@@ -29,6 +29,8 @@ pub struct Config {
     pub rootfs: PathBuf,
     /// Which collectors are read, and how often.
     pub choice: Choice,
+    /// The flight recorder, if there is to be one.
+    pub recorder: Option<Pace>,
     /// The `instance` label; none means the host's name.
     pub instance: Option<String>,
     /// The `job` label.
@@ -41,6 +43,15 @@ pub struct Config {
     pub once: bool,
     /// Print what each collector costs and end.
     pub costs: bool,
+}
+
+/// The flight recorder's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// Time between two samples.
+    pub interval_ms: u64,
+    /// How much of the past is kept.
+    pub window_ms: u64,
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
@@ -137,6 +148,35 @@ pub const KEYS: &[Key] = &[
         help: "Directory of *.prom files that others leave, in the Prometheus text format.",
     },
     Key {
+        name: "agent.scores",
+        flag: "scores",
+        env: "STROBE_SCORES",
+        default: "true",
+        help: "Score how unusual each column is, and tell the host's anomaly rate.",
+    },
+    Key {
+        name: "agent.recorder.on",
+        flag: "recorder",
+        env: "STROBE_RECORDER",
+        default: "true",
+        help: "Keep the last minute at 100 Hz in memory, send it when something happens, and tell what \
+               happens inside each second.",
+    },
+    Key {
+        name: "agent.recorder.interval",
+        flag: "recorder-interval",
+        env: "STROBE_RECORDER_INTERVAL",
+        default: "10ms",
+        help: "Time between two samples of the recorder, 10ms to 1s.",
+    },
+    Key {
+        name: "agent.recorder.window",
+        flag: "recorder-window",
+        env: "STROBE_RECORDER_WINDOW",
+        default: "60s",
+        help: "How much of the past the recorder keeps, 1s to 60s: 6 KiB of memory a second.",
+    },
+    Key {
         name: "agent.instance",
         flag: "instance",
         env: "STROBE_INSTANCE",
@@ -201,7 +241,13 @@ impl Config {
                 fits.then_some(found).ok_or_else(|| format!("{min_ms}ms to {max_ms}ms is wanted"))
             })
         };
+        let pace = Pace {
+            interval_ms: between("agent.recorder.interval", 10, 1000)?,
+            window_ms: between("agent.recorder.window", 1000, 60_000)?,
+        };
+        let is_on = settings.parse("agent.recorder.on", boolean)?;
         Ok(Self {
+            recorder: is_on.then_some(pace),
             interval_ms: between("agent.interval", 100, 300_000)?,
             filesystem_interval_ms: between("agent.filesystem_interval", 100, 3_600_000)?,
             dir: settings.parse("agent.dir", |text| dir(text, env))?,
@@ -264,7 +310,9 @@ fn choice(settings: &Settings) -> Result<Choice, SettingsError> {
     let intervals = settings.parse("agent.intervals.*", intervals)?;
     let named = !settings.text("agent.textfiles").is_empty();
     let textfiles = named.then(|| settings.parse("agent.textfiles", path)).transpose()?;
-    Ok(Choice { enable, disable, intervals, textfiles })
+    let scores = settings.parse("agent.scores", boolean)?;
+    let scoring = if scores { Scoring::On } else { Scoring::Off };
+    Ok(Choice { enable, disable, intervals, textfiles, scoring })
 }
 
 /// `netclass=1m`.

@@ -139,6 +139,7 @@ mod tests {
             id: SchemaId(0),
             values: &values,
             valid: &[0b1_0111],
+            scores: &[],
         });
         assert_eq!(
             exposition.text(),

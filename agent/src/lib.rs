@@ -22,6 +22,8 @@ pub mod sealer;
 
 pub mod score;
 
+pub mod recorder;
+
 pub mod state;
 pub mod uplink;
 

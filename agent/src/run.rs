@@ -13,10 +13,13 @@
 //! gives the broker `DRAIN` to acknowledge.
 
 mod network;
+mod recording;
 mod turns;
 
 use crate::clock::{self, moment, until_multiple_ns};
 use crate::config::Config;
+use crate::recorder::pressure::Watches;
+use crate::recorder::{Bell, Recorder, Shipper};
 use crate::ring::{Ring, RingError};
 use crate::sampler::{Sampler, Tick};
 use crate::schemas::Table;
@@ -62,6 +65,8 @@ struct Ends {
     event: EventFd,
     /// Readable once a signal has come, which the network loop makes the event.
     signals: Option<SignalFd>,
+    /// Readable when SIGUSR2 has come: a person wants a burst.
+    burst: Option<SignalFd>,
 }
 
 /// Why an agent cannot start or go on.
@@ -184,10 +189,29 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     // Before the sampler's thread: what fails here must not leave one behind.
     let every = Duration::from_millis(config.interval_ms);
     let pace = Pace { every, after: moment(every, state.host.0) };
-    let parts = Parts { broker, state, identity, token, hello, ring: ring.reader, table, status };
+    let bell = Bell::default();
+    let recorder = config.recorder.map(|of| {
+        let (table, bell) = (Arc::clone(&table), bell.clone());
+        Recorder::new(&config.trees(), of.window_ms, clock::monotonic_ns, table, bell)
+    });
+    let (recorder, shipper) = recorder.unzip();
+    let ring = ring.reader;
+    let parts = Parts { broker, state, identity, token, hello, ring, table, status, bell };
+    let bell = parts.bell.clone();
     let errand = Errand::new(parts, stop.clone())?;
     let handover = errand.handover();
-    let sampling = spawn("strobe-sample", move || sample(sampler, sealer, pace, &handover, &stop))?;
+    if let (Some(recorder), Some(of)) = (recorder, config.recorder) {
+        let watches = Watches::new(&config.procfs);
+        let (every, stop) = (Duration::from_millis(of.interval_ms), stop.clone());
+        // It ends with the others, and has nothing that would have to be waited for.
+        spawn("strobe-record", move || {
+            if let Err(error) = recording::record(recorder, &bell, watches, every, &stop) {
+                log::error!("the flight recorder has ended: {error}");
+            }
+        })?;
+    }
+    let sampled = Sampled { sampler, sealer, shipper };
+    let sampling = spawn("strobe-sample", move || sample(sampled, pace, &handover, &stop))?;
     Ok(errand.with(sampling))
 }
 
@@ -197,11 +221,11 @@ impl Stop {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> Result<Self, AgentError> {
-        Self::with(None)
+        Self::with(None, None)
     }
 
-    /// Not stopped, but SIGTERM and SIGINT will: they are blocked in this thread and in all that
-    /// it starts from now on.
+    /// Not stopped, but SIGTERM and SIGINT will, and SIGUSR2 is for the recorder: they are blocked
+    /// in this thread and in all that it starts from now on.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -209,16 +233,19 @@ impl Stop {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGTERM);
         signals.add(Signal::SIGINT);
-        signals.thread_block().map_err(io_error("block signals"))?;
+        let burst = SigSet::from(Signal::SIGUSR2);
+        for set in [&signals, &burst] {
+            set.thread_block().map_err(io_error("block signals"))?;
+        }
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&signals, flags).map_err(io_error("make a signalfd"))?;
-        Self::with(Some(signals))
+        let open = |set| SignalFd::with_flags(set, flags).map_err(io_error("make a signalfd"));
+        Self::with(Some(open(&signals)?), Some(open(&burst)?))
     }
 
-    fn with(signals: Option<SignalFd>) -> Result<Self, AgentError> {
+    fn with(signals: Option<SignalFd>, burst: Option<SignalFd>) -> Result<Self, AgentError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let event = EventFd::from_value_and_flags(0, flags).map_err(io_error("make an eventfd"))?;
-        Ok(Self(Arc::new(Ends { event, signals })))
+        Ok(Self(Arc::new(Ends { event, signals, burst })))
     }
 
     /// Stops; it may be called any number of times, from anywhere.
@@ -249,11 +276,17 @@ struct Pace {
     after: Duration,
 }
 
+/// What the sampler's loop is about.
+struct Sampled {
+    sampler: Sampler,
+    sealer: Sealer,
+    shipper: Option<Shipper>,
+}
+
 /// The sampler's loop: one tick at once, then one at the host's moment of every interval.
 #[expect(clippy::disallowed_methods, reason = "this is a loop that reads the clock")]
 fn sample(
-    mut sampler: Sampler,
-    mut sealer: Sealer,
+    Sampled { mut sampler, mut sealer, mut shipper }: Sampled,
     pace: Pace,
     handover: &Handover,
     stop: &Stop,
@@ -267,7 +300,15 @@ fn sample(
     loop {
         let now = tick();
         sealer.begin(now);
-        sampler.tick(now, |row| sealer.row(now, &row));
+        sampler.tick(now, |row| {
+            sealer.row(now, &row);
+            if let Some(shipper) = &mut shipper {
+                shipper.watch(&row);
+            }
+        });
+        if let Some(shipper) = &mut shipper {
+            shipper.tick(now, &mut sealer);
+        }
         handover.ticked(Instant::now());
         if wait(&timer, pace, stop)? == Woken::Stopped {
             sealer.event(tick(), "stop", "the agent was stopped");

@@ -16,6 +16,7 @@ mod families;
 mod mounts;
 mod name;
 mod patient;
+mod scores;
 mod section;
 mod source;
 
@@ -29,8 +30,10 @@ pub use catalog::{COLLECTORS as CATALOG, Choice, Collector, known as collector};
 use families::Families;
 use mounts::Mounts;
 use name::KernelName;
+use scores::Judging;
+pub use scores::Scoring;
 pub use section::PARTS_MAX;
-use section::{Section, parts};
+use section::Section;
 use source::{COLLECTORS, SECTIONS, files};
 use std::collections::HashSet;
 use std::ops::Range;
@@ -76,6 +79,8 @@ pub struct SectionRow<'a> {
     pub values: &'a [u64],
     /// Bit `i % 8` of byte `i / 8` is set where column `i` has a value.
     pub valid: &'a [u8],
+    /// An anomaly score a column, or none at all ([`strobe_wire::score`]).
+    pub scores: &'a [u8],
 }
 
 /// Reads the host.
@@ -91,6 +96,9 @@ pub struct Sampler {
     name: KernelName,
     mounts: Mounts,
     families: Families,
+    scoring: Scoring,
+    /// The anomaly rate of each tick.
+    edge: Section,
     /// Which of [`COLLECTORS`] are read here, at each tick.
     here: [bool; COLLECTORS.len()],
     rebuilt: u64,
@@ -136,19 +144,21 @@ impl Sampler {
         let (procfs, sysfs) = (trees.procfs.clone(), trees.sysfs.clone());
         let (rootfs, textfiles) = (trees.rootfs.clone(), trees.choice.textfiles.clone());
         let roots = Roots { procfs, sysfs, rootfs, textfiles };
-        let picks = trees.choice.picks();
-        let families = Families::new(roots, &picks, clock, Arc::clone(&table));
+        let (picks, scoring) = (trees.choice.picks(), trees.choice.scoring);
+        let families = Families::new(roots, &picks, (clock, scoring), Arc::clone(&table));
         let mut sampler = Self {
             clock,
             table,
             buffer: Buffer::new(),
             files: Vec::new(),
             sources: Vec::new(),
-            sections: SECTIONS.map(Section::new).into(),
+            sections: SECTIONS.map(|name| Section::new(name, scoring)).into(),
             costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
             name: KernelName::new(&trees.procfs),
             mounts: Mounts::new(trees),
             families,
+            scoring,
+            edge: Section::new("edge", Scoring::Off),
             here: COLLECTORS.map(|name| picks.iter().any(|pick| pick.is_each_tick(name))),
             rebuilt: 0,
         };
@@ -187,10 +197,12 @@ impl Sampler {
         self.read_name(now);
         self.read_mounts(now);
         self.read_costs();
+        let mut judging = Judging::new(now);
         for index in 0..self.sections.len() {
-            self.emit(index, &mut sink);
+            self.emit(index, &mut judging, &mut sink);
         }
-        self.families.tick(now, &mut self.buffer, &mut sink);
+        self.families.tick(&mut judging, &mut self.buffer, &mut sink);
+        self.tell_edge(&judging, &mut sink);
     }
 
     /// Asks for the file systems' space and waits for it, for those who sample once. The next
@@ -324,7 +336,21 @@ impl Sampler {
         mark(&mut self.sections, source.section, changed);
     }
 
-    fn emit(&mut self, index: usize, sink: &mut impl FnMut(SectionRow<'_>)) {
+    /// What is known only when everything else is.
+    fn tell_edge(&mut self, judging: &Judging, sink: &mut impl FnMut(SectionRow<'_>)) {
+        if self.scoring == Scoring::Off {
+            return;
+        }
+        if self.edge.changed {
+            let rate = column("strobe_agent_anomaly_rate", &[], Kind::Gauge { scale: 4 });
+            self.edge.rebuild(vec![vec![rate]], &self.table);
+            self.rebuilt += 1;
+        }
+        let rate = judging.rate();
+        self.edge.emit(|_, _| rate, &mut Judging::new(judging.now), sink);
+    }
+
+    fn emit(&mut self, index: usize, judging: &mut Judging, sink: &mut impl FnMut(SectionRow<'_>)) {
         if self.sections.get(index).is_some_and(|section| section.changed) {
             self.rebuild(index);
         }
@@ -333,6 +359,7 @@ impl Sampler {
         };
         for part in &mut section.parts {
             part.gather(|source, column| self.sources.get(source)?.sheet.value(column));
+            part.judge(judging);
             sink(part.row());
         }
     }
@@ -365,9 +392,8 @@ impl Sampler {
             }
         }
         let Some(section) = self.sections.get_mut(index) else { return };
-        section.parts = parts(section.name, columns, &plan, &self.table);
+        section.set(columns, &plan, &self.table);
         section.refused = refused;
-        section.changed = false;
         self.rebuilt += 1;
     }
 

@@ -8,7 +8,7 @@
 
 use crate::ring::Writer;
 use crate::sampler::{SectionRow, Tick};
-use strobe_wire::frame::{self, Event, FrameError, FrameKind, Header, Loss, Row};
+use strobe_wire::frame::{self, Burst, Event, FrameError, FrameKind, Header, Loss, Row};
 use strobe_wire::ids::{BootId, HostId, SchemaId, Seq};
 
 /// One boot's numbering.
@@ -48,7 +48,7 @@ impl Sealer {
     pub fn row(&mut self, now: Tick, row: &SectionRow<'_>) {
         self.settle(now);
         let header = self.header(now, FrameKind::Row, row.id);
-        let content = Row { values: row.values, valid: row.valid, scores: &[] };
+        let content = Row { values: row.values, valid: row.valid, scores: row.scores };
         let sealed = match self.loss.is_none().then(|| self.writer.claim()).flatten() {
             None => Err("ring_full"),
             Some(mut claim) => match frame::seal_row(&mut claim, &header, &content) {
@@ -63,6 +63,21 @@ impl Sealer {
         };
         if let Err(reason) = sealed {
             self.lose(now, reason, header.seq);
+        }
+    }
+
+    /// Seals a block of a burst, of which the first sample is of `first`.
+    pub fn burst(&mut self, now: Tick, first: Tick, schema: SchemaId, burst: &Burst<'_>) {
+        self.settle(now);
+        let header = self.header(first, FrameKind::Burst, schema);
+        let claim = self.loss.is_none().then(|| self.writer.claim()).flatten();
+        let sealed = claim.map(|mut claim| {
+            frame::seal_burst(&mut claim, &header, burst).map(|length| claim.publish(length))
+        });
+        match sealed {
+            None => self.lose(now, "ring_full", header.seq),
+            Some(Err(_)) => self.lose(now, "oversize", header.seq),
+            Some(Ok(_)) => {}
         }
     }
 
@@ -174,6 +189,7 @@ mod tests {
                 Payload::Event(event) => event.name.to_string(),
                 Payload::Loss(loss) => format!("{}..={} {}", loss.first, loss.last, loss.reason),
                 Payload::Row(_) => "row".to_owned(),
+                Payload::Burst(_) => "burst".to_owned(),
             };
             seen.push((frame.header.seq.0, what));
             let ticket = slot.ticket();

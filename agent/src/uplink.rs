@@ -32,6 +32,7 @@ pub use status::Status;
 use brokers::Brokers;
 use silence::Silence;
 
+use crate::recorder::{Bell, Reason};
 use crate::ring::{Reader as Ring, Ticket};
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
@@ -53,12 +54,15 @@ pub struct UplinkConfig {
     pub hello: Hello,
     /// Of the back-off's jitter, so that a fleet does not come back in step.
     pub seed: u64,
+    /// Rung when the broker asks for a burst.
+    pub bell: Bell,
 }
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Uplink {
     hello: Hello,
+    bell: Bell,
     state: State,
     brokers: Brokers,
     silence: Silence,
@@ -118,6 +122,7 @@ impl Uplink {
         let back_off = BackOff::new(BACK_OFF_MIN, BACK_OFF_MAX, config.seed);
         Self {
             hello: config.hello,
+            bell: config.bell,
             state: State::Waiting { until: now },
             brokers: Brokers::new(config.brokers),
             silence: Silence::default(),
@@ -372,6 +377,7 @@ impl Uplink {
                 self.redirected(now, broker);
             }
             (Message::Brokers(told), _) => self.brokers.told(told),
+            (Message::Burst, State::Streaming { .. }) => self.bell.ring(Reason::Request),
             // A request is with the broker already.
             (Message::RenewDue, _) if self.renewing.is_some() => {}
             (Message::RenewDue, _) => match pki::request() {
@@ -471,7 +477,8 @@ mod tests {
         })
         .unwrap();
         let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];
-        let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed: 7 };
+        let (hello, bell) = (Hello::default(), Bell::default());
+        let config = UplinkConfig { brokers: brokers.clone(), hello, seed: 7, bell };
         let (mut now, mut uplink) = (start, Uplink::new(config, start));
         for attempt in 0..12 {
             assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);

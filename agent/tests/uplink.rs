@@ -174,7 +174,7 @@ impl Broker {
         let hello = self.hellos.last().unwrap();
         assert_eq!((frame.header.host.0, frame.header.boot.0), (hello.host, hello.boot));
         let what = match frame.payload {
-            Payload::Row(_) => {
+            Payload::Row(_) | Payload::Burst(_) => {
                 assert!(schemas.contains(&frame.header.schema), "the schema goes first");
                 self.sections[&frame.header.schema].clone()
             }

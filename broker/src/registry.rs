@@ -14,7 +14,7 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::{Hello, HostInfo};
@@ -58,6 +58,9 @@ struct Shared {
     memory: Mutex<Memory>,
     /// `Release` behind a change of the memory, `Acquire` before a look at it.
     revocations: AtomicU64,
+    /// Hosts that are to send a burst. The flag is set with `Release` behind a change of the list.
+    bursts: Mutex<BTreeSet<HostId>>,
+    bursts_asked: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +86,9 @@ impl Registry {
         let mut memory = Memory::default();
         let windows = load(&database, &mut memory).map_err(|e| fail("read", e.to_string()))?;
         let (memory, revocations) = (Mutex::new(memory), AtomicU64::new(0));
-        let shared = Arc::new(Shared { path, database, memory, revocations });
+        let (bursts, bursts_asked) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Shared { path, database, memory, revocations, bursts, bursts_asked };
+        let shared = Arc::new(shared);
         Ok((Self { shared }, windows))
     }
 
@@ -205,6 +210,22 @@ impl Registry {
     #[must_use]
     pub fn revocations(&self) -> u64 {
         self.shared.revocations.load(Ordering::Acquire)
+    }
+
+    /// The host is to send what its flight recorder has.
+    pub fn ask_burst(&self, host: HostId) {
+        self.shared.bursts.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
+        self.shared.bursts_asked.store(true, Ordering::Release);
+    }
+
+    /// The hosts that are to be asked for a burst, once.
+    #[must_use]
+    pub fn bursts(&self) -> BTreeSet<HostId> {
+        if !self.shared.bursts_asked.load(Ordering::Acquire) {
+            return BTreeSet::new();
+        }
+        self.shared.bursts_asked.store(false, Ordering::Relaxed);
+        std::mem::take(&mut self.shared.bursts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many hosts changed since they were written.

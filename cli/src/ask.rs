@@ -74,6 +74,11 @@ pub(crate) fn revoke(to: &To, host: &str) -> Result<String, String> {
     get(to, "POST", "/api/strobe/v1/revoke", &format!("host={}", encoded(host)))
 }
 
+/// `strobe burst`.
+pub(crate) fn burst(to: &To, host: &str) -> Result<String, String> {
+    get(to, "POST", "/api/strobe/v1/burst", &format!("host={}", encoded(host)))
+}
+
 /// `strobe hosts`.
 pub(crate) fn hosts(to: &To, json: bool) -> Result<String, String> {
     let body = get(to, "GET", "/api/strobe/v1/hosts", "")?;

@@ -43,6 +43,13 @@ enum Command {
     Hosts(Hosts),
     /// Make one Strobe of several brokers, and look after it.
     Cluster(cluster::Args),
+    /// Ask a host for what its flight recorder has: the last minute at 100 Hz, and ten seconds more.
+    Burst {
+        #[command(flatten)]
+        to: ask::To,
+        /// Its instance, or its id as `strobe hosts` lists it.
+        host: String,
+    },
     /// Ask a PromQL expression.
     Query(query::Args),
     /// Score how unusual each value of a CSV file is, as agents do with what they sample.
@@ -139,6 +146,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
             output::print(&text);
             return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Burst { to, host } => output::print(&ask::burst(&to, &host)?),
         Command::Query(args) => output::print(&query::run(&args)?),
         Command::Score(args) => score::run(&args)?,
         Command::Config(Config::Check { config }) => {

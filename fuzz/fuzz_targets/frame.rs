@@ -56,6 +56,14 @@ fn look(bytes: &[u8]) {
         }
         Payload::Event(_) => assert_eq!(frame.header.kind, FrameKind::Event),
         Payload::Loss(_) => assert_eq!(frame.header.kind, FrameKind::Loss),
+        Payload::Burst(burst) => {
+            let mut samples = 0;
+            burst.each(|_, values, _| {
+                assert_eq!(values.len(), burst.columns());
+                samples += 1;
+            });
+            assert_eq!(samples, burst.samples());
+        }
     }
 }
 

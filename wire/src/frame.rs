@@ -12,7 +12,7 @@
 //!        48  seq                     8
 //!        56  wall time, ns           8   since 1970-01-01 UTC, signed
 //!        64  boot time, ns           8   CLOCK_BOOTTIME: the order of rows when wall time steps
-//!        72  schema id               8
+//!        72  schema id               8   of a row or a burst
 //!        80  payload                     rkyv, little-endian, unaligned
 //! ```
 //!
@@ -22,9 +22,11 @@
 //! for 200 columns 80 were the CRC instruction's (8 bytes in 3 cycles, three at a time); by carry-less
 //! multiplication it is 47 ns in all, and sealing 77 instead of 113.
 
+use crate::burst;
 use crate::ids::{BootId, HostId, SchemaId, Seq};
 use crate::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, SECTION_COLUMNS_MAX};
 use crc_fast::{CrcAlgorithm, Digest};
+use rkyv::api::low::LowSerializer;
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::SubAllocator;
 use rkyv::ser::writer::Buffer;
@@ -61,6 +63,9 @@ pub enum FrameKind {
     Event = 2,
     /// What was dropped and why ([`Loss`]).
     Loss = 3,
+    /// Samples of a hundredth of a second ([`Burst`]). A broker of before there were any refuses it,
+    /// so brokers are upgraded first.
+    Burst = 4,
 }
 
 /// One tick of one section.
@@ -72,9 +77,21 @@ pub struct Row<'a> {
     /// Bit `i % 8` of byte `i / 8` is set where column `i` has a value.
     #[rkyv(with = InlineAsBox)]
     pub valid: &'a [u8],
-    /// An anomaly score a column, 0 to 255, or none at all.
+    /// An anomaly score a column, 0 to 255, or none at all ([`crate::score`]).
     #[rkyv(with = InlineAsBox)]
     pub scores: &'a [u8],
+}
+
+/// A block of samples of one section; the header's times are the first one's.
+#[derive(Archive, Serialize, Debug)]
+pub struct Burst<'a> {
+    /// Columns of its schema.
+    pub columns: u16,
+    /// How many samples.
+    pub samples: u16,
+    /// Them, packed ([`crate::burst`]).
+    #[rkyv(with = InlineAsBox)]
+    pub packed: &'a [u8],
 }
 
 /// Something that happened on the host: a clock step, a schema change, a source that failed.
@@ -121,11 +138,22 @@ pub enum Payload<'a> {
     Event(&'a ArchivedEvent),
     /// See [`Loss`].
     Loss(&'a ArchivedLoss),
+    /// See [`Burst`].
+    Burst(BurstView<'a>),
 }
 
 /// A row as it lies in the frame: read without a copy.
 #[derive(Clone, Copy)]
 pub struct RowView<'a>(&'a ArchivedRow<'a>);
+
+/// A burst as it lies in the frame; it was unpacked once to see that it can be.
+#[derive(Clone, Copy, Debug)]
+pub struct BurstView<'a> {
+    wall_ns: i64,
+    columns: u16,
+    samples: u16,
+    packed: &'a [u8],
+}
 
 /// Why bytes are not a frame, or a frame could not be sealed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -185,19 +213,16 @@ pub enum FrameError {
 pub fn seal_row(out: &mut [u8], header: &Header, row: &Row<'_>) -> Result<usize, FrameError> {
     assert!(header.kind == FrameKind::Row);
     shape(row.values.len(), row.valid.len(), row.scores.len())?;
-    let room = out.len();
-    let Some(payload) = out.get_mut(FRAME_HEADER_BYTES..) else {
-        return Err(FrameError::Room { room });
-    };
-    let mut scratch = [MaybeUninit::uninit(); 64];
-    let written = rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(
-        row,
-        Buffer::from(payload),
-        SubAllocator::new(&mut scratch),
-    )
-    .map_err(|_| FrameError::Room { room })?
-    .len();
-    Ok(finish(out, header, written))
+    seal_in_place(out, header, row)
+}
+
+/// Seals a burst into `out` and returns the frame's length. Allocates nothing.
+///
+/// # Errors
+/// [`FrameError::Room`]; `out` holds no frame then.
+pub fn seal_burst(out: &mut [u8], header: &Header, burst: &Burst<'_>) -> Result<usize, FrameError> {
+    assert!(header.kind == FrameKind::Burst);
+    seal_in_place(out, header, burst)
 }
 
 /// Seals an event.
@@ -240,8 +265,21 @@ pub fn open(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
         FrameKind::Loss => Payload::Loss(
             rkyv::access::<ArchivedLoss, Failure>(payload).map_err(|_| FrameError::Payload)?,
         ),
+        FrameKind::Burst => Payload::Burst(BurstView::open(&header, payload)?),
     };
     Ok(Frame { header, payload })
+}
+
+impl Payload<'_> {
+    /// Columns of its schema, if it has one.
+    #[must_use]
+    pub fn columns(&self) -> Option<usize> {
+        match self {
+            Self::Row(row) => Some(row.len()),
+            Self::Burst(burst) => Some(burst.columns()),
+            Self::Event(_) | Self::Loss(_) => None,
+        }
+    }
 }
 
 impl<'a> RowView<'a> {
@@ -287,6 +325,39 @@ impl<'a> RowView<'a> {
     }
 }
 
+impl<'a> BurstView<'a> {
+    fn open(header: &Header, payload: &'a [u8]) -> Result<Self, FrameError> {
+        let burst = rkyv::access::<ArchivedBurst<'_>, Failure>(payload);
+        let burst = burst.map_err(|_| FrameError::Payload)?;
+        let (columns, samples) = (burst.columns.to_native(), burst.samples.to_native());
+        let packed: &[u8] = burst.packed.as_ref();
+        burst::unpack(packed, columns.into(), samples, |_, _, _| ()).ok_or(FrameError::Payload)?;
+        Ok(Self { wall_ns: header.wall_ns, columns, samples, packed })
+    }
+
+    /// Columns of each sample.
+    #[must_use]
+    pub fn columns(self) -> usize {
+        usize::from(self.columns)
+    }
+
+    /// Samples.
+    #[must_use]
+    pub fn samples(self) -> usize {
+        usize::from(self.samples)
+    }
+
+    /// Wall time in ns, values and validity of each sample, in order.
+    pub fn each(self, mut visit: impl FnMut(i64, &[u64], &[u8])) {
+        let visit = |at_us: u64, values: &[u64], valid: &[u8]| {
+            let after_ns = i64::try_from(at_us.saturating_mul(1000)).unwrap_or(i64::MAX);
+            visit(self.wall_ns.saturating_add(after_ns), values, valid);
+        };
+        let whole = burst::unpack(self.packed, self.columns(), self.samples, visit);
+        debug_assert!(whole.is_some(), "it was unpacked when it was opened");
+    }
+}
+
 impl std::fmt::Debug for RowView<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.values()).finish()
@@ -299,6 +370,26 @@ fn shape(values: usize, valid: usize, scores: usize) -> Result<(), FrameError> {
         return Err(FrameError::Shape { values, valid, scores });
     }
     Ok(())
+}
+
+/// Serializes behind the header's place, then the header.
+fn seal_in_place<T>(out: &mut [u8], header: &Header, content: &T) -> Result<usize, FrameError>
+where
+    T: for<'a> Serialize<LowSerializer<Buffer<'a>, SubAllocator<'a>, Failure>>,
+{
+    let room = out.len();
+    let Some(payload) = out.get_mut(FRAME_HEADER_BYTES..) else {
+        return Err(FrameError::Room { room });
+    };
+    let mut scratch = [MaybeUninit::uninit(); 64];
+    let written = rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(
+        content,
+        Buffer::from(payload),
+        SubAllocator::new(&mut scratch),
+    )
+    .map_err(|_| FrameError::Room { room })?
+    .len();
+    Ok(finish(out, header, written))
 }
 
 fn seal_payload(header: &Header, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
@@ -353,6 +444,7 @@ fn open_header(bytes: &[u8]) -> Result<Header, FrameError> {
             1 => FrameKind::Row,
             2 => FrameKind::Event,
             3 => FrameKind::Loss,
+            4 => FrameKind::Burst,
             other => return Err(FrameError::Kind(other)),
         },
         host: HostId(u128::from_le_bytes(part(head, 16))),
@@ -475,5 +567,32 @@ mod tests {
         let bytes = seal_loss(&header(FrameKind::Loss), &loss).unwrap();
         let Payload::Loss(back) = open(&bytes).unwrap().payload else { panic!("a loss") };
         assert_eq!(rkyv::deserialize::<Loss, Failure>(back), Ok(loss));
+    }
+
+    #[test]
+    fn bursts_travel_and_broken_ones_do_not() {
+        let mut packer = burst::Packer::new(2);
+        packer.push(500, &[Some(7), None]).unwrap();
+        packer.push(10_500, &[Some(8), Some(1)]).unwrap();
+        let sealed = |samples| {
+            let mut slot = [0; FRAME_BYTES_MAX];
+            let content = Burst { columns: 2, samples, packed: packer.packed() };
+            let length = seal_burst(&mut slot, &header(FrameKind::Burst), &content).unwrap();
+            slot[..length].to_vec()
+        };
+        let bytes = sealed(2);
+        let Payload::Burst(view) = open(&bytes).unwrap().payload else { panic!("a burst") };
+        let mut seen = Vec::new();
+        view.each(|wall_ns, values, valid| seen.push((wall_ns, values.to_vec(), valid[0])));
+        assert_eq!(seen, [(-5, vec![7, 0], 1), (9_999_995, vec![8, 1], 3)]);
+        assert_eq!(open(&sealed(3)).unwrap_err(), FrameError::Payload);
+    }
+
+    #[test]
+    fn the_fullest_burst_fits_a_slot() {
+        let packed = [0; burst::BURST_BYTES_MAX];
+        let content = Burst { columns: 1, samples: 1, packed: &packed };
+        let mut slot = [0; FRAME_BYTES_MAX];
+        assert!(seal_burst(&mut slot, &header(FrameKind::Burst), &content).is_ok());
     }
 }

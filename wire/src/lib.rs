@@ -4,6 +4,7 @@
 //! No clock (time is an argument), no unsafe, and a socket only in [`link`].
 
 pub mod back_off;
+pub mod burst;
 pub mod enrol;
 pub mod frame;
 pub mod health;
@@ -14,5 +15,6 @@ pub mod message;
 pub mod pki;
 pub mod program;
 pub mod schema;
+pub mod score;
 pub mod settings;
 pub mod shard;

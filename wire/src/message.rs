@@ -123,6 +123,8 @@ pub enum Message {
         /// The authority's certificate, DER.
         ca: Vec<u8>,
     },
+    /// Broker → agent: send what the flight recorder has, and what comes.
+    Burst,
 }
 
 /// Who an agent is.

@@ -44,7 +44,7 @@ pub(super) fn columns(key: &str, count: usize) -> Vec<Column> {
 }
 
 /// `^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$`
-fn is_ignored(name: &[u8]) -> bool {
+pub(crate) fn is_ignored(name: &[u8]) -> bool {
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let stem = name.get(..name.len() - digits).unwrap_or(name);
     if stem.len() == name.len() {

@@ -7,10 +7,10 @@
 pub(crate) mod kept;
 mod picks;
 pub(crate) mod sheet;
-mod text;
+pub(crate) mod text;
 
 mod cpu;
-mod disk;
+pub(crate) mod disk;
 pub(crate) mod filesystem;
 pub(crate) mod host;
 mod kernel_tables;

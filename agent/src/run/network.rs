@@ -11,6 +11,7 @@
 
 use super::{AgentError, io_error};
 use crate::clock;
+use crate::recorder::Bell;
 use crate::ring::Reader;
 use crate::schemas::Table;
 use crate::state::{State, StateError};
@@ -50,6 +51,8 @@ pub(super) struct Parts {
     pub(super) ring: Reader,
     pub(super) table: Arc<Table>,
     pub(super) status: Arc<Mutex<Status>>,
+    /// Rung when the broker asks for a burst.
+    pub(super) bell: Bell,
 }
 
 /// What the loop is about.
@@ -67,7 +70,7 @@ impl Network {
             .register(socket.source(), SOCKET, Interest::READABLE)
             .map_err(io_error("register with the poll"))?;
         let link = link(&socket, parts.identity.clone())?;
-        let mut uplink = uplink_config(&parts.broker, &parts.hello);
+        let mut uplink = uplink_config(&parts.broker, &parts.hello, &parts.bell);
         let known = parts.state.brokers().into_iter().filter(|known| *known != parts.broker);
         uplink.brokers.extend(known);
         Ok(Self { parts, uplink, registry, socket, link, held: None, blocked: false })
@@ -258,10 +261,11 @@ fn enrolling(
     Ok(None)
 }
 
-fn uplink_config(broker: &str, hello: &Hello) -> UplinkConfig {
+fn uplink_config(broker: &str, hello: &Hello, bell: &Bell) -> UplinkConfig {
     let [low, high] = [hello.boot, hello.boot >> 64]
         .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(1));
-    UplinkConfig { brokers: vec![broker.to_owned()], hello: hello.clone(), seed: low ^ high }
+    let (brokers, hello, bell) = (vec![broker.to_owned()], hello.clone(), bell.clone());
+    UplinkConfig { brokers, hello, seed: low ^ high, bell }
 }
 
 fn bind(any: SocketAddr) -> Result<Socket, AgentError> {

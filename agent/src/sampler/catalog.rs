@@ -1,6 +1,7 @@
 //! Every collector: its name (node_exporter's where that has it), whether it is on by default, how
 //! often it is read, and which rows it shares. docs/collectors.md is this table for people.
 
+use super::scores::Scoring;
 use crate::readers::Roots;
 use crate::readers::leaf::Found;
 use crate::readers::{walk_hardware, walk_host, walk_links};
@@ -69,6 +70,8 @@ pub struct Choice {
     pub intervals: Vec<(String, u64)>,
     /// Where others leave their metrics.
     pub textfiles: Option<PathBuf>,
+    /// Whether what is read is scored.
+    pub scoring: Scoring,
 }
 
 impl Choice {

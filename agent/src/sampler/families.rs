@@ -12,9 +12,10 @@
 
 use super::catalog::{Collector, Pick, Source};
 use super::patient::{Patient, Standing};
+use super::scores::{Judging, Scoring};
 use super::section::Section;
 use super::source::files;
-use super::{Roots, SectionRow, Tick};
+use super::{Roots, SectionRow};
 use crate::readers::kept::Buffer;
 use crate::readers::leaf::{Found, Reader};
 use crate::readers::{GAUGE, column};
@@ -101,7 +102,12 @@ struct Watch {
 }
 
 impl Families {
-    pub(super) fn new(roots: Roots, picks: &[Pick], clock: fn() -> u64, table: Arc<Table>) -> Self {
+    pub(super) fn new(
+        roots: Roots,
+        picks: &[Pick],
+        (clock, scoring): (fn() -> u64, Scoring),
+        table: Arc<Table>,
+    ) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         let mut patients = Vec::new();
         for pick in picks {
@@ -131,7 +137,7 @@ impl Families {
             }
             if let Some(base) = pick.collector.patient {
                 patients.push(Slow {
-                    section: Section::new(pick.collector.name),
+                    section: Section::new(pick.collector.name, scoring),
                     collector: pick.collector,
                     interval_ns,
                     next_ns: 0,
@@ -146,14 +152,14 @@ impl Families {
             match groups.iter_mut().find(|group| group.section.name == name) {
                 Some(group) => group.members.push(family),
                 None => groups.push(Group {
-                    section: Section::new(name),
+                    section: Section::new(name, scoring),
                     interval_ns: interval_ns.min(ROW_NS_MAX),
                     next_ns: 0,
                     members: vec![family],
                 }),
             }
         }
-        let costs = Section::new("collectors");
+        let costs = Section::new("collectors", Scoring::Off);
         let reader = Reader::new();
         let (costs_next_ns, rebuilt, whole) = (0, 0, false);
         Self { roots, clock, table, reader, groups, patients, costs, costs_next_ns, rebuilt, whole }
@@ -171,11 +177,11 @@ impl Families {
     /// Reads what is due and hands out its rows.
     pub(super) fn tick(
         &mut self,
-        now: Tick,
+        judging: &mut Judging,
         buffer: &mut Buffer,
         sink: &mut impl FnMut(SectionRow<'_>),
     ) {
-        let now_ns = now.boottime_ns;
+        let now_ns = judging.now.boottime_ns;
         for (index, group) in self.groups.iter_mut().enumerate() {
             if now_ns.saturating_add(SLACK_NS) < group.next_ns {
                 if self.whole {
@@ -200,15 +206,15 @@ impl Families {
             }
             let members = &group.members;
             let value = |member: usize, index: usize| members.get(member)?.found.value(index);
-            group.section.emit(value, sink);
+            group.section.emit(value, judging, sink);
         }
         for slow in &mut self.patients {
             if self.whole && slow.succeeded && slow.patient.standing(now_ns) != Standing::Done {
                 slow.section.again(sink);
             }
-            self.rebuilt += u64::from(slow.tick(now_ns, &self.table, sink));
+            self.rebuilt += u64::from(slow.tick(&self.table, judging, sink));
         }
-        self.tell_costs(now_ns, sink);
+        self.tell_costs(judging, sink);
     }
 
     /// What each has cost so far, in ns.
@@ -233,7 +239,8 @@ impl Families {
     }
 
     /// A row of what each family's last reading cost.
-    fn tell_costs(&mut self, now_ns: u64, sink: &mut impl FnMut(SectionRow<'_>)) {
+    fn tell_costs(&mut self, judging: &mut Judging, sink: &mut impl FnMut(SectionRow<'_>)) {
+        let now_ns = judging.now.boottime_ns;
         if now_ns.saturating_add(SLACK_NS) < self.costs_next_ns {
             if self.whole {
                 self.costs.again(sink);
@@ -255,7 +262,7 @@ impl Families {
             let (cost_ns, succeeded) = costs.clone().nth(member)?;
             Some(if index == 0 { cost_ns } else { u64::from(succeeded) })
         };
-        self.costs.emit(value, sink);
+        self.costs.emit(value, judging, sink);
     }
 }
 
@@ -273,7 +280,13 @@ impl Slow {
     }
 
     /// Asks when it is due, tells when there is an answer; whether its columns are others.
-    fn tick(&mut self, now_ns: u64, table: &Table, sink: &mut impl FnMut(SectionRow<'_>)) -> bool {
+    fn tick(
+        &mut self,
+        table: &Table,
+        judging: &mut Judging,
+        sink: &mut impl FnMut(SectionRow<'_>),
+    ) -> bool {
+        let now_ns = judging.now.boottime_ns;
         match self.patient.standing(now_ns) {
             Standing::Idle if now_ns.saturating_add(SLACK_NS) < self.next_ns => return false,
             Standing::Idle => self.ask(now_ns),
@@ -287,7 +300,7 @@ impl Slow {
                     if changed {
                         section.rebuild(vec![found.columns()], table);
                     }
-                    section.emit(|_, index| found.value(index), sink);
+                    section.emit(|_, index| found.value(index), judging, sink);
                     (changed, work.family.cost_ns, work.family.succeeds())
                 });
                 if let Some((changed, cost_ns, succeeded)) = taken {

@@ -1,6 +1,7 @@
 //! A section: the columns that change together, cut into parts that fit a frame.
 
 use super::SectionRow;
+use super::scores::{Judging, Scores, Scoring};
 use crate::schemas::Table;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -17,6 +18,7 @@ pub(super) struct Section {
     /// Whether this tick has a row of it.
     pub(super) due: bool,
     pub(super) refused: u64,
+    scoring: Scoring,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) struct Part {
     pub(super) runs: Vec<Run>,
     pub(super) values: Vec<u64>,
     pub(super) valid: Vec<u8>,
+    /// Unless there are to be none.
+    scores: Option<Scores>,
 }
 
 /// Columns of a source that follow each other in the row too.
@@ -37,8 +41,8 @@ pub(super) struct Run {
 }
 
 impl Section {
-    pub(super) fn new(name: &'static str) -> Self {
-        Self { name, parts: Vec::new(), changed: true, due: true, refused: 0 }
+    pub(super) fn new(name: &'static str, scoring: Scoring) -> Self {
+        Self { name, parts: Vec::new(), changed: true, due: true, refused: 0, scoring }
     }
 
     /// New schemas from all columns of all members: those of member `n` are `members[n]`.
@@ -57,26 +61,41 @@ impl Section {
                 }
             }
         }
-        self.parts = parts(self.name, columns, &plan, table);
+        self.set(columns, &plan, table);
+    }
+
+    /// Takes new columns; `plan` has the source and its column behind each.
+    pub(super) fn set(&mut self, columns: Vec<Column>, plan: &[(usize, usize)], table: &Table) {
+        let mut former = std::mem::replace(&mut self.parts, parts(self.name, columns, plan, table));
         self.changed = false;
+        if self.scoring == Scoring::Off {
+            return;
+        }
+        let former = former.iter_mut();
+        let mut former: Vec<_> = former
+            .filter_map(|part| Some((&*part.schema.columns, part.scores.as_mut()?)))
+            .collect();
+        for part in &mut self.parts {
+            part.scores = Some(Scores::new(&part.schema.columns, &mut former));
+        }
     }
 
     /// Hands out its rows of the last time.
     pub(super) fn again(&self, sink: &mut impl FnMut(SectionRow<'_>)) {
-        for Part { schema, id, values, valid, .. } in &self.parts {
-            sink(SectionRow { schema, id: *id, values, valid });
-        }
+        self.parts.iter().for_each(|part| sink(part.row()));
     }
 
     /// Hands out its rows; `value` knows the column of a member.
     pub(super) fn emit(
         &mut self,
         value: impl Fn(usize, usize) -> Option<u64>,
+        judging: &mut Judging,
         sink: &mut impl FnMut(SectionRow<'_>),
     ) {
         for part in &mut self.parts {
             // A row without a value says nothing.
             if part.gather(&value) {
+                part.judge(judging);
                 sink(part.row());
             }
         }
@@ -104,19 +123,22 @@ impl Part {
         any
     }
 
+    /// Scores what was gathered.
+    pub(super) fn judge(&mut self, judging: &mut Judging) {
+        if let Some(scores) = &mut self.scores {
+            scores.judge(&self.values, &self.valid, judging);
+        }
+    }
+
     pub(super) fn row(&self) -> SectionRow<'_> {
-        let Self { schema, id, values, valid, .. } = self;
-        SectionRow { schema, id: *id, values, valid }
+        let Self { schema, id, values, valid, scores, .. } = self;
+        let scores = scores.as_ref().map_or(&[][..], |scores| &scores.bits);
+        SectionRow { schema, id: *id, values, valid, scores }
     }
 }
 
 /// `plan` has the source and its column behind each of `columns`.
-pub(super) fn parts(
-    name: &str,
-    columns: Vec<Column>,
-    plan: &[(usize, usize)],
-    table: &Table,
-) -> Vec<Part> {
+fn parts(name: &str, columns: Vec<Column>, plan: &[(usize, usize)], table: &Table) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = columns.into_iter().peekable();
     let mut plans = plan.chunks(SECTION_COLUMNS_MAX);
@@ -134,6 +156,7 @@ pub(super) fn parts(
             runs: runs(plans.next().unwrap_or(&[])),
             values: vec![0; count],
             valid: vec![0; count.div_ceil(8)],
+            scores: None,
         });
     }
     parts

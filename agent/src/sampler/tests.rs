@@ -304,7 +304,7 @@ fn what_is_disabled_is_not_read_and_what_is_enabled_is() {
         enable: vec!["buddyinfo".to_owned()],
         disable: vec!["netclass".to_owned(), "meminfo".to_owned()],
         intervals: vec![("loadavg".to_owned(), 5000)],
-        textfiles: None,
+        ..Choice::default()
     };
     let (tree, mut sampler) = server("choice", choice);
     fs::write(tree.0.join("proc/loadavg"), "0.10 0.20 0.30 1/2 3\n").unwrap();

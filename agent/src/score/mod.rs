@@ -228,6 +228,10 @@ impl BriefScorer {
             return 0.0;
         }
         self.count += 1.0;
+        if self.stray == 0.0 && value.to_bits() == self.level.to_bits() {
+            // It never moved, as most columns of a host, and there is nothing to learn.
+            return 0.0;
+        }
         if self.count < 2.0 {
             (self.level, self.fast) = (value, value);
         }
@@ -249,11 +253,11 @@ impl BriefScorer {
     }
 }
 
-/// A score as a frame carries it.
+/// A score as a frame carries it; what one sample in ten does is 0.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255")]
 pub fn to_bits(score: f64) -> u8 {
-    (score * 255.0).round().clamp(0.0, 255.0) as u8
+    if score < 1.0 / 9.0 { 0 } else { (score * 255.0).round().clamp(0.0, 255.0) as u8 }
 }
 
 /// Tail probabilities being combined.
@@ -265,13 +269,18 @@ struct Odds {
 
 impl Odds {
     fn add(&mut self, p: f64, weight: f64) {
-        self.sum += weight * ((0.5 - p.clamp(P_MIN, 0.5)) * std::f64::consts::PI).tan();
+        if p < 0.5 {
+            self.sum += weight * ((0.5 - p.max(P_MIN)) * std::f64::consts::PI).tan();
+        }
         self.weight += weight;
     }
 
     fn p(&self) -> f64 {
-        let mean = if self.weight == 0.0 { 0.0 } else { self.sum / self.weight };
-        0.5 - mean.atan() / std::f64::consts::PI
+        // Most samples are nothing special, and the arc tangent of nothing is nothing.
+        if self.sum == 0.0 {
+            return 0.5;
+        }
+        0.5 - (self.sum / self.weight).atan() / std::f64::consts::PI
     }
 }
 

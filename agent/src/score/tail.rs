@@ -19,7 +19,10 @@ impl Tail {
     /// How likely it is that evidence is this large or larger, 1 where that is nothing special;
     /// `count` samples have been seen, this one among them. Learns from it.
     pub(super) fn p(&mut self, evidence: f64, count: f64) -> f64 {
-        let height = evidence.abs().ln_1p().min(HEIGHT_MAX);
+        let evidence = evidence.abs();
+        // ln(1 + x) is at most x, so most evidence needs no logarithm to be known as usual.
+        let height =
+            if evidence <= self.from { evidence } else { evidence.ln_1p().min(HEIGHT_MAX) };
         let over = height - self.from;
         let p = if over <= 0.0 { 1.0 } else { TAIL_PART * (-over / self.excess).exp() };
         // Stochastic approximation of a quantile: up by much seldom, down by little often.

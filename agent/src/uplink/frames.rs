@@ -72,7 +72,8 @@ impl Uplink {
                 self.acknowledge(ring, self.stored_seq);
                 continue;
             }
-            if header.kind == FrameKind::Row && !self.schemas_sent.contains(&header.schema) {
+            let has_schema = matches!(header.kind, FrameKind::Row | FrameKind::Burst);
+            if has_schema && !self.schemas_sent.contains(&header.schema) {
                 let Some(schema) = table.schema(header.schema) else {
                     self.status.unsendable += 1;
                     continue;

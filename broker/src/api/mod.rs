@@ -5,6 +5,7 @@
 //! `{"status":"error","errorType":…,"error":…}` with 400 (the request is wrong), 422 (the query
 //! cannot be executed) or 503 (`timeout`, `canceled`, or the store could not). Whatever is not known here is a 404.
 
+mod bursts;
 mod form;
 mod history;
 mod json;
@@ -12,12 +13,14 @@ mod metadata;
 mod time;
 pub use time::moment_ms;
 
+pub use bursts::PATH as BURSTS;
 pub use form::Form;
 pub use history::PATH as HISTORY;
 
 use crate::query::{Deadline, Engine, Limits, QueryError, parse, selector};
 use crate::remote_write;
 use crate::store::{Matcher, RemoteSeries, TimeRange};
+use history::Source;
 use json::Body;
 use std::collections::BTreeSet;
 use strobe_wire::ids::HostId;
@@ -76,8 +79,20 @@ pub fn history(
     host: impl FnOnce(HostId) -> Option<HostInfo>,
     (now_ms, deadline): (i64, Deadline<'_>),
 ) -> ApiResponse {
-    let source = history::Source { engine: &engine.for_query(), limits, now_ms, deadline };
+    let source = Source { engine: &engine.for_query(), limits, now_ms, deadline };
     history::answer(&source, request, host).unwrap_or_else(|why| failure(&why))
+}
+
+/// Answers [`BURSTS`].
+#[must_use]
+pub fn bursts(
+    engine: &Engine,
+    limits: &Limits,
+    request: &ApiRequest,
+    (now_ms, deadline): (i64, Deadline<'_>),
+) -> ApiResponse {
+    let source = Source { engine: &engine.for_query(), limits, now_ms, deadline };
+    bursts::answer(&source, request).unwrap_or_else(|why| failure(&why))
 }
 
 /// The response to [`Answer::Write`] once the samples are durable, or why they are not.

@@ -325,13 +325,13 @@ impl Ingest {
         if header.boot != session.boot {
             return Err(Refusal::Boot { wanted: session.boot, claimed: header.boot });
         }
-        if let Payload::Row(row) = frame.payload {
+        if let Some(found) = frame.payload.columns() {
             let wanted = *session
                 .schemas
                 .get(&header.schema)
                 .ok_or(Refusal::UnknownSchema(header.schema))?;
-            if row.len() != wanted {
-                let (schema, found) = (header.schema, row.len());
+            if found != wanted {
+                let schema = header.schema;
                 return Err(Refusal::Width { schema, wanted, found });
             }
         }
@@ -343,7 +343,7 @@ impl Ingest {
         // An agent tells of a hole before it goes on behind it; its first frame may be that.
         let told = match frame.payload {
             Payload::Loss(loss) => cover(window, header.seq.0, loss),
-            Payload::Row(_) | Payload::Event(_) => None,
+            Payload::Row(_) | Payload::Event(_) | Payload::Burst(_) => None,
         };
         if !std::mem::replace(&mut session.begun, true) {
             for (first, last) in window.skip_to(header.seq.0) {
@@ -363,7 +363,7 @@ impl Ingest {
         let ahead_ms = (header.wall_ns / 1_000_000).saturating_sub(now_ms);
         let in_time = (-TIME_BEHIND_MAX_MS..=TIME_AHEAD_MAX_MS).contains(&ahead_ms);
         // The bounds keep blocks apart; what is told in words is told whatever the clock says.
-        if in_time || !matches!(frame.payload, Payload::Row(_)) {
+        if in_time || frame.payload.columns().is_none() {
             return Ok(Verdict::Store);
         }
         let seq = header.seq.0;

@@ -190,6 +190,7 @@ impl Net {
         self.certify(now, seconds(now_ms));
         self.close_revoked(now);
         self.tend_peers(now);
+        self.ask_bursts();
         while let Some(event) = self.link.poll() {
             self.on_event(event, now);
         }

@@ -221,7 +221,7 @@ impl Broker {
                 own::metrics(&numbers, &hosts, wall_ms())
             }
             "/api/strobe/v1/hosts" => own::hosts(&self.known(), wall_ms()),
-            path if path.starts_with("/api/v1/") || path == api::HISTORY => {
+            path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
             path => own::error(404, "not_found", &format!("{path} is not a path of this API")),
@@ -243,6 +243,8 @@ impl Broker {
         let response = if request.path == api::HISTORY {
             let host = |id| shared.registry.host(id);
             api::history(engine, &limits, request, host, (now_ms, deadline))
+        } else if request.path == api::BURSTS {
+            api::bursts(engine, &limits, request, (now_ms, deadline))
         } else {
             match api::handle(engine, &limits, request, now_ms, deadline) {
                 Answer::Response(response) => response,

@@ -21,6 +21,7 @@ impl Broker {
         let answer = match request.path.as_str() {
             "/api/strobe/v1/tokens" => self.create_token(request),
             "/api/strobe/v1/revoke" => self.revoke(request),
+            "/api/strobe/v1/burst" => self.ask_burst(request),
             path => match path.strip_prefix("/api/strobe/v1/cluster/") {
                 Some(what) => return self.cluster(what, request),
                 None => return self.respond(request, &Caller::default()),
@@ -47,28 +48,7 @@ impl Broker {
 
     /// Refuses the certificates of a host, named by its instance or id, from now on.
     fn revoke(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
-        let bad = |why: &str| own::error(400, "bad_data", why);
-        let form = Form::of(request).map_err(|why| bad(&why))?;
-        let asked = form.optional("host").ok_or_else(|| bad("host=INSTANCE or ID is wanted"))?;
-        let hosts = self.shared.registry.hosts();
-        let named = hosts.iter().filter(|info| info.hello.instance == asked);
-        let mut ids: Vec<HostId> = named.map(|info| HostId(info.hello.host)).collect();
-        // One that enrolled and never said hello is known by its id alone.
-        if ids.is_empty() {
-            ids.extend(asked.parse::<HostId>().ok());
-        }
-        let id = match ids.as_slice() {
-            [id] => *id,
-            [] => {
-                let why = format!("no host {asked:?} is known here; `strobe hosts` lists them");
-                return Err(own::error(404, "not_found", &why));
-            }
-            several => {
-                let ids: Vec<String> = several.iter().map(HostId::to_string).collect();
-                let why = format!("{asked:?} are several hosts; name one: {}", ids.join(", "));
-                return Err(own::error(422, "execution", &why));
-            }
-        };
+        let (asked, id) = self.named(request)?;
         let life_s = self.shared.config.certificate_life_s;
         let kept = self.shared.registry.revoke(id, wall_s(), life_s);
         wake(&self.shared.waker);
@@ -85,6 +65,46 @@ impl Broker {
         let text =
             format!("The certificates of {asked} ({id}) are revoked; a new token lets it in.");
         Ok(own::text(200, &text))
+    }
+
+    /// Asks a connected host for what its flight recorder has.
+    fn ask_burst(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
+        let (asked, id) = self.named(request)?;
+        if !self.shared.registry.host(id).is_some_and(|info| info.connected) {
+            let why = format!("{asked} ({id}) is not connected, so nobody can be asked");
+            return Err(own::error(422, "execution", &why));
+        }
+        self.shared.registry.ask_burst(id);
+        wake(&self.shared.waker);
+        log::info!("{id} is asked for a burst");
+        let text = format!("{asked} ({id}) is asked for the last minute and the next ten seconds.");
+        Ok(own::text(200, &text))
+    }
+
+    /// The host that a request names by its instance or id, as it was named.
+    fn named(&self, request: &ApiRequest) -> Result<(String, HostId), ApiResponse> {
+        let bad = |why: &str| own::error(400, "bad_data", why);
+        let form = Form::of(request).map_err(|why| bad(&why))?;
+        let asked = form.optional("host").ok_or_else(|| bad("host=INSTANCE or ID is wanted"))?;
+        let hosts = self.shared.registry.hosts();
+        let named = hosts.iter().filter(|info| info.hello.instance == asked);
+        let mut ids: Vec<HostId> = named.map(|info| HostId(info.hello.host)).collect();
+        // One that enrolled and never said hello is known by its id alone.
+        if ids.is_empty() {
+            ids.extend(asked.parse::<HostId>().ok());
+        }
+        match ids.as_slice() {
+            [id] => Ok((asked.to_owned(), *id)),
+            [] => {
+                let why = format!("no host {asked:?} is known here; `strobe hosts` lists them");
+                Err(own::error(404, "not_found", &why))
+            }
+            several => {
+                let ids: Vec<String> = several.iter().map(HostId::to_string).collect();
+                let why = format!("{asked:?} are several hosts; name one: {}", ids.join(", "));
+                Err(own::error(422, "execution", &why))
+            }
+        }
     }
 
     /// Every host and how its certificates stand.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use strobe_wire::frame::RowView;
 use strobe_wire::schema::{Labels, Schema};
+use strobe_wire::score::{Scores, thousandths};
 
 /// Where series come from: a host, or one (job, instance) of remote-write.
 #[derive(Debug)]
@@ -202,6 +203,27 @@ impl Rows {
         self.times.push(time);
         self.values.extend(row.values().map(|value| value.unwrap_or(0)));
         self.valid.extend_from_slice(row.valid());
+    }
+
+    /// Appends a row of as many columns as this.
+    pub(super) fn push_plain(&mut self, time: i64, values: &[u64], valid: &[u8]) {
+        assert!(values.len() == self.columns && valid.len() == self.stride());
+        self.times.push(time);
+        self.values.extend_from_slice(values);
+        self.valid.extend_from_slice(valid);
+    }
+
+    /// Appends a row of the scores that `row` has.
+    pub(super) fn push_scores(&mut self, time: i64, row: RowView<'_>, scores: &Scores) {
+        assert!(scores.places.len() == self.columns);
+        self.times.push(time);
+        let bits = |place: &usize| row.scores().get(*place).copied().unwrap_or(0);
+        self.values.extend(scores.places.iter().map(|place| thousandths(bits(place))));
+        for places in scores.places.chunks(8) {
+            let valid = |place: &usize| u8::from(row.value(*place).is_some());
+            let bits = places.iter().enumerate().map(|(bit, place)| valid(place) << bit);
+            self.valid.push(bits.sum());
+        }
     }
 
     /// Rows at `times` without a value.

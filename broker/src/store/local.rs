@@ -12,7 +12,7 @@ use super::redis::{Errand, Far};
 use super::replay::Replay;
 use super::rollup::{HOURS, MINUTES};
 use super::segment::{Loaded, Segment, io};
-use super::shared::Shared;
+use super::shared::{Shared, last_ms};
 use super::spill::Spill;
 use super::upkeep::Upkeep;
 use super::wal;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use strobe_journal::{Journal, free_bytes};
-use strobe_wire::frame::{self, Payload};
+use strobe_wire::frame;
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
 
@@ -99,6 +99,7 @@ impl Store {
             removed_ms: AtomicI64::new(horizon.raw_ms.max(horizon.minutes_ms)),
             synced: Mutex::default(),
             last_number: AtomicU64::new(0),
+            scores: Mutex::default(),
             seals: AtomicU64::new(0),
         });
         shared.spill.allow(free_bytes(&shared.config.dir)?, shared.config.free_bytes_min);
@@ -257,11 +258,11 @@ impl Writer {
         self.room()?;
         let frame = frame::open(bytes)?;
         let (host, schema) = (frame.header.host, frame.header.schema);
-        if let Payload::Row(row) = frame.payload {
+        if let Some(found) = frame.payload.columns() {
             let Some(known) = self.schemas.get(&schema.0) else {
                 return Err(StoreError::SchemaUnknown { host, schema });
             };
-            let (found, wanted) = (row.len(), known.columns.len());
+            let wanted = known.columns.len();
             if found != wanted {
                 return Err(StoreError::Columns { host, schema, found, wanted });
             }
@@ -270,9 +271,8 @@ impl Writer {
             if self.written.schemas.insert(schema.0) {
                 self.journal.append(&[&[wal::SCHEMA], &wal::schema(&known)])?;
             }
-            self.note_time(frame.header.wall_ns.div_euclid(1_000_000));
-            let source = self.shared.source(host.0);
-            self.pending.push(Pending::Row(source, known, bytes.clone()));
+            self.note_time(last_ms(&frame));
+            self.pending.push(Pending::Row(self.shared.source(host.0), known, bytes.clone()));
         }
         self.journal.append(&[&[wal::FRAME], bytes])?;
         self.pending_bytes += bytes.len();

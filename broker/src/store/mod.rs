@@ -47,6 +47,8 @@ pub use rolled::{Resolution, Rolled};
 pub use select::{Part, Scratch};
 
 #[cfg(test)]
+mod edge_tests;
+#[cfg(test)]
 mod rollup_tests;
 #[cfg(test)]
 mod seal_tests;

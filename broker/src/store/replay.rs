@@ -6,7 +6,7 @@
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::seal::SealJob;
 use super::segment::{Segment, io};
-use super::shared::Shared;
+use super::shared::{Shared, last_ms};
 use super::upkeep::measure;
 use super::wal::{self, Record};
 use super::{Recovery, Seen, StoreError};
@@ -194,8 +194,8 @@ impl Replay {
                 ranges.push((first, last));
             }
         }
-        if let Payload::Row(_) = frame.payload {
-            let time_ms = header.wall_ns.div_euclid(1_000_000);
+        if frame.payload.columns().is_some() {
+            let time_ms = last_ms(&frame);
             self.note_time(file, time_ms);
             let Some(schema) = self.schemas.get(&header.schema.0) else {
                 let why = format!("WAL file {file}: a row's schema {} is lost", header.schema);

@@ -1,6 +1,6 @@
 //! What the writer and the readers of a store have in common.
 
-use super::head::Source;
+use super::head::{Rows, Source};
 use super::horizon::Horizon;
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::pieces::Pieces;
@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use strobe_journal::Position;
-use strobe_wire::frame::{self, Payload};
+use strobe_wire::frame::{self, BurstView, Frame, Payload, RowView};
 use strobe_wire::schema::{Labels, Schema};
+use strobe_wire::score::Scores;
 
 /// What the writer and the readers have in common.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) synced: Mutex<Position>,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     pub(super) last_number: AtomicU64,
+    /// The scores that rows of a schema have a series of, by its name; none of most.
+    pub(super) scores: Mutex<HashMap<u64, Option<Arc<Scores>>>>,
     /// How many seals have begun. Relaxed: only the writer's thread counts and asks.
     pub(super) seals: AtomicU64,
 }
@@ -205,20 +208,13 @@ impl Shared {
             Pending::Row(source, schema, bytes) => {
                 // Opened once when it was appended, or checked by the WAL's CRC.
                 let Ok(frame) = frame::open(&bytes) else { return 0 };
-                let Payload::Row(row) = frame.payload else { return 0 };
-                let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
-                if time_ms < from_ms || row.len() != schema.columns.len() {
-                    return 0;
+                match frame.payload {
+                    Payload::Row(row) => self.apply_row((&source, &schema), &frame, row, from_ms),
+                    Payload::Burst(burst) => {
+                        self.apply_burst((&source, &schema), &frame, burst, from_ms)
+                    }
+                    Payload::Event(_) | Payload::Loss(_) => 0,
                 }
-                let id = frame.header.schema.0;
-                let mut state = source.write();
-                let section = state.section(id, &schema);
-                let seals = self.seals.load(Ordering::Relaxed);
-                section.before.note(seals, section.rows.len());
-                section.rows.push(time_ms, row);
-                section.widen(time_ms, time_ms);
-                super::seal::make_young(source.id, id, section, &self.spill, seals);
-                u64::try_from(row.len()).unwrap_or(0)
             }
             Pending::Samples(record) => {
                 let source = self.source(record.source);
@@ -232,6 +228,72 @@ impl Shared {
                 u64::try_from(taken).unwrap_or(0)
             }
         }
+    }
+
+    fn apply_row(
+        &self,
+        (source, schema): (&Source, &Arc<Schema>),
+        frame: &Frame<'_>,
+        row: RowView<'_>,
+        from_ms: i64,
+    ) -> u64 {
+        let time_ms = frame.header.wall_ns.div_euclid(1_000_000);
+        if time_ms < from_ms || row.len() != schema.columns.len() {
+            return 0;
+        }
+        let id = frame.header.schema.0;
+        let mut state = source.write();
+        let mut append = |id, schema: &Arc<Schema>, push: &dyn Fn(&mut Rows)| {
+            let section = state.section(id, schema);
+            let seals = self.seals.load(Ordering::Relaxed);
+            section.before.note(seals, section.rows.len());
+            push(&mut section.rows);
+            section.widen(time_ms, time_ms);
+            super::seal::make_young(source.id, id, section, &self.spill, seals);
+        };
+        append(id, schema, &|rows| rows.push(time_ms, row));
+        if !row.scores().is_empty()
+            && let Some(scores) = self.scores(id, schema)
+        {
+            let push = |rows: &mut Rows| rows.push_scores(time_ms, row, &scores);
+            append(scores.id.0, &scores.schema, &push);
+        }
+        u64::try_from(row.len()).unwrap_or(0)
+    }
+
+    /// Samples of a hundredth of a second are rows like others, at their own times.
+    fn apply_burst(
+        &self,
+        (source, schema): (&Source, &Arc<Schema>),
+        frame: &Frame<'_>,
+        burst: BurstView<'_>,
+        from_ms: i64,
+    ) -> u64 {
+        if burst.columns() != schema.columns.len() {
+            return 0;
+        }
+        let id = frame.header.schema.0;
+        let mut state = source.write();
+        let section = state.section(id, schema);
+        let seals = self.seals.load(Ordering::Relaxed);
+        section.before.note(seals, section.rows.len());
+        let mut samples = 0_u64;
+        burst.each(|wall_ns, values, valid| {
+            let time_ms = wall_ns.div_euclid(1_000_000);
+            if from_ms <= time_ms {
+                section.rows.push_plain(time_ms, values, valid);
+                section.widen(time_ms, time_ms);
+                samples = samples.saturating_add(u64::try_from(values.len()).unwrap_or(0));
+            }
+        });
+        super::seal::make_young(source.id, id, section, &self.spill, seals);
+        samples
+    }
+
+    /// The series of scores that go with a schema.
+    fn scores(&self, id: u64, schema: &Schema) -> Option<Arc<Scores>> {
+        let mut known = self.scores.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(id).or_insert_with(|| Scores::of(schema).map(Arc::new)).clone()
     }
 
     /// Counts a seal that begins; what comes from now on is not in it.
@@ -248,6 +310,15 @@ impl Shared {
         self.last_number.fetch_max(next, Ordering::Relaxed);
         Ok(dir.join(format!("{kind}-{next:016x}.seg")))
     }
+}
+
+/// The time of a frame's last sample.
+pub(super) fn last_ms(frame: &Frame<'_>) -> i64 {
+    let mut last_ns = frame.header.wall_ns;
+    if let Payload::Burst(burst) = frame.payload {
+        burst.each(|wall_ns, _, _| last_ns = last_ns.max(wall_ns));
+    }
+    last_ns.div_euclid(1_000_000)
 }
 
 const INSTANCE: &str = "instance";

@@ -6,6 +6,7 @@ use hugepage_config::{Region, Want};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use strobe_agent::recorder::Bell;
 use strobe_agent::ring::{Reader as Ring, Ring as Ends};
 use strobe_agent::sampler::{SectionRow, Tick};
 use strobe_agent::schemas::Table;
@@ -46,7 +47,8 @@ impl Agent {
             ..Hello::default()
         };
         let seed = u64::try_from(host.0 << 16 | boot.0).expect("small numbers");
-        let config = UplinkConfig { brokers: vec!["broker:1".to_owned()], hello, seed };
+        let (brokers, bell) = (vec!["broker:1".to_owned()], Bell::default());
+        let config = UplinkConfig { brokers, hello, seed, bell };
         let table = Table::new();
         let schemas = schemas();
         for schema in &schemas {
@@ -101,8 +103,13 @@ impl Agent {
             let schema = Arc::clone(&self.schemas[index]);
             let values = oracle.values(&schema, index);
             let valid = [0xff >> (8 - values.len())];
-            let row =
-                SectionRow { schema: &schema, id: schema.id(), values: &values, valid: &valid };
+            let row = SectionRow {
+                schema: &schema,
+                id: schema.id(),
+                values: &values,
+                valid: &valid,
+                scores: &[],
+            };
             let said = (tick, &schema, values.as_slice(), stray);
             self.told(oracle, Some(said), |sealer| sealer.row(tick, &row));
         }

@@ -1,0 +1,154 @@
+//! The recorder's loop: a hundred times a second one look at the hot files.
+//!
+//! ```text
+//! wait (timer, stop, SIGUSR2, the kernel's watches of pressure) -> sample
+//! ```
+//!
+//! A loop that costs more than [`COST_MAX`] of a core goes half as often, down to
+//! [`INTERVAL_MAX`]: on a machine whose /proc/stat takes a millisecond the recorder is coarser, not
+//! dearer. `strobe_recorder_samples` says how often it went.
+
+use super::{AgentError, Stop, io_error};
+use crate::clock;
+use crate::recorder::pressure::Watches;
+use crate::recorder::{Bell, Reason, Recorder};
+use crate::sampler::Tick;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// What a wake-up was for.
+#[derive(Default)]
+struct Woken {
+    stop: bool,
+    due: bool,
+    signal: bool,
+    /// Resources under pressure, and watches that are broken.
+    pressed: [bool; 3],
+    broken: [bool; 3],
+}
+
+/// Samples until it is stopped.
+pub(super) fn record(
+    mut recorder: Recorder,
+    bell: &Bell,
+    mut watches: Watches,
+    every: Duration,
+    stop: &Stop,
+) -> Result<(), AgentError> {
+    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(io_error("make a timer"))?;
+    let mut interval = every;
+    aim(&timer, interval)?;
+    watches.files().for_each(|(resource, _)| recorder.is_watched(resource, true));
+    let mut cost = Cost::new();
+    loop {
+        let woken = wait(&timer, &watches, stop)?;
+        if woken.stop {
+            return Ok(());
+        }
+        if woken.signal {
+            bell.ring(Reason::Signal);
+        }
+        for resource in 0..woken.pressed.len() {
+            if woken.broken[resource] {
+                watches.close(resource);
+                recorder.is_watched(resource, false);
+            } else if woken.pressed[resource] {
+                recorder.pressed(resource);
+            }
+        }
+        if woken.due {
+            let now = Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
+            recorder.sample(now);
+            if cost.is_high(now.boottime_ns) && interval < INTERVAL_MAX {
+                interval *= 2;
+                aim(&timer, interval)?;
+                log::warn!(
+                    "recorder: a sample every {interval:?} from now on, as it cost too much"
+                );
+            }
+        }
+    }
+}
+
+/// Waits for the next sample or whatever comes before it.
+fn wait(timer: &TimerFd, watches: &Watches, stop: &Stop) -> Result<Woken, AgentError> {
+    // What there is not is a timer that nobody waits for.
+    let mut all: [PollFd<'_>; 6] =
+        std::array::from_fn(|_| PollFd::new(timer.as_fd(), PollFlags::empty()));
+    all[0] = PollFd::new(timer.as_fd(), PollFlags::POLLIN);
+    all[1] = PollFd::new(stop.0.event.as_fd(), PollFlags::POLLIN);
+    if let Some(burst) = &stop.0.burst {
+        all[2] = PollFd::new(burst.as_fd(), PollFlags::POLLIN);
+    }
+    for (resource, file) in watches.files() {
+        all[3 + resource] = PollFd::new(file.as_fd(), PollFlags::POLLPRI);
+    }
+    match nix::poll::poll(&mut all, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(io_error("wait for the recorder's timer")(error)),
+    }
+    let said = |index: usize| all[index].revents().unwrap_or(PollFlags::empty());
+    let mut woken = Woken { stop: !said(1).is_empty(), ..Woken::default() };
+    for resource in 0..3 {
+        woken.pressed[resource] = said(3 + resource).contains(PollFlags::POLLPRI);
+        woken.broken[resource] =
+            said(3 + resource).intersects(PollFlags::POLLERR | PollFlags::POLLNVAL);
+    }
+    woken.due = match nix::unistd::read(timer, &mut [0; 8]) {
+        Ok(_) => true,
+        Err(Errno::EAGAIN | Errno::EINTR) => false,
+        Err(error) => return Err(io_error("read the recorder's timer")(error)),
+    };
+    if let (Some(burst), false) = (&stop.0.burst, said(2).is_empty()) {
+        woken.signal = matches!(burst.read_signal(), Ok(Some(_)));
+    }
+    Ok(woken)
+}
+
+fn aim(timer: &TimerFd, every: Duration) -> Result<(), AgentError> {
+    timer
+        .set(Expiration::Interval(TimeSpec::from(every)), TimerSetTimeFlags::empty())
+        .map_err(io_error("set the recorder's timer"))
+}
+
+/// The thread's own time on a CPU.
+struct Cost {
+    since_ns: u64,
+    used_ns: u64,
+}
+
+impl Cost {
+    fn new() -> Self {
+        Self { since_ns: 0, used_ns: used_ns() }
+    }
+
+    /// Whether it was too much for all of [`COST_OVER_NS`].
+    fn is_high(&mut self, now_ns: u64) -> bool {
+        let passed_ns = now_ns.saturating_sub(self.since_ns);
+        if passed_ns < COST_OVER_NS {
+            return false;
+        }
+        let first = self.since_ns == 0;
+        let used = used_ns();
+        let cost_ns = used.saturating_sub(std::mem::replace(&mut self.used_ns, used));
+        self.since_ns = now_ns;
+        !first && passed_ns < cost_ns.saturating_mul(COST_MAX)
+    }
+}
+
+fn used_ns() -> u64 {
+    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    let used = nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(used.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One part in so many of a core: 1 %.
+const COST_MAX: u64 = 100;
+/// Ten seconds: a start, or a busy moment of the machine, is no cost.
+const COST_OVER_NS: u64 = 10_000_000_000;
+const INTERVAL_MAX: Duration = Duration::from_millis(160);
