@@ -158,7 +158,7 @@ pub const KEYS: &[Key] = &[
         name: "agent.recorder.on",
         flag: "recorder",
         env: "STROBE_RECORDER",
-        default: "true",
+        default: "false",
         help: "Keep the last minute at 100 Hz in memory, send it when something happens, and tell what \
                happens inside each second.",
     },

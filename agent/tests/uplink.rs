@@ -165,6 +165,10 @@ impl Broker {
                 self.sections.insert(schema.id(), schema.section);
                 None
             }
+            Message::Resume { acknowledged_seq, .. } => {
+                assert!(acknowledged_seq <= self.through(), "nobody acknowledged that");
+                None
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -2,8 +2,8 @@
 //! seconds, so that what the machine does besides weighs on all alike.
 //!
 //! Each is asked for one sample a second: node_exporter by one scrape, collectd by its interval,
-//! Strobe's agent by its own tick, and sends it to a broker of its own ([`crate::broker`]). The last is the
-//! floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
+//! Strobe's agent by its own tick, and sends it to a broker of its own ([`crate::broker`]), once
+//! without its flight recorder and once with it. The last is the floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
 //! from /proc; memory is PSS at the end.
 
 use crate::broker::Broker;
@@ -86,24 +86,13 @@ fn once(
     fs::create_dir_all(&dir)?;
     let mut running = Vec::new();
     if let Some(path) = &comparison.strobe {
-        let mut command = Command::new(path);
-        command.arg("--dir").arg(dir.join("agent")).args(&comparison.strobe_arguments);
-        match broker {
-            // A token is good for one enrolment, and each run is a fresh agent.
-            Some(broker) => {
-                let token = broker.token().map_err(io::Error::other)?;
-                command.args(["--broker", &broker.address.to_string(), "--token", &token]);
-            }
-            None => {
-                command.args(["--listen", &format!("127.0.0.1:{}", free_port()?)]);
-            }
-        }
-        let agent = spawn("strobe-agent", command, None)?;
-        // It has its files open after its first tick.
+        let agent = strobe(comparison, path, broker, &dir.join("agent"), false)?;
+        let recording = strobe(comparison, path, broker, &dir.join("recording"), true)?;
+        // They have their files open after their first tick.
         run::sleep_until(run::now() + WARM_UP);
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("floor").args(floor::files_of(agent.child.id())?);
-        running.extend([agent, spawn("pread floor", command, None)?]);
+        running.extend([agent, recording, spawn("pread floor", command, None)?]);
     }
     if let Some(path) = &comparison.node_exporter {
         let port = free_port()?;
@@ -118,6 +107,31 @@ fn once(
         running.push(spawn("collectd", command, None)?);
     }
     measure(&mut running, comparison.ticks)
+}
+
+/// Strobe's agent, with the flight recorder or without.
+fn strobe(
+    comparison: &Comparison,
+    path: &Path,
+    broker: Option<&Broker>,
+    dir: &Path,
+    records: bool,
+) -> io::Result<Running> {
+    let mut command = Command::new(path);
+    command.arg("--dir").arg(dir).args(["--recorder", &records.to_string()]);
+    command.args(&comparison.strobe_arguments);
+    match broker {
+        // A token is good for one enrolment, and each run is a fresh agent.
+        Some(broker) => {
+            let token = broker.token().map_err(io::Error::other)?;
+            command.args(["--broker", &broker.address.to_string(), "--token", &token]);
+        }
+        None => {
+            command.args(["--listen", &format!("127.0.0.1:{}", free_port()?)]);
+        }
+    }
+    let name = if records { "strobe-agent, flight recorder at 100 Hz" } else { "strobe-agent" };
+    spawn(name, command, None)
 }
 
 fn measure(running: &mut [Running], ticks: u32) -> io::Result<Vec<(&'static str, Cost)>> {

@@ -21,6 +21,7 @@ fn agents_go_on_whichever_broker_is_killed() {
         let leader = cluster.leader();
         let victim = if round % 2 == 0 { leader } else { (leader + 1) % 3 };
         let watch = agents.watch(Duration::from_secs(9));
+        cluster.keep_logs();
         let killed = now();
         cluster.kill(victim);
         if victim == leader {

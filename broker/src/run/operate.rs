@@ -77,7 +77,10 @@ impl Broker {
         self.shared.registry.ask_burst(id);
         wake(&self.shared.waker);
         log::info!("{id} is asked for a burst");
-        let text = format!("{asked} ({id}) is asked for the last minute and the next ten seconds.");
+        let text = format!(
+            "{asked} ({id}) is asked for the last minute and the next ten seconds, \
+             which it has if its flight recorder is on."
+        );
         Ok(own::text(200, &text))
     }
 

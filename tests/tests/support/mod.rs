@@ -1,13 +1,13 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strobe_agent::run::Agent;
 use strobe_broker::control;
-use strobe_broker::store::{Store, StoreConfig};
+use strobe_broker::store::{Seen, Store, StoreConfig};
 use strobe_tests::{Folder, Process, fake_procfs, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
@@ -64,6 +64,22 @@ impl Broker {
         let mut process = Process::start("strobe-broker", &args);
         process.line();
         self.process = Some(process);
+    }
+
+    /// Files of the log are removed once their rows are sealed; the judge wants to see them all the same.
+    fn keep_logs(&self) {
+        let kept = self.folder.path().join(KEPT);
+        std::fs::create_dir_all(&kept).expect("a folder");
+        link_logs(&self.folder.path().join(LOG), &kept);
+    }
+
+    /// Every frame that is in a file of its log, or was.
+    fn stored(&self) -> Vec<Seen> {
+        link_logs(&self.folder.path().join(KEPT), &self.folder.path().join(LOG));
+        let config = StoreConfig::at(self.folder.path().join("store"));
+        let (_, _, recovery) = Store::open(config, 0).expect("it opens");
+        assert_eq!(recovery.damage, Vec::<String>::new());
+        recovery.seen
     }
 
     fn ask(&self, path: &str, query: &str) -> Option<String> {
@@ -198,6 +214,11 @@ impl Cluster {
         (threads * each) as f64 / begun.elapsed().as_secs_f64()
     }
 
+    /// To be called more often than logs are sealed, which is every ten minutes.
+    pub(crate) fn keep_logs(&self) {
+        self.brokers.iter().for_each(Broker::keep_logs);
+    }
+
     pub(crate) fn stop(&mut self) {
         for broker in &mut self.brokers {
             assert!(broker.process.take().expect("it runs").terminate(), "SIGTERM ends it well");
@@ -209,10 +230,7 @@ impl Cluster {
     pub(crate) fn assert_stored(&self, acknowledged: &BTreeMap<HostId, u64>) -> (u64, usize) {
         let mut held: BTreeMap<HostId, BTreeMap<u64, usize>> = BTreeMap::new();
         for broker in &self.brokers {
-            let config = StoreConfig::at(broker.folder.path().join("store"));
-            let (_, _, recovery) = Store::open(config, 0).expect("it opens");
-            assert_eq!(recovery.damage, Vec::<String>::new());
-            for seen in recovery.seen {
+            for seen in broker.stored() {
                 let host = held.entry(seen.host).or_default();
                 let frames = seen.ranges.iter().flat_map(|&(first, last)| first..=last);
                 frames.for_each(|seq| *host.entry(seq).or_default() += 1);
@@ -322,3 +340,17 @@ fn config(args: &[(&str, String)]) -> strobe_agent::config::Config {
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
+
+/// Links the files of one folder's log into another, where they are not.
+fn link_logs(from: &Path, to: &Path) {
+    for log in std::fs::read_dir(from).expect("a folder").flatten() {
+        let log = log.path();
+        if log.extension().is_some_and(|extension| extension == "log") {
+            // It is there already, or it was removed meanwhile, and then it is there too.
+            drop(std::fs::hard_link(&log, to.join(log.file_name().expect("a file"))));
+        }
+    }
+}
+
+const LOG: &str = "store/wal";
+const KEPT: &str = "kept";
