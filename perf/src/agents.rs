@@ -118,7 +118,7 @@ fn strobe(
     records: bool,
 ) -> io::Result<Running> {
     let mut command = Command::new(path);
-    command.arg("--dir").arg(dir).args(["--recorder", &records.to_string()]);
+    command.arg("--dir").arg(dir).args(records.then_some("--recorder"));
     command.args(&comparison.strobe_arguments);
     match broker {
         // A token is good for one enrolment, and each run is a fresh agent.
