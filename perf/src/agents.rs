@@ -2,8 +2,8 @@
 //! seconds, so that what the machine does besides weighs on all alike.
 //!
 //! Each is asked for one sample a second: node_exporter by one scrape, collectd by its interval,
-//! Strobe's agent by its own tick, and sends it to a broker of its own ([`crate::broker`]), once
-//! without its flight recorder and once with it. The last is the floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
+//! Strobe's agent by its own tick, and sends it to a broker of its own ([`crate::broker`]); then
+//! once more, alone, with its flight recorder. The last is the floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
 //! from /proc; memory is PSS at the end.
 
 use crate::broker::Broker;
@@ -67,7 +67,9 @@ pub fn compare(comparison: &Comparison) -> io::Result<(Value, Table)> {
         None => None,
     };
     for turn in 0..comparison.runs {
-        for (name, cost) in once(comparison, broker.as_ref(), turn)? {
+        let beside = once(comparison, broker.as_ref(), turn)?;
+        for (name, cost) in beside.into_iter().chain(recording(comparison, broker.as_ref(), turn)?)
+        {
             match costs.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, costs)) => costs.push(cost),
                 None => costs.push((name, vec![cost])),
@@ -87,12 +89,11 @@ fn once(
     let mut running = Vec::new();
     if let Some(path) = &comparison.strobe {
         let agent = strobe(comparison, path, broker, &dir.join("agent"), false)?;
-        let recording = strobe(comparison, path, broker, &dir.join("recording"), true)?;
-        // They have their files open after their first tick.
+        // It has its files open after its first tick.
         run::sleep_until(run::now() + WARM_UP);
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("floor").args(floor::files_of(agent.child.id())?);
-        running.extend([agent, recording, spawn("pread floor", command, None)?]);
+        running.extend([agent, spawn("pread floor", command, None)?]);
     }
     if let Some(path) = &comparison.node_exporter {
         let port = free_port()?;
@@ -107,6 +108,18 @@ fn once(
         running.push(spawn("collectd", command, None)?);
     }
     measure(&mut running, comparison.ticks)
+}
+
+/// The flight recorder, after the others: a hundred wake-ups a second would keep the caches warm for
+/// them.
+fn recording(
+    comparison: &Comparison,
+    broker: Option<&Broker>,
+    turn: u32,
+) -> io::Result<Vec<(&'static str, Cost)>> {
+    let Some(path) = &comparison.strobe else { return Ok(Vec::new()) };
+    let dir = comparison.dir.join(format!("recording-{turn}"));
+    measure(&mut [strobe(comparison, path, broker, &dir, true)?], comparison.ticks)
 }
 
 /// Strobe's agent, with the flight recorder or without.
