@@ -2,13 +2,13 @@
 //!
 //! [`Region::map`] tries what is wanted and falls through: hugetlb → transparent huge pages →
 //! plain pages. It always says which it got and why it got no better ([`Region::got`],
-//! [`Region::refusals`]). [`host`] reads the host's settings for people. [`heap::give_back`] is for
+//! [`Region::refusals`]). [`host`] reads the host's settings for people. [`resident::give_back`] is for
 //! programs whose start takes more memory than their life.
 
-#[expect(unsafe_code, reason = "malloc_trim")]
-pub mod heap;
 pub mod host;
 #[expect(unsafe_code, reason = "mmap, madvise and munmap: the region owns what it maps")]
 pub mod region;
+#[expect(unsafe_code, reason = "malloc_trim, and madvise on code")]
+pub mod resident;
 
 pub use region::{Got, Refusal, Region, RegionError, Want};

@@ -328,7 +328,7 @@ impl Turns {
         if !self.settled {
             // Keys, a handshake and the first walk of everything leave more behind than all that comes.
             self.settled = true;
-            hugepage_config::heap::give_back();
+            hugepage_config::resident::give_back();
         }
         Ok(Next::Wait(LOOK_AFTER))
     }

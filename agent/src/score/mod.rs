@@ -155,7 +155,7 @@ impl Scorer {
             over(value - self.level) / stray,
             over(value - self.fast) / (self.change + floor),
             over(self.shift - self.level) / stray,
-            ((self.change_short + floor) / (self.change + floor)).ln(),
+            libm::log((self.change_short + floor) / (self.change + floor)),
             over(self.shift_long - self.level) / stray,
             over(value - usual) / (self.hour_stray + floor),
         ];
@@ -270,7 +270,7 @@ struct Odds {
 impl Odds {
     fn add(&mut self, p: f64, weight: f64) {
         if p < 0.5 {
-            self.sum += weight * ((0.5 - p.max(P_MIN)) * std::f64::consts::PI).tan();
+            self.sum += weight * libm::tan((0.5 - p.max(P_MIN)) * std::f64::consts::PI);
         }
         self.weight += weight;
     }
@@ -280,7 +280,7 @@ impl Odds {
         if self.sum == 0.0 {
             return 0.5;
         }
-        0.5 - (self.sum / self.weight).atan() / std::f64::consts::PI
+        0.5 - libm::atan(self.sum / self.weight) / std::f64::consts::PI
     }
 }
 
@@ -292,7 +292,7 @@ fn rate(count: f64, samples: f64) -> f64 {
 /// One in a billion is 1.
 fn score(p: f64) -> f64 {
     // Even odds are nothing to speak of, and the Cauchy mean of no evidence is even odds.
-    if 0.5 <= p { 0.0 } else { (-p.log10() / 9.0).clamp(0.0, 1.0) }
+    if 0.5 <= p { 0.0 } else { (-libm::log10(p) / 9.0).clamp(0.0, 1.0) }
 }
 
 /// The hour of the day, UTC.

@@ -22,9 +22,9 @@ impl Tail {
         let evidence = evidence.abs();
         // ln(1 + x) is at most x, so most evidence needs no logarithm to be known as usual.
         let height =
-            if evidence <= self.from { evidence } else { evidence.ln_1p().min(HEIGHT_MAX) };
+            if evidence <= self.from { evidence } else { libm::log1p(evidence).min(HEIGHT_MAX) };
         let over = height - self.from;
-        let p = if over <= 0.0 { 1.0 } else { TAIL_PART * (-over / self.excess).exp() };
+        let p = if over <= 0.0 { 1.0 } else { TAIL_PART * libm::exp(-over / self.excess) };
         // Stochastic approximation of a quantile: up by much seldom, down by little often.
         let step = 1.5 * self.excess * (1.0 / count.clamp(1.0, TAIL_SAMPLES));
         if over <= 0.0 {
