@@ -117,9 +117,18 @@ impl<P: Copy + Ord + Hash> Certificates<P> {
         Some(issued)
     }
 
+    /// The broker's own identity is its driver's affair: none is made here. For simulations, in which
+    /// nothing may come from the system's randomness.
+    pub fn keep_own(&mut self) {
+        self.own_until_s = u64::MAX;
+    }
+
     /// From now on it signs for this authority, and its own certificate names this broker.
     pub fn seat(&mut self, authority: Arc<Authority>, name: HostId) {
-        (self.authority, self.name, self.own_until_s) = (authority, name, 0);
+        (self.authority, self.name) = (authority, name);
+        if self.own_until_s != u64::MAX {
+            self.own_until_s = 0;
+        }
     }
 
     /// How long one that is given now is good.

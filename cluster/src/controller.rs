@@ -1,10 +1,11 @@
 //! What the leader does by itself so that the cluster is as its state says: one thing at a time,
 //! decided by nothing but what it is shown.
 //!
-//! In this order: leave a joint configuration; note who is no longer, or again, heard of; give the shards
-//! of those who are gone to others, all at once; take learners that caught up as voters; make
-//! raft's configuration that of the members; move shards where the ring wants them, a few at a
-//! time; let drained brokers go; hand the lead over when it is to leave itself.
+//! In this order: leave a joint configuration; hand the lead over if it has left itself; note who is
+//! no longer, or again, heard of; give the shards of those who are gone to others, all at once;
+//! take learners that caught up as voters; make raft's configuration that of the members; move
+//! shards where the ring wants them, a few at a time; let drained brokers go; hand the lead over
+//! when it is to leave itself.
 
 use crate::kinds::members::{self, Member, Stage};
 use crate::kinds::shards::Owned;
@@ -60,6 +61,11 @@ impl View<'_> {
         if !self.conf.voters_outgoing.is_empty() {
             // Nothing in it means: leave the joint configuration.
             return Some(Action::Configure(ConfChangeV2::default()));
+        }
+        let left = |member: &Member| member.id == self.me && member.stage() == Stage::Left;
+        if members.iter().any(left) {
+            // What it proposes is refused: whoever follows it does the rest.
+            return self.configure(&members).or_else(|| self.hand_over(&members));
         }
         if let Some(report) = self.report(&members) {
             return Some(report);
@@ -289,5 +295,26 @@ mod tests {
         let did = settle(&mut state, &mut conf, &peers);
         assert_eq!(did.last().unwrap(), "transfer 3");
         assert_eq!(shards::owned_by(&state, 1), 0);
+    }
+
+    /// A drained broker was elected just before it was let go. What it proposed was refused, since it was
+    /// no member, so it reported for ever that another was up again, and never came to hand over.
+    #[test]
+    fn a_leader_that_has_left_only_hands_over() {
+        let mut state = members::first_state(1, "a:1", 1);
+        for command in [
+            members::Change::add("b:1", 2),
+            members::Change::promote(2),
+            members::Change::add("c:1", 3),
+            members::Change::promote(3),
+            members::Change::report(2, false),
+            members::Change::drain(1),
+            members::Change::leave(1),
+        ] {
+            kinds::apply(&mut state, command.kind, &command.body).unwrap().unwrap();
+        }
+        let mut conf = ConfState::from((vec![1, 2, 3], vec![]));
+        let peers = BTreeMap::from([(1, peer(0, 100)), (2, peer(0, 99)), (3, peer(0, 100))]);
+        assert_eq!(settle(&mut state, &mut conf, &peers), ["transfer 3"]);
     }
 }

@@ -172,6 +172,12 @@ impl Plane {
         self.identity
     }
 
+    /// Its node, to be looked at.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// When [`Self::on_timeout`] wants to be called at the latest.
     #[must_use]
     pub fn timeout(&self) -> Instant {

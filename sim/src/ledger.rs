@@ -37,9 +37,17 @@ pub(crate) struct Buried {
     pub(crate) before_ms: Option<i64>,
 }
 
+/// What all brokers have.
+#[derive(Default)]
+pub(crate) struct Found {
+    stored: BTreeSet<Id>,
+    /// What is told as lost, and by which entry.
+    told: BTreeMap<Id, Id>,
+}
+
 /// Everything the agents did.
 #[derive(Default)]
-pub(crate) struct Oracle {
+pub(crate) struct Ledger {
     pub(crate) sent: BTreeMap<Id, Sent>,
     /// The last number acknowledged of each boot.
     pub(crate) acknowledged: BTreeMap<(HostId, BootId), u64>,
@@ -49,7 +57,7 @@ pub(crate) struct Oracle {
 /// Instance, metric, ms, and the bits of a value.
 pub(crate) type Sample = (String, String, i64, u64);
 
-impl Oracle {
+impl Ledger {
     /// Values of the next row; no two rows have the same.
     pub(crate) fn values(&mut self, schema: &Schema, salt: usize) -> Vec<u64> {
         let columns = schema.columns.iter().map(|column| {
@@ -69,11 +77,17 @@ impl Oracle {
         self.sent.values().filter(|sent| matches!(sent, Sent::Lost)).count() as u64
     }
 
-    /// Compares with the readers' view and, frame by frame, with every WAL file there ever was.
-    /// What was `buried` by retention may be missing, and a rollup may stand for it.
-    pub(crate) fn judge(&self, store: &Store, dir: &Path, removed: &[Vec<u8>], buried: &Buried) {
-        let (mut stored, mut told) = (BTreeSet::new(), BTreeSet::new());
-        let mut samples = BTreeSet::new();
+    /// One broker's store: compares with the readers' view and, frame by frame, with every WAL file
+    /// there ever was. What was `buried` by retention may be missing, and a rollup may stand for it.
+    /// What it has is noted in `found`.
+    pub(crate) fn judge(
+        &self,
+        (store, dir): (&Store, &Path),
+        removed: &[Vec<u8>],
+        buried: &Buried,
+        found: &mut Found,
+    ) {
+        let (mut stored, mut samples) = (BTreeSet::new(), BTreeSet::new());
         let logs = std::fs::read_dir(dir.join("wal")).expect("the WAL").flatten();
         let logs = logs.map(|entry| entry.path()).filter(|path| path.extension().is_some());
         let logs: Vec<_> = logs.map(|path| std::fs::read(path).expect("a WAL file")).collect();
@@ -88,35 +102,16 @@ impl Oracle {
                     samples.extend(said(bytes, schema));
                 }
                 (Payload::Event(_), Some(Sent::Words)) => {}
-                (Payload::Loss(loss), sent) => self.tell(id, loss, sent, &mut told),
+                (Payload::Loss(loss), sent) => self.tell(id, loss, sent, found),
                 (_, sent) => panic!("{id:?} was {sent:?}, and is stored otherwise"),
             }
         }
-        self.account(&stored, &told);
-        let seen = visible(store);
-        let last_ms = buried.samples.iter().map(|sample| sample.2).max();
-        let rolled = |sample: &Sample| last_ms.is_some_and(|last| sample.2 <= last + STEP_MS);
-        let places: BTreeSet<_> =
-            seen.iter().map(|(host, name, ms, _)| (host, name, *ms)).collect();
-        for missing in samples.difference(&seen) {
-            let gone = buried.samples.contains(missing);
-            // What came late stands hidden in a segment until its hour is rolled up again.
-            assert!(gone || rolled(missing), "{missing:?} is stored, and no reader sees it");
-            if let Some(before_ms) = buried.before_ms.filter(|_| gone) {
-                assert!(missing.2 < before_ms, "{missing:?} went too early");
-                let (host, name, ms, _) = missing;
-                let step = (host, name, (ms + STEP_MS - 1).div_euclid(STEP_MS) * STEP_MS);
-                assert!(places.contains(&step), "{missing:?} went, and no minute has it");
-            }
-        }
-        for extra in seen.difference(&samples) {
-            let a_rollup = rolled(extra) && extra.2 % STEP_MS == 0;
-            assert!(a_rollup, "{extra:?} is seen, and nobody said it");
-        }
+        found.stored.extend(stored);
+        compare(store, &samples, buried);
     }
 
     /// An entry of the loss ledger says what happened, once.
-    fn tell(&self, id: Id, loss: &ArchivedLoss, sent: Option<&Sent>, told: &mut BTreeSet<Id>) {
+    fn tell(&self, id: Id, loss: &ArchivedLoss, sent: Option<&Sent>, found: &mut Found) {
         let (first, last) = (loss.first.to_native(), loss.last.to_native());
         if loss.reason.as_str() == "time" {
             assert!(matches!(sent, Some(Sent::Row { stray: true, .. })), "{id:?}: {sent:?}");
@@ -128,22 +123,46 @@ impl Oracle {
             let lost = Id { seq, ..id };
             let sent = self.sent.get(&lost);
             assert!(matches!(sent, Some(Sent::Lost)), "{lost:?}: {sent:?} is told as lost");
-            assert!(told.insert(lost), "{lost:?} is told twice");
+            let by = *found.told.entry(lost).or_insert(id);
+            assert_eq!(by, id, "{lost:?} is told twice");
         }
     }
 
-    /// What was acknowledged is stored, or told as lost.
-    fn account(&self, stored: &BTreeSet<Id>, told: &BTreeSet<Id>) {
+    /// What was acknowledged is stored by somebody, or told as lost.
+    pub(crate) fn account(&self, found: &Found) {
         for (&(host, boot), &last) in &self.acknowledged {
             for seq in 1..=last {
                 let id = Id { host, boot, seq };
                 let accounted = match self.sent.get(&id) {
-                    Some(Sent::Lost) => told.contains(&id),
-                    _ => stored.contains(&id),
+                    Some(Sent::Lost) => found.told.contains_key(&id),
+                    _ => found.stored.contains(&id),
                 };
                 assert!(accounted, "{id:?} was acknowledged and is nowhere");
             }
         }
+    }
+}
+
+/// The samples that one broker's log has are those that its readers see.
+fn compare(store: &Store, samples: &BTreeSet<Sample>, buried: &Buried) {
+    let seen = visible(store);
+    let last_ms = buried.samples.iter().map(|sample| sample.2).max();
+    let rolled = |sample: &Sample| last_ms.is_some_and(|last| sample.2 <= last + STEP_MS);
+    let places: BTreeSet<_> = seen.iter().map(|(host, name, ms, _)| (host, name, *ms)).collect();
+    for missing in samples.difference(&seen) {
+        let gone = buried.samples.contains(missing);
+        // What came late stands hidden in a segment until its hour is rolled up again.
+        assert!(gone || rolled(missing), "{missing:?} is stored, and no reader sees it");
+        if let Some(before_ms) = buried.before_ms.filter(|_| gone) {
+            assert!(missing.2 < before_ms, "{missing:?} went too early");
+            let (host, name, ms, _) = missing;
+            let step = (host, name, (ms + STEP_MS - 1).div_euclid(STEP_MS) * STEP_MS);
+            assert!(places.contains(&step), "{missing:?} went, and no minute has it");
+        }
+    }
+    for extra in seen.difference(samples) {
+        let a_rollup = rolled(extra) && extra.2 % STEP_MS == 0;
+        assert!(a_rollup, "{extra:?} is seen, and nobody said it");
     }
 }
 

@@ -12,9 +12,10 @@ use strobe_wire::ids::HostId;
 use strobe_wire::pki::{Authority, Identity, Role, Subject};
 
 /// The fleet's certificates.
-#[derive(Clone)]
-pub(crate) struct Keys {
-    pub(crate) broker: Identity,
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// By number; the first is that of a broker by itself.
+    pub(crate) brokers: Vec<Identity>,
     /// One for each host.
     pub(crate) agents: Vec<Identity>,
     /// A broker wants one; nobody enrols here.
@@ -30,14 +31,17 @@ impl Keys {
         let (key, _) = key(0);
         let ca_der = params.self_signed(&key).expect("a certificate").der().to_vec();
         let issuer = Issuer::new(params, key);
-        let broker = Subject { role: Role::Broker, host: HostId(0) };
-        let broker = issue(&issuer, &ca_der, 1, &broker);
-        let agents = hosts.iter().zip(2..).map(|(&host, number)| {
+        let brokers = (0..=BROKERS_MAX).map(|number| {
+            let subject = Subject { role: Role::Broker, host: HostId(number.into()) };
+            issue(&issuer, &ca_der, 100 + number, &subject)
+        });
+        let brokers = brokers.collect();
+        let agents = hosts.iter().zip(1..).map(|(&host, number)| {
             issue(&issuer, &ca_der, number, &Subject { role: Role::Agent, host })
         });
         let agents = agents.collect();
         let authority = Arc::new(Authority::create(0).expect("an authority"));
-        Self { broker, agents, authority }
+        Self { brokers, agents, authority }
     }
 }
 
@@ -65,3 +69,6 @@ fn key(number: u8) -> (KeyPair, Vec<u8>) {
     der.extend_from_slice(&[number; 32]);
     (KeyPair::try_from(der.as_slice()).expect("a key"), der)
 }
+
+/// Brokers there are at most, those that join later included.
+pub(crate) const BROKERS_MAX: u8 = 8;

@@ -1,6 +1,6 @@
 //! One life of one host's agent: sealer, ring, uplink and link, without its threads.
 
-use super::oracle::{Id, Oracle, Sent};
+use super::ledger::{Id, Ledger, Sent};
 use bytes::Bytes;
 use hugepage_config::{Region, Want};
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ pub(crate) struct Agent {
     pub(crate) boot: BootId,
     pub(crate) address: SocketAddr,
     pub(crate) link: Link,
-    /// How wrong its wall clock is.
-    pub(crate) skew_ns: i64,
+    /// The brokers it knows, kept for its next life.
+    pub(crate) brokers: Vec<String>,
     uplink: Uplink,
     sealer: Sealer,
     ring: Ring,
@@ -35,7 +35,13 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(host: HostId, boot: BootId, link: Link, now: Instant) -> Self {
+    pub(crate) fn new(
+        (host, boot): (HostId, BootId),
+        address: SocketAddr,
+        link: Link,
+        brokers: Vec<String>,
+        now: Instant,
+    ) -> Self {
         let region = Region::map(SLOTS * FRAME_BYTES_MAX, Want::Plain).expect("memory");
         let Ends { writer, reader } = Ends::new(SLOTS, region).expect("a ring");
         let hello = Hello {
@@ -43,12 +49,12 @@ impl Agent {
             boot: boot.0,
             instance: instance(host),
             job: "node".to_owned(),
-            interval_ms: 200,
+            interval_ms: 250,
             ..Hello::default()
         };
         let seed = u64::try_from(host.0 << 16 | boot.0).expect("small numbers");
-        let (brokers, bell) = (vec!["broker:1".to_owned()], Bell::default());
-        let config = UplinkConfig { brokers, hello, seed, bell };
+        let bell = Bell::default();
+        let config = UplinkConfig { brokers: brokers.clone(), hello, seed, bell };
         let table = Table::new();
         let schemas = schemas();
         for schema in &schemas {
@@ -57,9 +63,9 @@ impl Agent {
         Self {
             host,
             boot,
-            address: SocketAddr::from(([127, 0, 0, 1], port(host, boot))),
+            address,
             link,
-            skew_ns: 0,
+            brokers,
             uplink: Uplink::new(config, now),
             sealer: Sealer::new(host, boot, writer),
             ring: reader,
@@ -68,16 +74,23 @@ impl Agent {
         }
     }
 
-    pub(crate) fn drive(&mut self, now: Instant, broker: SocketAddr) {
+    pub(crate) fn drive(&mut self, now: Instant) {
         self.link.on_timeout(now);
         self.uplink.on_timeout(now, &mut self.link, &mut self.ring);
-        if self.uplink.wants(now).is_some() {
-            self.uplink.dial(now, &mut self.link, Ok(broker));
+        if let Some(broker) = self.uplink.wants(now) {
+            let at = broker.parse().map_err(|_| format!("{broker} is no address"));
+            self.uplink.dial(now, &mut self.link, at);
         }
         while let Some(event) = self.link.poll() {
             self.uplink.told(now, &event, &mut self.link, &mut self.ring);
         }
         self.uplink.pump(now, &mut self.link, &mut self.ring, &self.table);
+        self.brokers = self.uplink.brokers().unwrap_or_else(|| std::mem::take(&mut self.brokers));
+    }
+
+    /// Whom it speaks to, or did.
+    pub(crate) fn broker(&self) -> String {
+        self.uplink.status().broker
     }
 
     pub(crate) fn timeout(&self) -> Option<Instant> {
@@ -88,6 +101,9 @@ impl Agent {
     pub(crate) fn acknowledged(&self) -> u64 {
         let status = self.uplink.status();
         assert_eq!(status.unsendable, 0, "all frames can be sent");
+        // A late word of an earlier life may be refused so, to nobody's ears.
+        let told = status.last_error.contains("as another agent process");
+        assert!(!told, "a restart is no fork: {}", status.last_error);
         status.acknowledged_seq
     }
 
@@ -97,11 +113,11 @@ impl Agent {
     }
 
     /// A row of each section; `stray` if its time is out of bounds.
-    pub(crate) fn sample(&mut self, tick: Tick, stray: bool, oracle: &mut Oracle) {
-        self.told(oracle, None, |sealer| sealer.begin(tick));
+    pub(crate) fn sample(&mut self, tick: Tick, stray: bool, ledger: &mut Ledger) {
+        self.told(ledger, None, |sealer| sealer.begin(tick));
         for index in 0..self.schemas.len() {
             let schema = Arc::clone(&self.schemas[index]);
-            let values = oracle.values(&schema, index);
+            let values = ledger.values(&schema, index);
             let valid = [0xff >> (8 - values.len())];
             let row = SectionRow {
                 schema: &schema,
@@ -111,19 +127,19 @@ impl Agent {
                 scores: &[],
             };
             let said = (tick, &schema, values.as_slice(), stray);
-            self.told(oracle, Some(said), |sealer| sealer.row(tick, &row));
+            self.told(ledger, Some(said), |sealer| sealer.row(tick, &row));
         }
     }
 
     /// Only what was lost is told.
-    pub(crate) fn settle(&mut self, tick: Tick, oracle: &mut Oracle) {
-        self.told(oracle, None, |sealer| sealer.begin(tick));
+    pub(crate) fn settle(&mut self, tick: Tick, ledger: &mut Ledger) {
+        self.told(ledger, None, |sealer| sealer.begin(tick));
     }
 
-    /// Lets the sealer do something and tells the oracle which numbers it gave to what.
+    /// Lets the sealer do something and tells the ledger which numbers it gave to what.
     fn told(
         &mut self,
-        oracle: &mut Oracle,
+        ledger: &mut Ledger,
         row: Option<(Tick, &Arc<Schema>, &[u64], bool)>,
         act: impl FnOnce(&mut Sealer),
     ) {
@@ -141,7 +157,7 @@ impl Agent {
                 }
                 _ => Sent::Words,
             };
-            oracle.sent.insert(id, sent);
+            ledger.sent.insert(id, sent);
         }
     }
 
@@ -168,10 +184,6 @@ impl Agent {
 /// The `instance` of a host.
 pub(crate) fn instance(host: HostId) -> String {
     format!("host-{}", host.0)
-}
-
-fn port(host: HostId, boot: BootId) -> u16 {
-    u16::try_from(10_000 + 1_000 * host.0 + boot.0).expect("small numbers")
 }
 
 /// Two sections: every kind of column, and one that is alone.

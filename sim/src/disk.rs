@@ -19,6 +19,7 @@ use strobe_journal::disk::{Call, Fate, watch};
 pub(crate) struct Disk(Rc<RefCell<State>>);
 
 struct State {
+    root: PathBuf,
     /// Removed files are kept here as long as their removal may be undone.
     limbo: PathBuf,
     die: Die,
@@ -53,9 +54,14 @@ enum Name {
 }
 
 impl Disk {
-    /// Takes its place at the door of this thread.
-    pub(crate) fn new(limbo: PathBuf, graves: PathBuf, die: Die, lies: bool) -> Self {
-        let disk = Self(Rc::new(RefCell::new(State {
+    /// The disk of all that is under `root`.
+    pub(crate) fn new(root: &Path, die: Die, lies: bool) -> Self {
+        let (limbo, graves) = (root.join("limbo"), root.join("graves/segments"));
+        for dir in [&limbo, &graves, &root.join("state")] {
+            fs::create_dir_all(dir).expect("a folder of the simulation");
+        }
+        Self(Rc::new(RefCell::new(State {
+            root: root.to_owned(),
             limbo,
             graves,
             die,
@@ -71,10 +77,20 @@ impl Disk {
             forgetful: false,
             lies,
             half_written: false,
-        })));
-        let at_the_door = disk.clone();
-        watch(move |call| at_the_door.0.borrow_mut().call(call));
-        disk
+        })))
+    }
+
+    /// They take their place at the door of this thread.
+    pub(crate) fn take_the_door(disks: Vec<Self>) {
+        watch(move |call| {
+            let path = path(call);
+            let disk = disks.iter().find(|disk| path.starts_with(&disk.0.borrow().root));
+            disk.map_or(Fate::Pass, |disk| disk.0.borrow_mut().call(call))
+        });
+    }
+
+    pub(crate) fn graves(&self) -> PathBuf {
+        self.0.borrow().root.join("graves")
     }
 
     /// The machine will die at the call after so many.
@@ -137,7 +153,11 @@ impl Disk {
             {
                 let from = state.die.index(tail.len());
                 let until = from + state.die.index(tail.len() - from);
-                tail[from..=until].fill(0);
+                if state.die.chance(2) {
+                    tail[from..=until].fill(0);
+                } else {
+                    tail[from] ^= 1 << state.die.below(8);
+                }
             }
             fs::write(&path, bytes).expect("a file of the simulation");
         }
@@ -246,4 +266,16 @@ fn exhume(graves: &Path, kept: &Path) {
 
 fn length(path: &Path) -> u64 {
     path.metadata().map_or(0, |meta| meta.len())
+}
+
+fn path(call: Call<'_>) -> &Path {
+    match call {
+        Call::Create(path)
+        | Call::Write(path, _)
+        | Call::Sync(path)
+        | Call::Rename(path, _)
+        | Call::Remove(path)
+        | Call::SyncDir(path)
+        | Call::Free(path) => path,
+    }
 }

@@ -1,0 +1,93 @@
+//! What must hold of the control plane, whatever happens: looked at after every step of every broker.
+
+use std::collections::BTreeMap;
+use strobe_broker::cluster::Map;
+use strobe_cluster::kinds::{hosts, placement, shards, versions};
+use strobe_cluster::{Node, Role, State};
+use strobe_wire::ids::HostId;
+use strobe_wire::shard::Shard;
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Agreed {
+    leaders: BTreeMap<u64, u64>,
+    committed: BTreeMap<u64, u64>,
+    hashes: BTreeMap<u64, u128>,
+    owners: BTreeMap<(u32, u64), u64>,
+    /// What each broker was like when it was looked at last.
+    seen: BTreeMap<u64, (Role, u64, u64, u64)>,
+    placed: [u128; 2],
+    /// What operators were told is so.
+    pub(crate) hosts: Vec<u128>,
+    pub(crate) versions: BTreeMap<u64, String>,
+}
+
+impl Agreed {
+    /// One broker after a step: what it believes fits what all others ever believed. Returns whether it
+    /// has just begun to lead.
+    pub(crate) fn look(&mut self, node: &Node) -> Option<u64> {
+        let (id, status) = (node.id(), node.status());
+        let now = (status.role, status.term, status.committed, status.applied);
+        let before = self.seen.insert(id, now);
+        if before == Some(now) {
+            return None;
+        }
+        // Only what is new is looked at, and the last ones again: a log that changed shows there.
+        let from = status.committed.saturating_sub(30).max(1);
+        for index in from..=status.committed {
+            let Some(term) = node.term_at(index) else { continue };
+            let agreed = *self.committed.entry(index).or_insert(term);
+            assert_eq!(term, agreed, "broker {id} has another entry {index} than was agreed");
+        }
+        if 0 < status.applied {
+            let hash = node.state().hash();
+            let agreed = *self.hashes.entry(status.applied).or_insert(hash);
+            assert_eq!(hash, agreed, "broker {id} has another state at {}", status.applied);
+            let placed = placement(node.state());
+            if std::mem::replace(&mut self.placed, placed) != placed {
+                self.look_at_owners(node.state());
+            }
+        }
+        if status.role != Role::Leader {
+            return None;
+        }
+        let leader = *self.leaders.entry(status.term).or_insert(id);
+        assert_eq!(leader, id, "two leaders of term {}", status.term);
+        before.is_none_or(|(role, ..)| role != Role::Leader).then_some(status.term)
+    }
+
+    /// A broker's network loop is given owners: only those that were agreed on.
+    pub(crate) fn look_at_map(&self, map: &Map, hosts: &[HostId]) {
+        for &host in hosts {
+            let Some(owner) = map.owner(host) else { continue };
+            let agreed = self.owners.get(&(Shard::of(host).0.into(), owner.epoch));
+            let me = map.me;
+            assert_eq!(agreed, Some(&owner.broker), "broker {me} goes by owners nobody agreed on");
+        }
+    }
+
+    fn look_at_owners(&mut self, state: &State) {
+        for shard in Shard::all() {
+            let owned = shards::owned(state, shard);
+            let known = *self.owners.entry((owned.shard, owned.epoch)).or_insert(owned.owner);
+            let epoch = owned.epoch;
+            assert_eq!(known, owned.owner, "shard {} has two owners in epoch {epoch}", shard.0);
+        }
+    }
+
+    /// All is healed and quiet.
+    pub(crate) fn end(&self, state: &State) {
+        for &host in &self.hosts {
+            let there = hosts::host(state, HostId(host)).is_some();
+            assert!(there, "host {host} was registered, and is not there");
+        }
+        for version in versions::history(state) {
+            if let Some(text) = self.versions.get(&version.number) {
+                assert_eq!(version.text, *text, "version {} is another", version.number);
+            }
+        }
+        let last = versions::last(state).map_or(0, |version| version.number);
+        let acknowledged = self.versions.last_key_value().map_or(0, |(&number, _)| number);
+        assert!(acknowledged <= last, "version {acknowledged} is gone");
+    }
+}

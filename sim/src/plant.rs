@@ -1,0 +1,22 @@
+//! Bugs that are put in on purpose, to see that they are found. Nothing that ships can be told to.
+
+/// A bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plant {
+    /// Acknowledged when it is handed to the writer.
+    AckEarly,
+    /// A sync returns and nothing is durable.
+    NoSync,
+    /// The numbers in the WAL are not taken in at start.
+    ForgetLog,
+    /// The windows that were kept are not taken in at start.
+    ForgetWindows,
+    /// The writer takes a batch twice.
+    StoreTwice,
+    /// Entries of the loss ledger are not stored.
+    NoLedger,
+    /// Owners that change are not told to the network loop.
+    DeafToMaps,
+    /// One of the control plane's.
+    Control(strobe_cluster::Plant),
+}

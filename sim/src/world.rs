@@ -1,0 +1,510 @@
+//! The clock, the machines and what is between them.
+
+mod end;
+mod harm;
+mod operators;
+
+use super::agent::Agent;
+use super::agreed::Agreed;
+use super::broker::{Birth, Broker, Turn};
+use super::clock::Clock;
+use super::dice::Die;
+use super::disk::Disk;
+use super::keys::{BROKERS_MAX, Keys};
+use super::ledger::Ledger;
+use super::machine::{Host, Machine};
+use super::network::{AGENTS, Flying, Network, agent_address, broker_address, machine};
+use super::plan::Plan;
+use super::plant::Plant;
+use super::platter::{Platter, database};
+use super::tally::Tally;
+use super::trace::Trace;
+use bytes::BytesMut;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+use strobe_agent::sampler::Tick;
+use strobe_broker::cluster::Post;
+use strobe_broker::store::StoreConfig;
+use strobe_cluster::{Config, Identity as Place, NodeError, StoreError};
+use strobe_wire::ids::{BootId, HostId};
+use strobe_wire::link::{Datagram, Link, LinkConfig, Side};
+use strobe_wire::pki::Identity;
+
+/// One run.
+pub(crate) struct World<'a> {
+    plan: Plan,
+    keys: &'a Keys,
+    plant: Option<Plant>,
+    trace: Trace,
+    /// Microseconds since the beginning.
+    now: u64,
+    start: Instant,
+    /// Wall time of the beginning; a sleep moves it.
+    base_ns: i64,
+    luck: Die,
+    work: Die,
+    hosts: Vec<Host>,
+    machines: BTreeMap<u64, Machine>,
+    network: Network,
+    tick_next: u64,
+    faults: bool,
+    root: PathBuf,
+    ledger: Ledger,
+    agreed: Agreed,
+    tally: Tally,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(plan: Plan, keys: &'a Keys, plant: Option<Plant>, trace: Trace) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+        let start = Instant::now();
+        let seed = plan.seed;
+        let mut luck = Die::new(seed, 1);
+        // A day ends within the run: blocks, minutes and hours are due then.
+        let base_ns = DAY_END_NS - 1_000_000_000 * i64::try_from(luck.below(60)).expect("small");
+        let mut network = Network::new(seed);
+        network.loss_percent = [0, 0, 2, 10, 25][luck.index(5)];
+        let mut world = Self {
+            root: folder(seed),
+            keys,
+            plant,
+            trace,
+            now: 1_000,
+            start,
+            base_ns,
+            luck,
+            work: Die::new(seed, 2),
+            hosts: Vec::new(),
+            machines: BTreeMap::new(),
+            network,
+            tick_next: 0,
+            faults: true,
+            ledger: Ledger::default(),
+            agreed: Agreed::default(),
+            tally: Tally::default(),
+            plan,
+        };
+        for number in 1..=u64::from(BROKERS_MAX) {
+            world.add_machine(number);
+        }
+        let disks = world.machines.values().map(|machine| machine.disk.clone());
+        Disk::take_the_door(disks.collect());
+        for number in 1..=world.plan.hosts {
+            world.add_host(number);
+        }
+        world
+    }
+
+    /// Grows in peace, suffers, is healed, settles, and is judged.
+    pub(crate) fn run(mut self) -> Tally {
+        let (loss, plan) = (self.network.loss_percent, self.plan.clone());
+        self.grow();
+        self.network.loss_percent = loss;
+        let begun = self.now;
+        let asleep_at = begun + 1_000 * plan.suffering_ms * 2 / 3;
+        let mut slept = false;
+        for trouble in &plan.troubles {
+            let at = begun + 1_000 * trouble.at_ms;
+            if asleep_at <= at && !slept {
+                self.go_until(asleep_at);
+                self.sleep();
+                slept = true;
+            }
+            self.go_until(at);
+            self.suffer(trouble);
+        }
+        self.go_until(begun + 1_000 * plan.suffering_ms);
+        self.heal();
+        self.settle();
+        self.judge();
+        self.tally.count("frames", self.ledger.sent.len() as u64);
+        self.tally.count("rows lost by full rings", self.ledger.lost());
+        self.tally.count("rows acknowledged", self.ledger.acknowledged.values().sum());
+        self.tally.count("datagrams", self.network.datagrams);
+        self.tally.count("datagrams lost", self.network.lost);
+        self.tally.digest = self.network.digest;
+        self.tally.simulated_ms = self.now / 1_000;
+        std::mem::take(&mut self.tally)
+    }
+
+    /// Everyone sleeps: what is due at the end of a day is done at the seal after it.
+    fn sleep(&mut self) {
+        self.trace.say(self.now, || "everyone sleeps for eleven minutes".to_owned());
+        self.base_ns += ASLEEP_NS;
+    }
+
+    fn go_until(&mut self, until: u64) {
+        loop {
+            let machines = self.machines.values().map(|machine| machine.wake_at);
+            let hosts = self.hosts.iter().map(|host| host.wake_at);
+            let wakes = machines.chain(hosts).chain(self.network.timeout());
+            let next = wakes.fold(self.tick_next, u64::min);
+            if until <= next {
+                self.now = self.now.max(until);
+                return;
+            }
+            self.now = self.now.max(next);
+            self.deliver();
+            if self.tick_next <= self.now {
+                self.tick_next = self.now + TICK_US;
+                self.recover();
+                self.sample();
+            }
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        for index in 0..self.hosts.len() {
+            if self.hosts[index].wake_at <= self.now {
+                self.drive(index);
+            }
+        }
+        let due = self.machines.iter().filter(|(_, machine)| machine.wake_at <= self.now);
+        let due: Vec<u64> = due.map(|(id, _)| *id).collect();
+        for id in due {
+            self.turn(id);
+        }
+    }
+
+    fn drive(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let now = host.clock.at(self.now);
+        let agent = &mut host.agent;
+        let before = self.trace.is_on().then(|| agent.broker());
+        agent.drive(now);
+        let known = self.ledger.acknowledged.entry((agent.host, agent.boot)).or_default();
+        *known = agent.acknowledged().max(*known);
+        send_all(&mut agent.link, agent.address, (now, self.now), &mut self.network);
+        let due = agent.timeout().map_or(u64::MAX, |at| host.clock.world_us(at));
+        host.wake_at = due.max(self.now + AGENT_TURN_US);
+        if let Some(before) = before
+            && before != host.agent.broker()
+        {
+            let (host, broker) = (host.agent.host.0, host.agent.broker());
+            self.trace.say(self.now, || format!("host {host} dials {broker}"));
+        }
+    }
+
+    /// A turn of a broker's loops.
+    fn turn(&mut self, id: u64) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        if self.now < machine.stopped_until {
+            machine.wake_at = machine.stopped_until;
+            return;
+        }
+        if machine.broker.is_none() {
+            if machine.back_at <= self.now {
+                self.start(id);
+            } else {
+                machine.wake_at = machine.back_at;
+            }
+            return;
+        }
+        let (now, now_ms) =
+            (machine.clock.at(self.now), machine.clock.wall_ms(self.now, self.base_ns));
+        let Some(broker) = &mut machine.broker else { return };
+        let work_ms = if self.now < machine.slow_until { 2_000 } else { 30 };
+        let disk = &machine.disk;
+        broker.turn(&mut Turn { now, now_ms, disk, work_ms, die: &mut self.work });
+        machine.turned_at = self.now;
+        if machine.disk.is_dead() || machine.platter.is_dead() {
+            self.tally.count("deaths at the disk", 1);
+            if self.luck.chance(2) {
+                broker.last_words(now);
+                broker.net.advance(now, now_ms, &mut |_| {});
+                let link = &mut broker.net.link;
+                send_all(link, broker_address(id), (now, self.now), &mut self.network);
+            }
+            return self.crash(id, "died at a call to its disk");
+        }
+        send_all(&mut broker.net.link, broker_address(id), (now, self.now), &mut self.network);
+        let due = machine.clock.world_us(broker.timeout());
+        machine.wake_at = due.max(self.now + BROKER_TURN_US);
+        self.look(id);
+        self.hear_answers(id);
+    }
+
+    /// What a broker believes fits what all others ever believed.
+    fn look(&mut self, id: u64) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(seat) = machine.broker.as_mut().and_then(|broker| broker.seat.as_mut()) else {
+            return;
+        };
+        if let Some(plane) = &seat.plane
+            && let Some(term) = self.agreed.look(plane.node())
+        {
+            self.tally.count("leaders", 1);
+            self.trace.say(self.now, || format!("broker {id} leads in term {term}"));
+        }
+        for post in &seat.posts {
+            if let Post::Map(map) = post {
+                self.agreed.look_at_map(map, &HOSTS);
+            }
+        }
+        if let Some(why) = seat.over.take() {
+            let disk =
+                matches!(&why, NodeError::Over | NodeError::Store(StoreError::Database { .. }));
+            assert!(disk, "the control plane of broker {id} ended: {why}");
+            self.tally.count("control planes ended", 1);
+            self.trace.say(self.now, || format!("the control plane of broker {id} ended: {why}"));
+            machine.restart_at = Some(self.now + 1_000 * (500 + self.luck.below(8_000)));
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(flying) = self.network.due(self.now) {
+            let to = machine(flying.to);
+            let (now, link) = if AGENTS <= to {
+                let host = self.hosts.iter_mut().find(|host| host.agent.address == flying.to);
+                // Nobody lives there any more.
+                let Some(host) = host else { continue };
+                host.wake_at = self.now;
+                (host.clock.at(self.now), &mut host.agent.link)
+            } else {
+                let Some(machine) = self.machines.get_mut(&to) else { continue };
+                if self.now < machine.stopped_until {
+                    // It waits in the kernel's buffer, if there is room.
+                    let until = machine.stopped_until;
+                    if !self.luck.chance(2) {
+                        self.network.keep(until, flying);
+                    }
+                    continue;
+                }
+                let now = machine.clock.at(self.now);
+                let Some(broker) = &mut machine.broker else { continue };
+                let turn_at = self.now.max(machine.turned_at + BROKER_TURN_US);
+                machine.wake_at = machine.wake_at.min(turn_at);
+                (now, &mut broker.net.link)
+            };
+            let Flying { from, ecn, bytes, .. } = flying;
+            let bytes = BytesMut::from(bytes.as_slice());
+            link.handle(now, Datagram { from, to: None, ecn, bytes });
+        }
+    }
+
+    /// Rows of each host, as long as there are faults; then only what was lost is told.
+    fn sample(&mut self) {
+        for host in &mut self.hosts {
+            let boottime_ns = host.clock.boottime_ns(self.now);
+            let wall_ns = host.clock.wall_ns(self.now, self.base_ns);
+            let mut tick = Tick { wall_ns, boottime_ns };
+            host.wake_at = self.now;
+            if !self.faults {
+                host.agent.settle(tick, &mut self.ledger);
+                continue;
+            }
+            let stray = self.luck.chance(100) && host.clock.skew_ns == 0;
+            if stray {
+                self.tally.count("stray rows", 1);
+                tick.wall_ns += [3_600, -8 * 86_400][self.luck.index(2)] * 1_000_000_000;
+            }
+            // An hour ahead is out of bounds; as long behind is late, and taken.
+            host.agent.sample(tick, stray || 0 < host.clock.skew_ns, &mut self.ledger);
+        }
+    }
+
+    /// Somebody, or its unit file, starts a broker.
+    fn start(&mut self, id: u64) {
+        let (seed, chunk) = (self.luck.below(1 << 40), 300 + self.luck.index(5_000));
+        let log_keep = 5 + self.luck.below(40);
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        machine.lives += 1;
+        machine.asked.clear();
+        let in_cluster = 1 < self.plan.brokers;
+        let name = if in_cluster { id } else { 0 };
+        let identity = &self.keys.brokers[usize::try_from(name).expect("few")];
+        let planted = match self.plant {
+            Some(Plant::Control(plant)) => Some(plant),
+            _ => None,
+        };
+        let plane = Config {
+            log_keep,
+            chunk_bytes: chunk,
+            moves_per_second: 64,
+            plant: planted,
+            ..Config::usual(seed)
+        };
+        let birth = Birth {
+            link: link(identity, Side::Broker, u128::from(id), u128::from(machine.lives)),
+            keys: self.keys,
+            config: &machine.config,
+            platter: machine.joined.then_some(&machine.platter),
+            plane,
+            plant: self.plant,
+        };
+        let (now, now_ms) =
+            (machine.clock.at(self.now), machine.clock.wall_ms(self.now, self.base_ns));
+        match Broker::new(birth, now, now_ms) {
+            Ok(broker) => {
+                machine.broker = Some(broker);
+                (machine.wake_at, machine.restart_at) = (self.now, None);
+                let life = machine.lives;
+                self.trace.say(self.now, || format!("broker {id} starts, life {life}"));
+                self.look(id);
+            }
+            // It died while it started, or the disk is full: someone starts it again.
+            Err(why) => self.crash(id, &format!("does not start: {why}")),
+        }
+    }
+
+    /// Everything in memory is gone; the broker comes back some time later.
+    fn crash(&mut self, id: u64, how: &str) {
+        self.trace.say(self.now, || format!("broker {id} {how}"));
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        // The power goes before the process: nothing is tidied up.
+        machine.platter.crash(&mut self.luck);
+        if let Some(broker) = machine.broker.take() {
+            count(&broker, &mut self.tally);
+        }
+        machine.disk.crash();
+        (machine.full_until, machine.low_until, machine.stopped_until) = (0, 0, 0);
+        let down_ms = if self.faults { 50 + self.luck.below(5_000) } else { 100 };
+        machine.back_at = self.now + 1_000 * down_ms;
+        machine.wake_at = machine.back_at;
+    }
+
+    fn add_machine(&mut self, id: u64) {
+        let root = self.root.join(id.to_string());
+        let lies = self.plant == Some(Plant::NoSync);
+        let disk = Disk::new(&root, Die::new(self.plan.seed, 16 + id), lies);
+        // Some seal early all the time, some only when it is time.
+        let head_bytes_max = [2 << 10, 16 << 10, 1 << 20][self.luck.index(3)];
+        let at = StoreConfig::at(root.join("state"));
+        let mut config = StoreConfig { head_bytes_max, ..at };
+        // Some keep raw samples for minutes only, some have little room: what is gone by that is
+        // told from what is lost.
+        match self.luck.index(4) {
+            0 => config.raw_retention_ms = RETENTION_MS,
+            1 => (config.bytes_max, config.wal_file_bytes) = (ROOM_BYTES, ROOM_BYTES / 8),
+            _ => {}
+        }
+        let (rate, ahead) = (950 + self.luck.below(101), self.luck.below(100_000_000));
+        let machine = Machine {
+            clock: Clock::new(self.start, rate, ahead),
+            disk,
+            platter: Platter::new(),
+            config,
+            joined: false,
+            broker: None,
+            lives: 0,
+            back_at: u64::MAX,
+            stopped_until: 0,
+            wake_at: u64::MAX,
+            turned_at: 0,
+            slow_until: 0,
+            full_until: 0,
+            low_until: 0,
+            skewed_until: 0,
+            restart_at: None,
+            asked: VecDeque::new(),
+        };
+        self.machines.insert(id, machine);
+    }
+
+    fn add_host(&mut self, number: u64) {
+        let clock =
+            Clock::new(self.start, 950 + self.luck.below(101), self.luck.below(100_000_000));
+        let brokers = (1..=self.plan.brokers.min(2)).map(|id| broker_address(id).to_string());
+        let agent = self.agent(number, 1, brokers.collect(), clock.at(self.now));
+        self.hosts.push(Host { agent, clock, wake_at: self.now, skewed_until: 0 });
+    }
+
+    /// A life of the agent of that host.
+    fn agent(&self, number: u64, life: u64, brokers: Vec<String>, now: Instant) -> Agent {
+        let index = usize::try_from(number - 1).expect("few hosts");
+        let (host, boot) = (HOSTS[index], BootId(life.into()));
+        let link = link(&self.keys.agents[index], Side::Agent, host.0 << 32, boot.0);
+        Agent::new((host, boot), agent_address(number, life), link, brokers, now)
+    }
+
+    /// A new cluster's first store, or that of a broker that was given a place in it.
+    fn make_store(&mut self, id: u64) {
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let place = Place { cluster: CLUSTER, broker: id, disk: DISKS + id };
+        let database = database(&machine.platter).expect("a new disk");
+        let made = if id == 1 {
+            let address = broker_address(1).to_string();
+            strobe_cluster::Store::init(&database, place, &address)
+        } else {
+            strobe_cluster::Store::join(&database, place)
+        };
+        made.expect("a new disk");
+        machine.joined = true;
+    }
+}
+
+impl Drop for World<'_> {
+    fn drop(&mut self) {
+        self.machines.clear();
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+/// A life ends: what it saw.
+fn count(broker: &Broker, tally: &mut Tally) {
+    let (net, store) = broker.counts();
+    tally.count("duplicates refused", net.ingest.duplicate);
+    tally.count("blocks sealed", store.blocks_sealed);
+    tally.count("segments expired", store.segments_expired);
+    tally.count("segments capped", store.segments_capped);
+    tally.count("agents redirected", net.cluster.map_or(0, |cluster| cluster.redirects));
+    assert_eq!(net.ingest.lost.get("skipped"), None, "an agent left a hole");
+}
+
+fn send_all(link: &mut Link, from: SocketAddr, now: (Instant, u64), network: &mut Network) {
+    let mut out = Vec::new();
+    while let Some(transmit) = link.transmit(now.0, 4, &mut out) {
+        let size = transmit.segment_bytes.unwrap_or(transmit.bytes);
+        for bytes in out[..transmit.bytes].chunks(size) {
+            let (to, ecn, bytes) = (transmit.to, transmit.ecn, bytes.to_vec());
+            network.send(now.1, &Flying { from, to, ecn, bytes });
+        }
+        out.clear();
+    }
+}
+
+/// In memory where that is possible: a sync costs nothing there.
+fn folder(seed: u64) -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    let root = if shared.is_dir() { shared } else { std::env::temp_dir() };
+    let (pid, thread) = (std::process::id(), std::thread::current().id());
+    let root = root.join(format!("strobe-simulation-{pid}-{thread:?}-{seed}"));
+    let _ = std::fs::remove_dir_all(&root);
+    std::fs::create_dir_all(&root).expect("a folder");
+    root
+}
+
+fn link(identity: &Identity, side: Side, who: u128, life: u128) -> Link {
+    let mut seed = [7; 32];
+    seed[..16].copy_from_slice(&who.to_le_bytes());
+    seed[16..].copy_from_slice(&life.to_le_bytes());
+    Link::new(&LinkConfig {
+        identity: Some(identity.clone()),
+        side,
+        connections_max: 64,
+        whole_datagrams: false,
+        wall_s: u64::try_from(DAY_END_NS / 1_000_000_000).expect("positive"),
+        seed: Some(seed),
+        accept: None,
+    })
+    .expect("a link")
+}
+
+/// The fleet; a run has the first one, two or three. Their shards differ.
+pub(crate) const HOSTS: [HostId; 3] = [HostId(1), HostId(2), HostId(3)];
+const CLUSTER: u128 = 0x5afe;
+/// The number of a broker's disk is that of its machine and this.
+const DISKS: u64 = 100;
+const DAY_END_NS: i64 = 20_700 * 86_400_000_000_000;
+const TICK_US: u64 = 250_000;
+/// At most 500 turns a second, as the network loop does it.
+const BROKER_TURN_US: u64 = 2_000;
+const AGENT_TURN_US: u64 = 1_000;
+/// What is older than that is gone at the end of a run: all from before everyone slept.
+const RETENTION_MS: i64 = 660_000;
+/// Less than a fleet of three says in a run.
+const ROOM_BYTES: u64 = 24 << 10;
+const ASLEEP_NS: i64 = 660_000_000_000;
