@@ -7,6 +7,7 @@ mod output;
 mod query;
 mod score;
 mod settings;
+mod sim;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -54,6 +55,8 @@ enum Command {
     Query(query::Args),
     /// Score how unusual each value of a CSV file is, as agents do with what they sample.
     Score(score::Args),
+    /// Simulate a whole cluster on virtual clocks, with faults from a seed.
+    Sim(sim::Args),
     /// Check a configuration, or explain a key of it.
     #[command(subcommand)]
     Config(Config),
@@ -149,6 +152,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Burst { to, host } => output::print(&ask::burst(&to, &host)?),
         Command::Query(args) => output::print(&query::run(&args)?),
         Command::Score(args) => score::run(&args)?,
+        Command::Sim(args) => return sim::run(&args),
         Command::Config(Config::Check { config }) => {
             settings::Loaded::of(config.as_deref(), &[])?.check()?;
             output::print("The configuration is good.");

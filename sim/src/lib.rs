@@ -19,7 +19,8 @@
 //! signatures have one length, connection ids and all that moves a datagram's length come from
 //! seeds; what is still random (TLS nonces) nobody decides by. So a plan is a run, to the last datagram.
 //!
-//! What was drawn wrong shows as a panic that says what does not hold.
+//! What does not hold shows as a panic that says so. Agents and brokers do not link this; `strobe` does,
+//! for `strobe sim`.
 
 mod agent;
 mod agreed;
@@ -34,6 +35,7 @@ mod network;
 mod plan;
 mod plant;
 mod platter;
+mod shrink;
 mod tally;
 mod trace;
 mod world;
@@ -42,6 +44,7 @@ pub use keys::Keys;
 pub use plan::{Plan, Trouble, What};
 #[cfg(feature = "plant")]
 pub use plant::Plant;
+pub use shrink::shrink;
 pub use tally::{TROUBLES, Tally};
 pub use trace::Trace;
 

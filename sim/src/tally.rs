@@ -20,6 +20,11 @@ impl Tally {
         self.counts.get(what).copied().unwrap_or(0)
     }
 
+    /// All counts.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.counts.iter().map(|(&what, &count)| (what, count))
+    }
+
     /// What went wrong, all kinds of it.
     #[must_use]
     pub fn troubles(&self) -> u64 {

@@ -116,7 +116,6 @@ const PLANTS: &[Plant] = &[
     Plant::Control(Control::NoSync),
     Plant::Control(Control::ApplyApart),
     Plant::Control(Control::KeepEpoch),
-    Plant::Control(Control::ForgetVote),
     Plant::Control(Control::SnapshotWithoutState),
     Plant::Control(Control::ForgetConf),
 ];
