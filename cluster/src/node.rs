@@ -23,7 +23,7 @@ use crate::command::CommandId;
 use crate::config::Config;
 use crate::kinds::Command;
 use crate::kinds::members;
-use crate::peer::{Body, Envelope};
+use crate::peer::{Body, Envelope, Gone};
 use crate::plant::{Plant, Plants};
 use crate::proposals::{Outcome, Proposals};
 use crate::state::State;
@@ -91,6 +91,8 @@ pub enum Event {
     Taken(u64, CommandId, Outcome),
     /// The state is another one.
     Changed,
+    /// This peer says that this broker has left the cluster, which may not be in its own log.
+    Gone(u64),
 }
 
 /// Names a read.
@@ -203,7 +205,11 @@ impl Node {
             return Ok(());
         };
         self.heard.insert(from, now);
+        if matches!(body, Body::Raft(_)) && self.has_let_go(from) {
+            self.send(from, Body::Gone(Gone {}));
+        }
         match body {
+            Body::Gone(_) => self.event(Event::Gone(from)),
             Body::Raft(message) => self.step_raft(message, Bytes::new(), from)?,
             Body::Propose(command) => self.on_propose(from, &command),
             Body::Chunk(chunk) => self.on_chunk(from, chunk)?,
@@ -369,6 +375,13 @@ impl Node {
     fn is_known_disk(&self, from: u64, disk: u64) -> bool {
         let known = members::member(self.state(), from);
         known.is_none_or(|member| member.disk == disk) || self.plants.has(Plant::ReuseId)
+    }
+
+    /// Who has left and is not sent the log any more; nobody comes back from there.
+    fn has_let_go(&self, from: u64) -> bool {
+        let known = members::member(self.state(), from);
+        let left = known.is_some_and(|member| member.stage() == members::Stage::Left);
+        left && self.raft.raft.prs().get(from).is_none()
     }
 
     fn send(&mut self, to: u64, body: Body) {

@@ -21,7 +21,7 @@ pub(crate) struct Envelope {
     pub(crate) to: u64,
     #[prost(fixed64, tag = "5")]
     pub(crate) disk: u64,
-    #[prost(oneof = "Body", tags = "6, 7, 8, 9")]
+    #[prost(oneof = "Body", tags = "6, 7, 8, 9, 10")]
     pub(crate) body: Option<Body>,
 }
 
@@ -40,7 +40,14 @@ pub(crate) enum Body {
     /// How far a snapshot came.
     #[prost(message, tag = "9")]
     Got(Got),
+    /// To who has left and does not know: nobody sends it the log any more.
+    #[prost(message, tag = "10")]
+    Gone(Gone),
 }
+
+/// The receiver has left the cluster.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Gone {}
 
 /// A piece of a snapshot.
 #[derive(Clone, PartialEq, Message)]

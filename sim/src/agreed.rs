@@ -59,7 +59,8 @@ impl Agreed {
     /// A broker's network loop is given owners: only those that were agreed on.
     pub(crate) fn look_at_map(&self, map: &Map, hosts: &[HostId]) {
         for &host in hosts {
-            let Some(owner) = map.owner(host) else { continue };
+            // Epoch 0 is of a broker that has left and sends all its agents away.
+            let Some(owner) = map.owner(host).filter(|owner| owner.epoch != 0) else { continue };
             let agreed = self.owners.get(&(Shard::of(host).0.into(), owner.epoch));
             let me = map.me;
             assert_eq!(agreed, Some(&owner.broker), "broker {me} goes by owners nobody agreed on");

@@ -42,7 +42,6 @@ mod world;
 
 pub use keys::Keys;
 pub use plan::{Plan, Trouble, What};
-#[cfg(feature = "plant")]
 pub use plant::Plant;
 pub use shrink::shrink;
 pub use tally::{TROUBLES, Tally};

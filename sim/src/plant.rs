@@ -1,4 +1,5 @@
-//! Bugs that are put in on purpose, to see that they are found. Nothing that ships can be told to.
+//! Bugs that are put in on purpose, to see that they are found. Only with the feature `plant`, which this
+//! crate's tests turn on, can a run be told to.
 
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

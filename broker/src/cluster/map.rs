@@ -48,6 +48,11 @@ impl Map {
         self.owners.clear();
     }
 
+    /// This broker has left: every agent is sent to `broker`, which knows more. Epoch 0 is of no shard.
+    pub(super) fn leave_to(&mut self, broker: u64) {
+        self.owners = Shard::all().map(|_| Some(Owner { broker, epoch: 0 })).collect();
+    }
+
     /// Who owns the host's shard.
     #[must_use]
     pub fn owner(&self, host: HostId) -> Option<Owner> {

@@ -33,6 +33,8 @@ pub struct Plane {
     names: BTreeMap<u64, (String, Option<SocketAddr>)>,
     /// The state here was as new as any once in this life: until then the map in it is history.
     confirmed: bool,
+    /// This broker has left, as this one says; what is in the store here ends before that.
+    left_to: Option<u64>,
     look_at: Instant,
     names_at: Instant,
     dropped: u64,
@@ -156,6 +158,7 @@ impl Plane {
             map: Arc::default(),
             names: BTreeMap::new(),
             confirmed: false,
+            left_to: None,
             look_at: now,
             names_at: now,
             dropped: 0,
@@ -291,6 +294,13 @@ impl Plane {
                 None => log::warn!("no broker leads the cluster (term {term})"),
             },
             Event::Changed => self.draw(),
+            Event::Gone(peer) => {
+                if self.left_to.replace(peer) != Some(peer) {
+                    log::warn!("broker {peer} says that this one has left the cluster");
+                    self.mapped = None;
+                    self.draw();
+                }
+            }
             Event::Taken(..) => {}
         }
     }
@@ -323,6 +333,9 @@ impl Plane {
         map.peers = self.names.iter().filter_map(resolved).collect();
         if !self.confirmed {
             map.forget_owners();
+        }
+        if let Some(peer) = self.left_to {
+            map.leave_to(peer);
         }
         if *self.map != map {
             self.map = Arc::new(map);

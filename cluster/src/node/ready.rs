@@ -8,6 +8,7 @@ use crate::plant::Plant;
 use crate::proposals::Outcome;
 use crate::state::State;
 use crate::store::{Batch, Place, place_of};
+use raft::StateRole;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 use std::time::Instant;
 
@@ -106,6 +107,7 @@ impl Node {
                     // What does not fit changes nothing, on any node.
                     if let Ok(conf) = self.raft.apply_conf_change(&change) {
                         batch.conf = Some(conf);
+                        self.step_down_if_removed();
                     }
                 }
             }
@@ -118,6 +120,14 @@ impl Node {
             batch.cut = (store_cut + self.config.log_keep / 2 < cut).then_some(cut);
         }
         Ok(events)
+    }
+
+    /// Raft leaves a leader that was removed in its place, and ends the process when a peer answers it.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.raft.raft;
+        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
     }
 
     fn on_read_state(&mut self, read: &raft::ReadState) {

@@ -220,7 +220,7 @@ impl World {
             Event::Taken(index, command, outcome) => self.oracle.taken(index, command, outcome),
             Event::Outcome(command, outcome) => self.hear_outcome(id, command, outcome),
             Event::Leader(leader, _) => self.tally.leaders += u64::from(leader == Some(id)),
-            Event::Changed => {}
+            Event::Changed | Event::Gone(_) => {}
             Event::Read(ticket, answered) => {
                 let broker = self.brokers.get_mut(&id).expect("it spoke");
                 let before = broker.reads.remove(&ticket).unwrap_or_default();
