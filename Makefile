@@ -26,6 +26,11 @@ perf: setup-test web
 	cargo build --release --workspace
 	scripts/perf
 
+# Simulated clusters on every core, seed after seed, until it is ended or one fails. SEED= begins there.
+soak: setup-run web
+	cargo build --release --package strobe
+	exec $${CARGO_TARGET_DIR:-target}/release/strobe sim --forever --jobs $$(nproc) --seed $${SEED:-$$(date +%s)} $(ARGS)
+
 setup-run:
 	scripts/setup run
 

@@ -2,35 +2,32 @@
 
 mod end;
 mod harm;
+mod make;
 mod operators;
 
-use super::agent::Agent;
 use super::agreed::Agreed;
 use super::broker::{Birth, Broker, Turn};
-use super::clock::Clock;
 use super::dice::Die;
 use super::disk::Disk;
 use super::keys::{BROKERS_MAX, Keys};
 use super::ledger::Ledger;
 use super::machine::{Host, Machine};
-use super::network::{AGENTS, Flying, Network, agent_address, broker_address, machine};
+use super::network::{AGENTS, Flying, Network, broker_address, machine};
 use super::plan::Plan;
 use super::plant::Plant;
-use super::platter::{Platter, database};
 use super::tally::Tally;
 use super::trace::Trace;
 use bytes::BytesMut;
-use std::collections::{BTreeMap, VecDeque};
+use make::{folder, link};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 use strobe_agent::sampler::Tick;
 use strobe_broker::cluster::Post;
-use strobe_broker::store::StoreConfig;
-use strobe_cluster::{Config, Identity as Place, NodeError, StoreError};
-use strobe_wire::ids::{BootId, HostId};
-use strobe_wire::link::{Datagram, Link, LinkConfig, Side};
-use strobe_wire::pki::Identity;
+use strobe_cluster::{Config, NodeError, StoreError};
+use strobe_wire::ids::HostId;
+use strobe_wire::link::{Datagram, Link, Side};
 
 /// One run.
 pub(crate) struct World<'a> {
@@ -365,75 +362,6 @@ impl<'a> World<'a> {
         machine.back_at = self.now + 1_000 * down_ms;
         machine.wake_at = machine.back_at;
     }
-
-    fn add_machine(&mut self, id: u64) {
-        let root = self.root.join(id.to_string());
-        let lies = self.plant == Some(Plant::NoSync);
-        let disk = Disk::new(&root, Die::new(self.plan.seed, 16 + id), lies);
-        // Some seal early all the time, some only when it is time.
-        let head_bytes_max = [2 << 10, 16 << 10, 1 << 20][self.luck.index(3)];
-        let at = StoreConfig::at(root.join("state"));
-        let mut config = StoreConfig { head_bytes_max, ..at };
-        // Some keep raw samples for minutes only, some have little room: what is gone by that is
-        // told from what is lost.
-        match self.luck.index(4) {
-            0 => config.raw_retention_ms = RETENTION_MS,
-            1 => (config.bytes_max, config.wal_file_bytes) = (ROOM_BYTES, ROOM_BYTES / 8),
-            _ => {}
-        }
-        let (rate, ahead) = (950 + self.luck.below(101), self.luck.below(100_000_000));
-        let machine = Machine {
-            clock: Clock::new(self.start, rate, ahead),
-            disk,
-            platter: Platter::new(),
-            config,
-            joined: false,
-            broker: None,
-            lives: 0,
-            back_at: u64::MAX,
-            stopped_until: 0,
-            wake_at: u64::MAX,
-            turned_at: 0,
-            slow_until: 0,
-            full_until: 0,
-            low_until: 0,
-            skewed_until: 0,
-            restart_at: None,
-            asked: VecDeque::new(),
-        };
-        self.machines.insert(id, machine);
-    }
-
-    fn add_host(&mut self, number: u64) {
-        let clock =
-            Clock::new(self.start, 950 + self.luck.below(101), self.luck.below(100_000_000));
-        let brokers = (1..=self.plan.brokers.min(2)).map(|id| broker_address(id).to_string());
-        let agent = self.agent(number, 1, brokers.collect(), clock.at(self.now));
-        self.hosts.push(Host { agent, clock, wake_at: self.now, skewed_until: 0 });
-    }
-
-    /// A life of the agent of that host.
-    fn agent(&self, number: u64, life: u64, brokers: Vec<String>, now: Instant) -> Agent {
-        let index = usize::try_from(number - 1).expect("few hosts");
-        let (host, boot) = (HOSTS[index], BootId(life.into()));
-        let link = link(&self.keys.agents[index], Side::Agent, host.0 << 32, boot.0);
-        Agent::new((host, boot), agent_address(number, life), link, brokers, now)
-    }
-
-    /// A new cluster's first store, or that of a broker that was given a place in it.
-    fn make_store(&mut self, id: u64) {
-        let Some(machine) = self.machines.get_mut(&id) else { return };
-        let place = Place { cluster: CLUSTER, broker: id, disk: DISKS + id };
-        let database = database(&machine.platter).expect("a new disk");
-        let made = if id == 1 {
-            let address = broker_address(1).to_string();
-            strobe_cluster::Store::init(&database, place, &address)
-        } else {
-            strobe_cluster::Store::join(&database, place)
-        };
-        made.expect("a new disk");
-        machine.joined = true;
-    }
 }
 
 impl Drop for World<'_> {
@@ -466,36 +394,8 @@ fn send_all(link: &mut Link, from: SocketAddr, now: (Instant, u64), network: &mu
     }
 }
 
-/// In memory where that is possible: a sync costs nothing there.
-fn folder(seed: u64) -> PathBuf {
-    let shared = PathBuf::from("/dev/shm");
-    let root = if shared.is_dir() { shared } else { std::env::temp_dir() };
-    let (pid, thread) = (std::process::id(), std::thread::current().id());
-    let root = root.join(format!("strobe-simulation-{pid}-{thread:?}-{seed}"));
-    let _ = std::fs::remove_dir_all(&root);
-    std::fs::create_dir_all(&root).expect("a folder");
-    root
-}
-
-fn link(identity: &Identity, side: Side, who: u128, life: u128) -> Link {
-    let mut seed = [7; 32];
-    seed[..16].copy_from_slice(&who.to_le_bytes());
-    seed[16..].copy_from_slice(&life.to_le_bytes());
-    Link::new(&LinkConfig {
-        identity: Some(identity.clone()),
-        side,
-        connections_max: 64,
-        whole_datagrams: false,
-        wall_s: u64::try_from(DAY_END_NS / 1_000_000_000).expect("positive"),
-        seed: Some(seed),
-        accept: None,
-    })
-    .expect("a link")
-}
-
 /// The fleet; a run has the first one, two or three. Their shards differ.
 pub(crate) const HOSTS: [HostId; 3] = [HostId(1), HostId(2), HostId(3)];
-const CLUSTER: u128 = 0x5afe;
 /// The number of a broker's disk is that of its machine and this.
 const DISKS: u64 = 100;
 const DAY_END_NS: i64 = 20_700 * 86_400_000_000_000;
@@ -505,6 +405,4 @@ const BROKER_TURN_US: u64 = 2_000;
 const AGENT_TURN_US: u64 = 1_000;
 /// What is older than that is gone at the end of a run: all from before everyone slept.
 const RETENTION_MS: i64 = 660_000;
-/// Less than a fleet of three says in a run.
-const ROOM_BYTES: u64 = 24 << 10;
 const ASLEEP_NS: i64 = 660_000_000_000;
