@@ -21,6 +21,8 @@ struct State {
     dead: bool,
     /// The next sync fails, once.
     sick: bool,
+    /// It does not grow.
+    full: bool,
     syncs: u64,
 }
 
@@ -54,6 +56,10 @@ impl Platter {
         self.lock().sick = true;
     }
 
+    pub(crate) fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.lock().dead
     }
@@ -61,7 +67,7 @@ impl Platter {
     /// Nothing more goes wrong.
     pub(crate) fn heal(&self) {
         let platter = &mut *self.lock();
-        (platter.dies_in, platter.sick) = (None, false);
+        (platter.dies_in, platter.sick, platter.full) = (None, false, false);
     }
 
     pub(crate) fn syncs(&self) -> u64 {
@@ -72,7 +78,8 @@ impl Platter {
     pub(crate) fn crash(&self, die: &mut Die) {
         let platter = &mut *self.lock();
         platter.life += 1;
-        (platter.dead, platter.dies_in, platter.sick) = (false, None, false);
+        (platter.dead, platter.dies_in) = (false, None);
+        (platter.sick, platter.full) = (false, false);
         for change in std::mem::take(&mut platter.pending) {
             match change {
                 _ if die.chance(3) => {}
@@ -127,6 +134,9 @@ impl StorageBackend for Door {
 
     fn set_len(&self, len: u64) -> Result<(), Error> {
         let (mut platter, length) = (self.open()?, usize::try_from(len).expect("small"));
+        if platter.full && platter.now.len() < length {
+            return Err(Error::from(ErrorKind::StorageFull));
+        }
         platter.now.resize(length, 0);
         platter.pending.push(Change::Length(length));
         Ok(())

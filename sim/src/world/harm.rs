@@ -57,6 +57,7 @@ impl World<'_> {
             }
             What::FullDisk => {
                 machine.disk.set_full(true);
+                machine.platter.set_full(true);
                 machine.full_until = until;
                 ("full disks", "has a full disk")
             }
@@ -205,6 +206,7 @@ impl World<'_> {
         for (&id, machine) in &mut self.machines {
             if machine.full_until <= now {
                 machine.disk.set_full(false);
+                machine.platter.set_full(false);
             }
             if machine.low_until <= now {
                 machine.disk.set_low(false);
