@@ -270,7 +270,9 @@ fn uplink_config(broker: &str, hello: &Hello, bell: &Bell) -> UplinkConfig {
 
 fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
     // An agent hears acknowledgements: of the second buffer it only learns that it stayed empty.
-    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 2, kernel_bytes: 0 })
+    // One more than the answers to two ticks, which are read together: no call only to hear that
+    // there is no third.
+    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 3, kernel_bytes: 0 })
         .map_err(io_error("bind a UDP socket"))
 }
 
