@@ -240,7 +240,12 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn binary(program: &str) -> PathBuf {
+/// Where `program` of this build is.
+///
+/// # Panics
+/// If this is no test of a build.
+#[must_use]
+pub fn binary(program: &str) -> PathBuf {
     // target/<profile>/deps/<test> → target/<profile>/<program>
     let test = std::env::current_exe().expect("a running test has a path");
     let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
