@@ -239,7 +239,9 @@ fn binary(program: &str) -> PathBuf {
     profile.join(program)
 }
 
-fn escape(text: &str) -> String {
+/// For a query string.
+#[must_use]
+pub fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes()
         .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })

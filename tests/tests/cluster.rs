@@ -6,7 +6,7 @@
 mod support;
 
 use std::time::Duration;
-use strobe_tests::{pause, run};
+use strobe_tests::{pause, run, wait};
 use support::{Agents, Cluster, now};
 
 /// Whoever is killed, the leader or another one: agents go on at the others within seconds, and every
@@ -50,6 +50,65 @@ fn agents_go_on_whichever_broker_is_killed() {
     println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
 }
 
+/// Whichever broker is asked, the answer is of all brokers' rows; of one that died the answer lacks what
+/// only it had, and says so. What it had and others have too is counted once when it is back.
+#[test]
+fn any_broker_answers_for_all() {
+    let mut cluster = Cluster::start("anywhere", 3);
+    let agents = Agents::start(&cluster, 6);
+    agents.wait_until_all_are_heard(30);
+    let all: Vec<String> = (0..6).map(|number| format!("host{number}")).collect();
+    let nothing = Vec::<String>::new();
+    for at in 0..3 {
+        let (found, warnings) = cluster.query(at, "count by (instance) (node_load1)");
+        assert_eq!(
+            (found.into_keys().collect::<Vec<_>>(), warnings),
+            (all.clone(), nothing.clone())
+        );
+        let values = cluster.get(at, "/api/v1/label/instance/values", "");
+        assert_eq!(values["data"], serde_json::json!(all));
+        let series = cluster.get(at, "/api/v1/series", "match[]=node_load1");
+        assert_eq!(series["data"].as_array().expect("a list").len(), 6);
+        let hosts = cluster.get(at, "/api/strobe/v1/hosts", "");
+        let hosts = hosts.as_array().expect("a list");
+        assert!(hosts.len() == 6 && hosts.iter().all(|h| h["state"] == "fresh"), "{hosts:?}");
+    }
+
+    let homes: Vec<usize> = (0..3).map(|at| cluster.sessions(at)).collect();
+    println!("agents of each broker: {homes:?}");
+    cluster.keep_logs();
+    cluster.kill(2);
+    let begun = now();
+    let (found, warnings) = cluster.query(0, "count by (instance) (node_load1)");
+    println!("asked at once: {} hosts after {:?}, {warnings:?}", found.len(), begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "a dead broker is not waited for");
+    assert!(warnings.len() == 1 && warnings[0].contains("broker 3"), "{warnings:?}");
+    assert_eq!(found.len(), homes[0] + homes[1], "the others' rows are there: {found:?}");
+    agents.wait_until_all_are_heard(30);
+    let (found, warnings) = cluster.query(1, "count by (instance) (node_load1)");
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), all, "they are taken by others");
+    assert!(warnings.len() == 1 && warnings[0].contains("is not connected"), "{warnings:?}");
+
+    cluster.restart(2);
+    cluster.wait_until_balanced(60);
+    agents.wait_until_all_are_heard(30);
+    let acknowledged = agents.stop();
+    let count = "count_over_time(node_load1[1h])";
+    wait("every broker is connected to every other one", 20, || {
+        (0..3).all(|at| cluster.query(at, count).1.is_empty())
+    });
+    let counted: Vec<_> = (0..3).map(|at| cluster.query(at, count).0).collect();
+    let sums: Vec<_> =
+        (0..3).map(|at| cluster.query(at, &format!("sum by (instance) ({count})")).0).collect();
+    cluster.stop();
+    let stored = cluster.moments("node_load1");
+    assert_eq!(stored.len(), 6);
+    assert_eq!(counted, [stored.clone(), stored.clone(), stored.clone()]);
+    assert_eq!(sums, counted, "by the way of a fleet too");
+    let (frames, twice) = cluster.assert_stored(&acknowledged);
+    println!("{stored:?}: {frames} frames, {twice} in two brokers' logs");
+}
+
 /// An operator's mistakes are said, and what a drained broker had is with the others without a gap.
 #[test]
 fn operators_are_told() {
@@ -88,13 +147,13 @@ fn operators_are_told() {
     let gaps = watch.join().expect("the watch ends");
     println!("broker 3 was drained: agents' gaps {gaps:?}");
     let left = || !cluster.status(0).members.iter().any(|member| member.id == 3);
-    strobe_tests::wait("broker 3 has left", 30, left);
+    wait("broker 3 has left", 30, left);
     let (ok, joined_as, why) = joined(&token);
     assert!(ok && joined_as.contains("broker 4"), "no id is given out twice: {joined_as}{why}");
     drop(agents);
     // Of three voters one is left: nothing is agreed on, and nobody is told that something was or was not.
     let grown = || cluster.status(0).voters() == 3;
-    strobe_tests::wait("broker 4 votes", 30, grown);
+    wait("broker 4 votes", 30, grown);
     drop(other);
     cluster.kill(1);
     pause(500);

@@ -11,6 +11,7 @@
 //! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
 //! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
 //! peer stream ◀──control plane's bytes──▶ plane (`net/peers`, `cluster`)
+//! peer stream ◀──ApiRequest, ApiResponse──▶ (`net/questions`, `peers`)
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
@@ -21,6 +22,7 @@ mod certify;
 mod joining;
 mod owners;
 mod peers;
+mod questions;
 mod streams;
 
 pub use peers::Seating;
@@ -71,6 +73,7 @@ pub struct Net {
     /// In a cluster; none of a broker by itself.
     seat: Option<peers::Seat>,
     joining: joining::Waiting,
+    questions: questions::Questions,
 }
 
 /// The parts a [`Net`] is made of.
@@ -93,6 +96,8 @@ pub struct Parts {
 pub enum Ask {
     /// Answer this request with [`Net::answer`], while the caller is there.
     Api(Place, ApiRequest, Caller),
+    /// The same for another broker, of what is here alone, by who waits for nobody.
+    Peer(Place, ApiRequest, Caller),
 }
 
 /// Numbers for `/metrics`.
@@ -173,6 +178,7 @@ impl Net {
             revocations: 0,
             seat: None,
             joining: joining::Waiting::default(),
+            questions: questions::Questions::default(),
         }
     }
 

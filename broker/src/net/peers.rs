@@ -108,6 +108,14 @@ impl Seat {
         self.peers.values().filter(|peer| matches!(peer.state, State::Open { .. })).count()
     }
 
+    /// The connection that was dialled to a broker, if it is up.
+    pub(super) fn connection(&self, id: u64) -> Option<ConnId> {
+        match self.peers.get(&id)?.state {
+            State::Open { place } => Some(place.conn),
+            State::Waiting { .. } | State::Opening { .. } => None,
+        }
+    }
+
     fn dialled(&self, conn: ConnId) -> Option<u64> {
         let of = |peer: &Peer| match peer.state {
             State::Waiting { .. } => None,

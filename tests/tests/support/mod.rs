@@ -1,16 +1,19 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strobe_agent::run::Agent;
 use strobe_broker::control;
-use strobe_broker::store::{Seen, Store, StoreConfig};
+use strobe_broker::store::{
+    Limits, MatchOp, Matcher, Scratch, Seen, Store, StoreConfig, TimeRange,
+};
 use strobe_tests::{Folder, Process, fake_procfs, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
+use strobe_wire::schema::Labels;
 use strobe_wire::settings::Settings;
 
 /// One broker.
@@ -88,6 +91,35 @@ impl Broker {
         let request = ApiRequest { method, path, query, ..ApiRequest::default() };
         let answer = control::ask(self.folder.path(), request, Duration::from_secs(20)).ok()?;
         (answer.status == 200).then(|| String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    fn text(&self, path: &str, query: &str) -> String {
+        let (method, path, query) = ("GET".to_owned(), path.to_owned(), query.to_owned());
+        let request = ApiRequest { method, path, query, ..ApiRequest::default() };
+        let answer = control::ask(self.folder.path(), request, Duration::from_secs(20));
+        let answer = answer.expect("it answers");
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        String::from_utf8(answer.body).expect("text")
+    }
+
+    /// Every moment at which a host has this series, by its store alone.
+    fn moments(&self, metric: &str) -> BTreeMap<String, BTreeSet<i64>> {
+        let config = StoreConfig::at(self.folder.path().join("store"));
+        let (store, _writer, _) = Store::open(config, 0).expect("it opens");
+        let range = TimeRange { start_ms: 0, end_ms: i64::MAX };
+        let limits = Limits { series_max: 10_000, samples_max: 10_000_000 };
+        let (name, value) = ("__name__".to_owned(), metric.to_owned());
+        let matcher = Matcher { name, op: MatchOp::Equal, value };
+        let (mut scratch, mut all) = (Scratch::new(&limits), BTreeMap::new());
+        for part in store.select(&[matcher], range, &limits).expect("it can be read") {
+            let visit = &mut |labels: &Labels, times: &[i64], _: &[f64]| {
+                let host = labels.value("instance").expect("a host's").to_owned();
+                all.entry(host).or_insert_with(BTreeSet::new).extend(times);
+                Ok(())
+            };
+            store.scan(&part, range, &mut scratch, visit).expect("it can be read");
+        }
+        all
     }
 
     fn status(&self) -> Option<Status> {
@@ -196,6 +228,39 @@ impl Cluster {
                 && status.members.iter().all(good)
                 && all == 256
         });
+    }
+
+    /// What a broker that runs answers to a query: a value by `instance`, and the warnings.
+    pub(crate) fn query(&self, at: usize, text: &str) -> (BTreeMap<String, u64>, Vec<String>) {
+        let query = format!("query={}", strobe_tests::escape(text));
+        let json = self.get(at, "/api/v1/query", &query);
+        let list = |json: &serde_json::Value| json.as_array().cloned().unwrap_or_default();
+        let one = |series: &serde_json::Value| {
+            let value = series["value"][1].as_str().expect("a number").parse().expect("whole");
+            (series["metric"]["instance"].as_str().unwrap_or("").to_owned(), value)
+        };
+        let warnings = list(&json["warnings"]).iter().map(ToString::to_string).collect();
+        (list(&json["data"]["result"]).iter().map(one).collect(), warnings)
+    }
+
+    /// How many agents are with this broker now.
+    pub(crate) fn sessions(&self, at: usize) -> usize {
+        let text = self.brokers[at].text("/metrics", "");
+        let line = text.lines().find_map(|line| line.strip_prefix("strobe_broker_sessions "));
+        line.and_then(|number| number.parse().ok()).expect("it is counted")
+    }
+
+    pub(crate) fn get(&self, at: usize, path: &str, query: &str) -> serde_json::Value {
+        serde_json::from_str(&self.brokers[at].text(path, query)).expect("JSON")
+    }
+
+    /// How many moments each host has this series at, in all brokers' stores; they do not run.
+    pub(crate) fn moments(&self, metric: &str) -> BTreeMap<String, u64> {
+        let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+        for (host, moments) in self.brokers.iter().flat_map(|broker| broker.moments(metric)) {
+            all.entry(host).or_default().extend(moments);
+        }
+        all.into_iter().map(|(host, moments)| (host, moments.len() as u64)).collect()
     }
 
     pub(crate) fn changes_per_second(&self, threads: usize, each: usize) -> f64 {
