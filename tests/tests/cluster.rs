@@ -5,8 +5,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
-use strobe_tests::{pause, run, wait};
+use strobe_broker::{Subscription, Update};
+use strobe_tests::{Folder, free_address, pause, run, wait};
+use strobe_wire::ids::HostId;
+use strobe_wire::message::ApiRequest;
+use strobe_wire::settings::Settings;
 use support::{Agents, Cluster, now};
 
 /// Whoever is killed, the leader or another one: agents go on at the others within seconds, and every
@@ -107,6 +112,73 @@ fn any_broker_answers_for_all() {
     assert_eq!(sums, counted, "by the way of a fleet too");
     let (frames, twice) = cluster.assert_stored(&acknowledged);
     println!("{stored:?}: {frames} frames, {twice} in two brokers' logs");
+}
+
+/// A dashboard on any broker sees every host live, and goes on when another broker dies.
+#[test]
+fn a_dashboard_anywhere_sees_all() {
+    let mut cluster = Cluster::start("live", 2);
+    let folder = Folder::new("live-here");
+    let args = ["--dir", folder.text(), "--broker-listen", &free_address()].map(str::to_owned);
+    let keys = strobe_broker::config::KEYS;
+    let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
+    let config = strobe_broker::Config::of(&settings, None, false).expect("good settings");
+    let here = strobe_broker::Broker::start(config).expect("it starts");
+    let token = cluster.join_token(0);
+    let join = ["cluster", "join", cluster.address(0), "--token", &token, "--dir", folder.text()];
+    let (ok, said, why) = run("strobe", &join);
+    assert!(ok, "{said}{why}");
+    wait("it votes and has its share", 30, || {
+        let status = cluster.status(0);
+        status.voters() == 3 && status.shards(3) > 60
+    });
+    let agents = Agents::start(&cluster, 6);
+    agents.wait_until_all_are_heard(30);
+    let dashboard = here.subscribe();
+    let homes = [cluster.sessions(0), cluster.sessions(1)];
+    println!("agents of the other brokers: {homes:?}");
+    assert!(0 < homes[0] + homes[1]);
+    let begun = now();
+    let rows = watch(&dashboard, &agents.hosts(), 5);
+    println!("rows of every host after {:?}: {rows:?}", begun.elapsed());
+    for host in agents.hosts() {
+        let path = "/api/strobe/v1/history".to_owned();
+        let body = format!(
+            r#"{{"host":"{host}","range_ms":60000,"pixels":100,"terms":[
+                {{"metric":"node_load1","how":"value","agg":"max","by":null,"where":null}}]}}"#
+        );
+        let method = "POST".to_owned();
+        let request = ApiRequest { method, path, body: body.into_bytes(), ..Default::default() };
+        let answer = here.api(request);
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(answer.status == 200 && text.contains("null,"), "{host}: {text}");
+        assert!(text.contains(r#""terms":[{"":["#), "{host} has a line: {text}");
+    }
+    let victim = usize::from(homes[0] < homes[1]);
+    cluster.kill(victim);
+    let begun = now();
+    watch(&dashboard, &agents.hosts(), 12);
+    println!("and after a broker with {} of them was killed: {:?}", homes[victim], begun.elapsed());
+    drop(agents);
+    here.stop();
+}
+
+/// Until so many seconds are over or five rows of each host came, one after the other.
+fn watch(dashboard: &Subscription, hosts: &[HostId], seconds: u64) -> BTreeMap<HostId, usize> {
+    let mut rows: BTreeMap<HostId, usize> = hosts.iter().map(|host| (*host, 0)).collect();
+    let begun = now();
+    while rows.values().any(|count| *count < 5) {
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "hosts are not seen: {rows:?}");
+        if let Some(Update::Frame(bytes)) = dashboard.recv_timeout(Duration::from_millis(100)) {
+            let frame = strobe_wire::frame::open(&bytes).expect("a frame");
+            if let Some(count) = rows.get_mut(&frame.header.host)
+                && frame.payload.columns().is_some()
+            {
+                *count += 1;
+            }
+        }
+    }
+    rows
 }
 
 /// An operator's mistakes are said, and what a drained broker had is with the others without a gap.

@@ -12,6 +12,7 @@
 //! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
 //! peer stream ◀──control plane's bytes──▶ plane (`net/peers`, `cluster`)
 //! peer stream ◀──ApiRequest, ApiResponse──▶ (`net/questions`, `peers`)
+//! peer stream ──Subscribe──▶ hub queue, only of what came here ──▶ the other's hub (`net/feeds`)
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
@@ -19,6 +20,7 @@
 
 mod agents;
 mod certify;
+mod feeds;
 mod joining;
 mod owners;
 mod peers;
@@ -74,6 +76,7 @@ pub struct Net {
     seat: Option<peers::Seat>,
     joining: joining::Waiting,
     questions: questions::Questions,
+    feeds: feeds::Feeds,
 }
 
 /// The parts a [`Net`] is made of.
@@ -179,6 +182,7 @@ impl Net {
             seat: None,
             joining: joining::Waiting::default(),
             questions: questions::Questions::default(),
+            feeds: feeds::Feeds::default(),
         }
     }
 

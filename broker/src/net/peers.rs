@@ -116,6 +116,12 @@ impl Seat {
         }
     }
 
+    /// Brokers that were dialled and are there.
+    pub(super) fn connected(&self) -> impl Iterator<Item = u64> {
+        let open = |peer: &Peer| matches!(peer.state, State::Open { .. });
+        self.peers.iter().filter(move |(_, peer)| open(peer)).map(|(id, _)| *id)
+    }
+
     fn dialled(&self, conn: ConnId) -> Option<u64> {
         let of = |peer: &Peer| match peer.state {
             State::Waiting { .. } => None,
@@ -231,6 +237,7 @@ impl Net {
             self.forget_conn(conn);
             self.peer_gone(conn, now);
         }
+        self.tend_feeds();
     }
 
     /// Whether this was a connection that was dialled here.
@@ -275,6 +282,9 @@ impl Net {
 
     /// A peer's message.
     pub(super) fn on_peer_bytes(&mut self, place: Place, bytes: Bytes) -> Result<(), String> {
+        if self.on_feed(place, &bytes) {
+            return Ok(());
+        }
         let subject = self.conns.get(&place.conn).and_then(|conn| conn.subject);
         let from = subject.and_then(|s| u64::try_from(s.host.0).ok()).filter(|&id| id != 0);
         let from = from.ok_or("this broker's certificate names no broker of a cluster")?;

@@ -55,6 +55,8 @@ pub(super) enum StreamRole {
     Subscriber(Subscription),
     /// Another broker was asked; its answer is known by this.
     Questioned(u64),
+    /// What comes in at this other broker.
+    Feed(u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,10 +211,7 @@ impl Net {
                 self.subscribers.insert(place);
                 Ok(())
             }
-            (Alpn::Peer, Message::ApiRequest(request)) => {
-                self.on_request(place, request, Ask::Peer, ask)
-            }
-            (Alpn::Peer, Message::ApiResponse(answer)) => self.on_answer(place, answer),
+            (Alpn::Peer, message) => self.on_peer_message(place, message, ask),
             (Alpn::Enrol, Message::Enrol { secret, host, role, csr }) => {
                 let ask = Enrolment { secret, host: HostId(host), role, csr };
                 self.on_enrol(place, ask, now_ms)
@@ -231,7 +230,7 @@ impl Net {
             StreamRole::Asking(_) => {}
             StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
             StreamRole::New => stream.end = End::AfterOut,
-            StreamRole::Questioned(_) => self.forget_stream(place),
+            StreamRole::Questioned(_) | StreamRole::Feed(_) => self.forget_stream(place),
             StreamRole::Agent(_) | StreamRole::Subscriber(_) => {
                 self.link.finish(place.conn, place.stream);
                 self.forget_stream(place);
@@ -285,6 +284,7 @@ impl Net {
             StreamRole::Agent(session) => session,
             StreamRole::Asking(caller) => return caller.leave(),
             StreamRole::Questioned(ticket) => return self.unanswered(ticket),
+            StreamRole::Feed(id) => return self.feed_gone(id, place),
             StreamRole::New | StreamRole::Subscriber(_) => return,
         };
         let whose = self.ingest.whose(session);

@@ -144,6 +144,12 @@ impl Status {
     }
 }
 
+impl Status {
+    pub(crate) fn shards(&self, id: u64) -> u64 {
+        self.members.iter().filter(|member| member.id == id).map(|member| member.shards).sum()
+    }
+}
+
 impl Cluster {
     /// So many brokers, all of them voters with their share of the shards.
     pub(crate) fn start(name: &str, count: usize) -> Self {
@@ -347,6 +353,10 @@ impl Agents {
         };
         let hosts = (0..count).map(host).collect();
         Self { agents: Arc::new(Mutex::new(agents)), hosts, _folder: folder }
+    }
+
+    pub(crate) fn hosts(&self) -> Vec<HostId> {
+        self.hosts.clone()
     }
 
     /// Each has been acknowledged something new.
