@@ -181,6 +181,38 @@ fn watch(dashboard: &Subscription, hosts: &[HostId], seconds: u64) -> BTreeMap<H
     rows
 }
 
+/// A shard that is given to another broker takes its agents along: no frame is lost, none is in two logs.
+#[test]
+fn a_shard_moves_when_told() {
+    let mut cluster = Cluster::start("move", 3);
+    let agents = Agents::start(&cluster, 3);
+    agents.wait_until_all_are_heard(30);
+    let sessions = || -> Vec<usize> { (0..3).map(|at| cluster.sessions(at)).collect() };
+    println!("agents of each broker: {:?}", sessions());
+    let watch = agents.watch(Duration::from_secs(9));
+    for to in ["1", "2", "3", "2"] {
+        for host in ["host0", "host1", "host2"] {
+            let args = ["cluster", "move", host, to, "--dir", &cluster.dir(1)];
+            let (ok, said, why) = run("strobe", &args);
+            assert!(ok && said.contains(&format!("is broker {to}'s")), "{said}{why}");
+        }
+        let at = to.parse::<usize>().expect("a number") - 1;
+        wait("they are there", 10, || sessions()[at] == 3);
+        agents.wait_until_all_are_heard(10);
+    }
+    println!("agents' gaps: {:?}", watch.join().expect("the watch ends"));
+    let why = run("strobe", &["cluster", "move", "300", "1", "--dir", &cluster.dir(0)]).2;
+    assert!(why.contains("no number below 256"), "{why}");
+    let why = run("strobe", &["cluster", "move", "3", "9", "--dir", &cluster.dir(0)]).2;
+    assert!(why.contains("no broker 9"), "{why}");
+    cluster.keep_logs();
+    let acknowledged = agents.stop();
+    cluster.stop();
+    let (all, twice) = cluster.assert_stored(&acknowledged);
+    println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
+    assert_eq!(twice, 0);
+}
+
 /// An operator's mistakes are said, and what a drained broker had is with the others without a gap.
 #[test]
 fn operators_are_told() {

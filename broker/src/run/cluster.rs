@@ -9,6 +9,7 @@ use super::clock::{monotonic, rest_until, wall_s};
 use super::error::BrokerError;
 use super::loops::{spawn, wake};
 use crate::cluster::{Answer, Asked, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
+use crate::config::Durability;
 use crate::net::Seating;
 use mio::Waker;
 use redb::Database;
@@ -79,10 +80,13 @@ impl Cluster {
     }
 
     /// Goes on as in the last life, if that was in a cluster.
-    pub(super) fn resume(&self) -> Result<(), BrokerError> {
+    pub(super) fn resume(&self, durability: Durability) -> Result<(), BrokerError> {
         let path = self.dir.join(FILE);
         if !path.exists() {
             return Ok(());
+        }
+        if durability == Durability::WalRedis {
+            return Err(BrokerError::OneLog);
         }
         let database = open(&path)?;
         let store = Store::open(database).map_err(BrokerError::Cluster)?;

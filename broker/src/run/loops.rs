@@ -8,7 +8,7 @@ use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
 use crate::peers::{LETTERS_MAX, Letter, Peers};
 use crate::query::Caller;
-use crate::store::redis::{Log, Mirror};
+use crate::store::redis::{Epochs, Log, Mirror};
 use crate::writer::{Order, Report, Scribe};
 use mio::{Events, Poll, Waker};
 use std::io;
@@ -37,6 +37,8 @@ pub(super) struct Loop {
     pub(super) pages: Option<SyncSender<Question>>,
     pub(super) peers: Peers,
     pub(super) letters: Receiver<Letter>,
+    /// Where Redis is written to.
+    pub(super) epochs: Option<Arc<Epochs>>,
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
 }
@@ -90,6 +92,11 @@ impl Loop {
                 Told::Post(post) => {
                     if let Post::Map(map) = &post {
                         self.peers.set_members(map.me, &map.addresses);
+                        // Of all shards: what it took in while it owned one is sealed, and written,
+                        // when it may not any more. Whoever knows less than others is refused.
+                        if let Some(epochs) = &self.epochs {
+                            map.epochs().for_each(|(shard, epoch)| epochs.set(shard, epoch));
+                        }
                     }
                     self.net.on_post(post, now, now_ms);
                 }

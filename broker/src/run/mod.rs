@@ -182,6 +182,7 @@ impl Broker {
             pages: Some(pages),
             peers,
             letters,
+            epochs: mirror.as_ref().map(Mirror::epochs),
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
         };
@@ -198,7 +199,7 @@ impl Broker {
             let stopping = Arc::clone(&broker.shared.stopping);
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
-        broker.shared.cluster.resume()?;
+        broker.shared.cluster.resume(broker.shared.config.durability)?;
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
