@@ -4,6 +4,8 @@
 //! A process started here is ended by its own pid when its [`Process`] is dropped; nothing else is
 //! ever signalled, and every address is on 127.0.0.1.
 
+pub mod relay;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -12,7 +12,7 @@ use strobe_tests::{Folder, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
 use strobe_wire::settings::Settings;
-use support::{Agents, Cluster, now};
+use support::{Agents, Cluster, Reach, now};
 
 /// Whoever is killed, the leader or another one: agents go on at the others within seconds, and every
 /// frame that was acknowledged is in a broker's log.
@@ -48,7 +48,8 @@ fn agents_go_on_whichever_broker_is_killed() {
         "gaps of {} agents: median {middle:?}, worst {worst:?}; elections {elections:?}",
         gaps.len()
     );
-    assert!(worst < Duration::from_secs(8), "an agent was not taken: {gaps:?}");
+    assert!(worst < GAP_MAX, "an agent was not taken: {gaps:?}");
+    assert!(elections.iter().all(|took| *took < ELECTION_MAX), "{elections:?}");
     let acknowledged = agents.stop();
     cluster.stop();
     let (all, twice) = cluster.assert_stored(&acknowledged);
@@ -79,7 +80,11 @@ fn any_broker_answers_for_all() {
         assert!(hosts.len() == 6 && hosts.iter().all(|h| h["state"] == "fresh"), "{hosts:?}");
     }
 
-    let homes: Vec<usize> = (0..3).map(|at| cluster.sessions(at)).collect();
+    let mut homes = Vec::new();
+    wait("every agent is where it belongs", 10, || {
+        homes = (0..3).map(|at| cluster.sessions(at)).collect::<Vec<usize>>();
+        homes.iter().sum::<usize>() == 6
+    });
     println!("agents of each broker: {homes:?}");
     cluster.keep_logs();
     cluster.kill(2);
@@ -135,6 +140,7 @@ fn a_dashboard_anywhere_sees_all() {
     let agents = Agents::start(&cluster, 6);
     agents.wait_until_all_are_heard(30);
     let dashboard = here.subscribe();
+    pause(1000);
     let homes = [cluster.sessions(0), cluster.sessions(1)];
     println!("agents of the other brokers: {homes:?}");
     assert!(0 < homes[0] + homes[1]);
@@ -188,16 +194,20 @@ fn a_shard_moves_when_told() {
     let agents = Agents::start(&cluster, 3);
     agents.wait_until_all_are_heard(30);
     let sessions = || -> Vec<usize> { (0..3).map(|at| cluster.sessions(at)).collect() };
-    println!("agents of each broker: {:?}", sessions());
     let watch = agents.watch(Duration::from_secs(9));
-    for to in ["1", "2", "3", "2"] {
+    let mut at = 3;
+    for _ in 0..4 {
+        // One that has its share already would have to give some away again.
+        let status = cluster.status(1);
+        at = (0..3).filter(|to| *to != at).min_by_key(|to| status.shards(to + 1)).expect("two");
         for host in ["host0", "host1", "host2"] {
-            let args = ["cluster", "move", host, to, "--dir", &cluster.dir(1)];
+            let to = (at + 1).to_string();
+            let args = ["cluster", "move", host, &to, "--dir", &cluster.dir(1)];
             let (ok, said, why) = run("strobe", &args);
             assert!(ok && said.contains(&format!("is broker {to}'s")), "{said}{why}");
         }
-        let at = to.parse::<usize>().expect("a number") - 1;
-        wait("they are there", 10, || sessions()[at] == 3);
+        let home = usize::try_from(at).expect("small");
+        wait("they are there", 10, || sessions()[home] == 3);
         agents.wait_until_all_are_heard(10);
     }
     println!("agents' gaps: {:?}", watch.join().expect("the watch ends"));
@@ -211,6 +221,72 @@ fn a_shard_moves_when_told() {
     let (all, twice) = cluster.assert_stored(&acknowledged);
     println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
     assert_eq!(twice, 0);
+}
+
+/// One `strobe up` becomes three brokers while rows come in: no gap, nothing lost, nothing twice, and what it
+/// had before is what any of them answers.
+#[test]
+fn a_strobe_grows_under_load() {
+    let mut cluster = Cluster::alone("grow");
+    let agents = Agents::start(&cluster, 5);
+    agents.wait_until_all_are_heard(30);
+    let first = "min_over_time(timestamp(node_load1)[1h:1s])";
+    let before = cluster.query(0, &format!("floor({first})")).0;
+    assert_eq!(before.len(), 6, "{before:?}");
+    let watch = agents.watch(Duration::from_secs(20));
+    cluster.init();
+    cluster.grow("grow");
+    cluster.grow("grow");
+    cluster.wait_until_balanced(60);
+    agents.wait_until_all_are_heard(30);
+    let gaps = watch.join().expect("the watch ends");
+    println!("one became three: agents' gaps {gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap < GAP_MAX), "{gaps:?}");
+    for at in 0..3 {
+        assert_eq!(cluster.query(at, &format!("floor({first})")), (before.clone(), vec![]));
+    }
+    cluster.keep_logs();
+    let acknowledged = agents.stop();
+    cluster.stop();
+    let (all, twice) = cluster.assert_stored(&acknowledged);
+    println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
+    assert_eq!(twice, 0);
+}
+
+/// The leader is cut off, from the others alone or from agents too, and comes back: another one leads,
+/// nothing that anybody acknowledged is lost, and every row counts once.
+#[test]
+fn a_leader_that_is_cut_off_does_no_harm() {
+    let mut cluster = Cluster::behind_relays("cut", 3);
+    let agents = Agents::start(&cluster, 6);
+    agents.wait_until_all_are_heard(30);
+    for reach in [Reach::All, Reach::Others] {
+        let leader = cluster.leader();
+        let watch = agents.watch(Duration::from_secs(9));
+        let begun = now();
+        cluster.isolate(leader, reach);
+        let elected = cluster.wait_for_another_leader(leader, begun);
+        let other = (leader + 1) % 3;
+        let (_, warnings) = cluster.query(other, "count by (instance) (node_load1)");
+        println!("{reach:?} reached: another leader after {elected:?}; {warnings:?}");
+        assert!(warnings.len() == 1 && warnings[0].contains(&format!("broker {}", leader + 1)));
+        let gaps = watch.join().expect("the watch ends");
+        println!("agents' gaps {gaps:?}");
+        assert!(gaps.iter().all(|gap| *gap < CUT_MAX), "{gaps:?}");
+        cluster.heal();
+        cluster.wait_until_balanced(60);
+        agents.wait_until_all_are_heard(30);
+    }
+    cluster.keep_logs();
+    let acknowledged = agents.stop();
+    let count = "count_over_time(node_load1[1h])";
+    wait("all are connected again", 20, || (0..3).all(|at| cluster.query(at, count).1.is_empty()));
+    let counted: Vec<_> = (0..3).map(|at| cluster.query(at, count).0).collect();
+    cluster.stop();
+    let stored = cluster.moments("node_load1");
+    assert_eq!(counted, [stored.clone(), stored.clone(), stored]);
+    let (all, twice) = cluster.assert_stored(&acknowledged);
+    println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
 }
 
 /// An operator's mistakes are said, and what a drained broker had is with the others without a gap.
@@ -275,5 +351,11 @@ fn changes_are_agreed_on() {
     println!("{rate:.0} changes a second, six at a time at the leader");
     let alone = cluster.changes_per_second(1, 100);
     println!("{alone:.0} changes a second, one at a time");
-    assert!(20.0 < rate, "only {rate} a second");
+    assert!(200.0 < rate, "only {rate} a second");
 }
+
+/// Without an acknowledgement, for whatever reason.
+const GAP_MAX: Duration = Duration::from_secs(3);
+/// A broker that is cut off from agents looks like a slow one for a while.
+const CUT_MAX: Duration = Duration::from_secs(4);
+const ELECTION_MAX: Duration = Duration::from_secs(2);

@@ -1,6 +1,7 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,6 +11,7 @@ use strobe_broker::control;
 use strobe_broker::store::{
     Limits, MatchOp, Matcher, Scratch, Seen, Store, StoreConfig, TimeRange,
 };
+use strobe_tests::relay::Relay;
 use strobe_tests::{Folder, Process, fake_procfs, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
@@ -19,7 +21,11 @@ use strobe_wire::settings::Settings;
 /// One broker.
 pub(crate) struct Broker {
     folder: Folder,
+    /// Where others reach it.
     address: String,
+    listen: String,
+    relay: Option<Relay>,
+    program: &'static [&'static str],
     process: Option<Process>,
 }
 
@@ -50,11 +56,32 @@ pub(crate) struct Agents {
     _folder: Folder,
 }
 
+/// Whom agents reach when a broker is cut off from the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    All,
+    Others,
+}
+
 impl Broker {
     pub(crate) fn start(name: &str, listen: &str) -> Self {
         let address = if listen.ends_with(":0") { free_address() } else { listen.to_owned() };
-        let mut broker = Self { folder: Folder::new(name), address, process: None };
+        Self::of(name, address, &["strobe-broker"])
+    }
+
+    fn of(name: &str, listen: String, program: &'static [&'static str]) -> Self {
+        let (folder, address) = (Folder::new(name), listen.clone());
+        let mut broker = Self { folder, address, listen, relay: None, program, process: None };
         broker.begin();
+        broker
+    }
+
+    /// Reached by a relay of its own.
+    fn behind_a_relay(name: &str) -> Self {
+        let mut broker = Self::start(name, "127.0.0.1:0");
+        let relay = Relay::start(broker.listen.parse().expect("an address"));
+        broker.address = relay.address().to_string();
+        broker.relay = Some(relay);
         broker
     }
 
@@ -63,8 +90,9 @@ impl Broker {
     }
 
     fn begin(&mut self) {
-        let args = ["--dir", self.folder.text(), "--broker-listen", &self.address];
-        let mut process = Process::start("strobe-broker", &args);
+        let (program, more) = self.program.split_first().expect("a program");
+        let args = ["--dir", self.folder.text(), "--broker-listen", &self.listen];
+        let mut process = Process::start(program, &[more, &args[..]].concat());
         process.line();
         self.process = Some(process);
     }
@@ -154,18 +182,69 @@ impl Cluster {
     /// So many brokers, all of them voters with their share of the shards.
     pub(crate) fn start(name: &str, count: usize) -> Self {
         let start = |at| Broker::start(&format!("{name}-{at}"), "127.0.0.1:0");
-        let cluster = Self { brokers: (1..=count).map(start).collect() };
-        let (ok, said, why) = run("strobe", &["cluster", "init", "--dir", &cluster.dir(0)]);
-        assert!(ok && said.contains("strobe cluster join"), "{said}{why}");
-        for at in 1..count {
-            let token = cluster.join_token(at - 1);
-            let (seed, dir) = (cluster.address(at - 1), cluster.dir(at));
-            let args = ["cluster", "join", seed, "--token", &token, "--dir", &dir];
-            let (ok, said, why) = run("strobe", &args);
-            assert!(ok, "{said}{why}");
-        }
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// The same, each behind a relay of its own.
+    pub(crate) fn behind_relays(name: &str, count: usize) -> Self {
+        let start = |at| Broker::behind_a_relay(&format!("{name}-{at}"));
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// One `strobe up`, with this machine's agent, that is no cluster yet.
+    pub(crate) fn alone(name: &str) -> Self {
+        let up = &["strobe", "up", "--no-viz"];
+        Self { brokers: vec![Broker::of(&format!("{name}-1"), free_address(), up)] }
+    }
+
+    /// Another `strobe up` joins.
+    pub(crate) fn grow(&mut self, name: &str) {
+        let at = self.brokers.len();
+        let up = &["strobe", "up", "--no-viz", "--no-agent"];
+        self.brokers.push(Broker::of(&format!("{name}-{}", at + 1), free_address(), up));
+        self.join(at);
+    }
+
+    fn made_of(brokers: Vec<Broker>) -> Self {
+        let cluster = Self { brokers };
+        cluster.init();
+        (1..cluster.brokers.len()).for_each(|at| cluster.join(at));
         cluster.wait_until_balanced(60);
         cluster
+    }
+
+    pub(crate) fn init(&self) {
+        let args = ["cluster", "init", "--address", self.address(0), "--dir", &self.dir(0)];
+        let (ok, said, why) = run("strobe", &args);
+        assert!(ok && said.contains("strobe cluster join"), "{said}{why}");
+    }
+
+    fn join(&self, at: usize) {
+        let token = self.join_token(at - 1);
+        let (seed, dir, address) = (self.address(at - 1), self.dir(at), self.address(at));
+        let args = ["cluster", "join", seed, "--token", &token, "--dir", &dir];
+        let (ok, said, why) = run("strobe", &[&args[..], &["--address", address]].concat());
+        assert!(ok, "{said}{why}");
+    }
+
+    /// This broker and the others do not reach each other any more; agents reach all, or not it.
+    pub(crate) fn isolate(&self, at: usize, agents: Reach) {
+        let listens = |broker: &Broker| broker.listen.parse().expect("an address");
+        let relay = |broker: &Broker, clients: &[SocketAddr]| {
+            broker.relay.as_ref().expect("it has one").cut(clients);
+        };
+        let alone = &self.brokers[at];
+        for other in self.brokers.iter().filter(|broker| broker.address != alone.address) {
+            relay(alone, &[listens(other)]);
+            relay(other, &[listens(alone)]);
+        }
+        if agents == Reach::Others {
+            alone.relay.as_ref().expect("it has one").cut_all();
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.brokers.iter().filter_map(|broker| broker.relay.as_ref()).for_each(Relay::heal);
     }
 
     pub(crate) fn dir(&self, at: usize) -> String {
