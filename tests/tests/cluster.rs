@@ -243,8 +243,16 @@ fn a_strobe_grows_under_load() {
     println!("one became three: agents' gaps {gaps:?}");
     assert!(gaps.iter().all(|gap| *gap < GAP_MAX), "{gaps:?}");
     for at in 0..3 {
-        assert_eq!(cluster.query(at, &format!("floor({first})")), (before.clone(), vec![]));
+        let (mut after, warnings) = cluster.query(at, &format!("floor({first})"));
+        assert_eq!(after.len(), 8, "those of the two that joined, too");
+        after.retain(|host, _| before.contains_key(host));
+        assert_eq!((after, warnings), (before.clone(), vec![]));
     }
+    wait("the hosts of those that joined go on", 20, || {
+        let fresh = cluster.query(0, "count by (instance) (node_load1 offset 1s)").0;
+        let now = cluster.query(0, "sum by (instance) (count_over_time(node_load1[5s]))").0;
+        fresh.len() == 8 && ["up2", "up3"].iter().all(|up| now.get(*up).is_some_and(|n| 3 < *n))
+    });
     cluster.keep_logs();
     let acknowledged = agents.stop();
     cluster.stop();

@@ -262,6 +262,8 @@ impl Net {
         self.conns
             .insert(conn, Conn { alpn: Alpn::Peer, subject, expires_s, streams: vec![stream] });
         self.streams.insert(place, Stream::new());
+        // Pages and rows of others share the connection: an election does not wait for them.
+        self.link.prefer(conn, stream);
         if let Some(peer) = seat.peers.get_mut(&id) {
             (peer.state, peer.asked) = (State::Open { place }, None);
             log::info!("connected to broker {id} at {}", peer.remote);
@@ -291,6 +293,7 @@ impl Net {
         let seat = self.seat.as_mut().ok_or("this broker belongs to no cluster")?;
         if seat.dialled(place.conn).is_none() && seat.accepted.len() < ACCEPTED_MAX {
             seat.accepted.insert(from, place);
+            self.link.prefer(place.conn, place.stream);
         }
         seat.tell(Order::Heard { from, bytes });
         Ok(())

@@ -16,7 +16,7 @@ use redb::Database;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_cluster::{Config, Identity, NodeError, Store};
@@ -49,6 +49,8 @@ pub(super) struct Cluster {
     told: Sender<Told>,
     mail: SyncSender<Mail>,
     waker: Arc<Waker>,
+    /// What the host of this very process is called: it enrols anew by itself.
+    pub(super) own: OnceLock<String>,
     inner: Mutex<Inner>,
 }
 
@@ -76,7 +78,8 @@ impl Cluster {
         let (mail, mail_in) = sync_channel(MAIL_MAX);
         let inner = Mutex::new(Inner { authority, running: None });
         let dir = dir.to_owned();
-        (Self { dir, listen, told, mail, waker, inner }, Ears { told: told_in, mail: mail_in })
+        let own = OnceLock::new();
+        (Self { dir, listen, told, mail, waker, own, inner }, Ears { told: told_in, mail: mail_in })
     }
 
     /// Goes on as in the last life, if that was in a cluster.

@@ -9,6 +9,19 @@ use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo};
 
 impl Broker {
+    /// The instance of an agent that is run beside this broker and enrols anew by itself whenever
+    /// [`Self::authority`] changes: it does not keep the broker from joining a cluster.
+    pub fn own_instance(&self, instance: &str) {
+        // The first stays.
+        drop(self.shared.cluster.own.set(instance.to_owned()));
+    }
+
+    /// The fingerprint of the fleet's authority; joining a cluster changes it.
+    #[must_use]
+    pub fn authority(&self) -> [u8; 32] {
+        self.shared.cluster.authority().fingerprint()
+    }
+
     /// Answers another broker, from what is here alone: it waits for nobody else.
     pub(super) fn respond_to_peer(&self, request: &ApiRequest, caller: &Caller) -> ApiResponse {
         let shared = &self.shared;

@@ -1,22 +1,22 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
+mod agents;
+
+pub(crate) use agents::Agents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use strobe_agent::run::Agent;
 use strobe_broker::control;
 use strobe_broker::store::{
     Limits, MatchOp, Matcher, Scratch, Seen, Store, StoreConfig, TimeRange,
 };
 use strobe_tests::relay::Relay;
-use strobe_tests::{Folder, Process, fake_procfs, free_address, pause, run, wait};
+use strobe_tests::{Folder, Process, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
 use strobe_wire::schema::Labels;
-use strobe_wire::settings::Settings;
 
 /// One broker.
 pub(crate) struct Broker {
@@ -25,7 +25,7 @@ pub(crate) struct Broker {
     address: String,
     listen: String,
     relay: Option<Relay>,
-    program: &'static [&'static str],
+    program: Vec<String>,
     process: Option<Process>,
 }
 
@@ -49,13 +49,6 @@ pub(crate) struct Member {
     shards: u64,
 }
 
-/// Agents in this process, each a host of its own.
-pub(crate) struct Agents {
-    agents: Arc<Mutex<Vec<Agent>>>,
-    hosts: Vec<HostId>,
-    _folder: Folder,
-}
-
 /// Whom agents reach when a broker is cut off from the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
@@ -69,7 +62,8 @@ impl Broker {
         Self::of(name, address, &["strobe-broker"])
     }
 
-    fn of(name: &str, listen: String, program: &'static [&'static str]) -> Self {
+    fn of(name: &str, listen: String, program: &[&str]) -> Self {
+        let program = program.iter().map(|part| (*part).to_owned()).collect();
         let (folder, address) = (Folder::new(name), listen.clone());
         let mut broker = Self { folder, address, listen, relay: None, program, process: None };
         broker.begin();
@@ -90,9 +84,10 @@ impl Broker {
     }
 
     fn begin(&mut self) {
-        let (program, more) = self.program.split_first().expect("a program");
-        let args = ["--dir", self.folder.text(), "--broker-listen", &self.listen];
-        let mut process = Process::start(program, &[more, &args[..]].concat());
+        let mut args: Vec<&str> = self.program.iter().map(String::as_str).collect();
+        let program = args.remove(0);
+        args.extend(["--dir", self.folder.text(), "--broker-listen", &self.listen]);
+        let mut process = Process::start(program, &args);
         process.line();
         self.process = Some(process);
     }
@@ -197,11 +192,12 @@ impl Cluster {
         Self { brokers: vec![Broker::of(&format!("{name}-1"), free_address(), up)] }
     }
 
-    /// Another `strobe up` joins.
+    /// Another `strobe up`, with an agent of its own, joins.
     pub(crate) fn grow(&mut self, name: &str) {
         let at = self.brokers.len();
-        let up = &["strobe", "up", "--no-viz", "--no-agent"];
-        self.brokers.push(Broker::of(&format!("{name}-{}", at + 1), free_address(), up));
+        let instance = format!("agent.instance=up{}", at + 1);
+        let up = ["strobe", "up", "--no-viz", "--set", &instance];
+        self.brokers.push(Broker::of(&format!("{name}-{}", at + 1), free_address(), &up));
         self.join(at);
     }
 
@@ -396,98 +392,6 @@ impl Cluster {
         }
         (all, twice)
     }
-}
-
-impl Agents {
-    /// They enrol in turn at each broker.
-    pub(crate) fn start(cluster: &Cluster, count: usize) -> Self {
-        let folder = Folder::new(&format!("agents-of-{}", cluster.address(0).replace(':', "-")));
-        let count_brokers = cluster.brokers.len();
-        let start = |number: usize| {
-            let (at, other) = (number % count_brokers, (number + 1) % count_brokers);
-            let (ok, token, why) =
-                run("strobe", &["token", "create", "--dir", &cluster.dir(other)]);
-            assert!(ok, "a token made at any broker is good at all: {why}");
-            let own = folder.path().join(format!("{number}"));
-            fake_procfs(&own.join("proc"));
-            std::fs::create_dir_all(own.join("sys")).expect("writable");
-            let text = |path: PathBuf| path.display().to_string();
-            let config = config(&[
-                ("--dir", text(own.join("state"))),
-                ("--broker", cluster.address(at).to_owned()),
-                ("--token", token.trim().to_owned()),
-                ("--procfs", text(own.join("proc"))),
-                ("--sysfs", text(own.join("sys"))),
-                ("--rootfs", text(own.clone())),
-                ("--instance", format!("host{number}")),
-            ]);
-            Agent::start(&config).expect("an agent starts")
-        };
-        let agents: Vec<Agent> = (0..count).map(start).collect();
-        let host = |number: usize| {
-            let file = folder.path().join(format!("{number}/state/host.toml"));
-            let text = std::fs::read_to_string(file).expect("it has begun");
-            let id = text.lines().next().and_then(|line| line.split('"').nth(1));
-            id.expect("an id").parse().expect("an id")
-        };
-        let hosts = (0..count).map(host).collect();
-        Self { agents: Arc::new(Mutex::new(agents)), hosts, _folder: folder }
-    }
-
-    pub(crate) fn hosts(&self) -> Vec<HostId> {
-        self.hosts.clone()
-    }
-
-    /// Each has been acknowledged something new.
-    pub(crate) fn wait_until_all_are_heard(&self, seconds: u64) {
-        let before = seqs(&self.agents);
-        wait("every agent is acknowledged", seconds, || {
-            seqs(&self.agents).iter().zip(&before).all(|(now, then)| then + 1 < *now)
-        });
-    }
-
-    /// For so long: the longest time that each agent was without an acknowledgement, by its own account.
-    pub(crate) fn watch(&self, long: Duration) -> JoinHandle<Vec<Duration>> {
-        let agents = Arc::clone(&self.agents);
-        std::thread::spawn(move || {
-            let begun = now();
-            let mut last: Vec<(u64, Instant)> =
-                seqs(&agents).into_iter().map(|seq| (seq, begun)).collect();
-            let mut gaps = vec![Duration::ZERO; last.len()];
-            while begun.elapsed() < long {
-                pause(5);
-                let at = now();
-                for ((seq, last), gap) in seqs(&agents).into_iter().zip(&mut last).zip(&mut gaps) {
-                    *gap = (*gap).max(at - last.1);
-                    if seq != last.0 {
-                        *last = (seq, at);
-                    }
-                }
-            }
-            gaps
-        })
-    }
-
-    /// Ends them; up to which frame each was acknowledged.
-    pub(crate) fn stop(self) -> BTreeMap<HostId, u64> {
-        let through = seqs(&self.agents);
-        let agents = std::mem::take(&mut *self.agents.lock().expect("no panic"));
-        agents.into_iter().for_each(|agent| agent.stop().expect("it ran well"));
-        self.hosts.iter().copied().zip(through).collect()
-    }
-}
-
-fn seqs(agents: &Mutex<Vec<Agent>>) -> Vec<u64> {
-    let agents = agents.lock().expect("no panic");
-    agents.iter().map(|agent| agent.status().acknowledged_seq).collect()
-}
-
-fn config(args: &[(&str, String)]) -> strobe_agent::config::Config {
-    let args: Vec<String> =
-        args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect();
-    let keys = strobe_agent::config::KEYS;
-    let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
-    strobe_agent::config::Config::new(&settings, &|_| None).expect("good settings")
 }
 
 #[expect(clippy::disallowed_methods, reason = "real processes need real time to pass")]

@@ -104,7 +104,9 @@ impl Broker {
         let seed = form.optional("seed").ok_or_else(|| bad("seed=HOST:PORT is wanted"))?;
         let token = form.optional("token").ok_or_else(|| bad("token=TOKEN is wanted"))?;
         let token: Token = token.parse().map_err(|why| bad(&format!("--token: {why}")))?;
-        let hosts = self.shared.registry.hosts().len();
+        let own = self.shared.cluster.own.get();
+        let hosts = self.shared.registry.hosts();
+        let hosts = hosts.iter().filter(|info| Some(&info.hello.instance) != own).count();
         if 0 < hosts && form.optional("force").is_none() && !self.shared.is_clustered() {
             let why = format!(
                 "{hosts} hosts are enrolled here, and know only this broker's own authority, which \
