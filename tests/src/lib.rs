@@ -85,6 +85,14 @@ impl Process {
         self.child.wait().expect("our own child can be waited for").success()
     }
 
+    /// Sends `signal`.
+    ///
+    /// # Panics
+    /// If it cannot be signalled.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("our own child can be signalled");
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits i32"))
     }
@@ -234,7 +242,12 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn binary(program: &str) -> PathBuf {
+/// Where `program` of this build is.
+///
+/// # Panics
+/// If this is no test of a build.
+#[must_use]
+pub fn binary(program: &str) -> PathBuf {
     // target/<profile>/deps/<test> → target/<profile>/<program>
     let test = std::env::current_exe().expect("a running test has a path");
     let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
