@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both do all their own set-up.
-.PHONY: run test web lint perf bench soak setup-run setup-test setup-bench clean
+.PHONY: run test web lint perf bench package soak setup-run setup-test setup-bench setup-package clean
 
 run: setup-run web
 	cargo build --release --package strobe
@@ -31,6 +31,11 @@ soak: setup-run web
 	cargo build --release --package strobe
 	exec $${CARGO_TARGET_DIR:-target}/release/strobe sim --forever --jobs $$(nproc) --seed $${SEED:-$$(date +%s)} $(ARGS)
 
+# Debian and RPM packages, in target/package.
+package: setup-package web
+	cargo build --release --bins
+	scripts/package
+
 setup-run:
 	scripts/setup run
 
@@ -39,6 +44,9 @@ setup-test:
 
 setup-bench:
 	scripts/setup bench
+
+setup-package:
+	scripts/setup package
 
 clean:
 	cargo clean

@@ -194,7 +194,7 @@ export class Bursts {
     if (!burst) throw new Error("there is none of this moment, or it is gone with the history of its day");
     this.whole = { from: Math.max(burst.from_ms, burst.at_ms - LONG_MS_MAX), to: Math.min(burst.to_ms, burst.at_ms + LONG_MS_MAX) };
     text(this.title, `${reason(burst)} at ${instant(at).slice(11)}`);
-    text(this.when, `${instant(this.whole.from).slice(0, 19)} – ${instant(this.whole.to).slice(11, 19)}, a hundred samples a second`);
+    text(this.when, `${instant(this.whole.from).slice(0, 19)} – ${instant(this.whole.to).slice(11, 19)}, up to a hundred samples a second`);
     this.users.replaceChildren(
       table("Busiest processes", burst.processes.map((user) => [`${user.comm} (${user.pid})`, user.cpus])),
       table("Busiest control groups", burst.cgroups.map((user) => [user.cgroup, user.cpus])));
