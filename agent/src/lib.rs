@@ -24,6 +24,7 @@ pub mod score;
 
 pub mod recorder;
 
+pub mod spool;
 pub mod state;
 pub mod uplink;
 

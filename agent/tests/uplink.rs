@@ -19,6 +19,18 @@ use strobe_wire::message::{Hello, Incoming, Message, Reader, encode};
 use strobe_wire::pki::{Authority, Identity, Role, Subject, Token};
 use strobe_wire::settings::Settings;
 
+/// What a stream is about.
+#[derive(Default)]
+struct Conversation {
+    reader: Reader,
+    schemas: HashSet<SchemaId>,
+    /// It is a spool's, and has come so far.
+    replayed: Option<(u128, u64)>,
+    /// The first was said to come behind what is in the spool.
+    beside: bool,
+    last: u64,
+}
+
 struct Broker {
     ca: Authority,
     identity: Identity,
@@ -26,13 +38,15 @@ struct Broker {
     socket: Socket,
     link: Link,
     poll: mio::Poll,
-    conversations: BTreeMap<(ConnId, StreamId), (Reader, HashSet<SchemaId>)>,
+    conversations: BTreeMap<(ConnId, StreamId), Conversation>,
     acknowledges: bool,
     redirect: Option<String>,
     hellos: Vec<Hello>,
     /// By sequence number: the event's name, or the row's section.
     stored: BTreeMap<u64, String>,
     sections: BTreeMap<SchemaId, String>,
+    /// What came of spools, in the order it came.
+    replayed: Vec<(u128, u64, String)>,
     repeated: u64,
     /// A connection's certificate is asked about after this many frames.
     renew_after: Option<u64>,
@@ -62,6 +76,7 @@ impl Broker {
             hellos: Vec::new(),
             stored: BTreeMap::new(),
             sections: BTreeMap::new(),
+            replayed: Vec::new(),
             repeated: 0,
             renew_after: None,
             renewed: 0,
@@ -105,20 +120,21 @@ impl Broker {
     }
 
     fn hear(&mut self, conn: ConnId, stream: StreamId) {
-        let (mut reader, mut schemas) =
-            self.conversations.remove(&(conn, stream)).unwrap_or_default();
-        while self.link.recv(conn, stream, &mut reader) == Ok(Received::More) {}
+        let mut of = self.conversations.remove(&(conn, stream)).unwrap_or_default();
+        while self.link.recv(conn, stream, &mut of.reader) == Ok(Received::More) {}
         let mut answers = Vec::new();
-        while let Some(incoming) = reader.pull().unwrap() {
+        while let Some(incoming) = of.reader.pull().unwrap() {
             match incoming {
-                Incoming::Control(message) => answers.extend(self.control(*message, &mut schemas)),
-                Incoming::Frame(bytes) => self.frame(&bytes, &schemas),
+                Incoming::Control(message) => answers.extend(self.control(*message, &mut of)),
+                Incoming::Frame(bytes) => self.frame(&bytes, &mut of),
             }
         }
-        if self.acknowledges
+        if let (true, Some((boot, seq))) = (self.acknowledges, of.replayed) {
+            answers.push(Message::Ack { boot, seq });
+        } else if self.acknowledges
             && let Some(hello) = self.hellos.last()
         {
-            let seq = self.through();
+            let seq = if of.beside { of.last } else { self.through() };
             answers.push(Message::Ack { boot: hello.boot, seq });
         }
         let due = self.renew_after.filter(|_| !answers.is_empty());
@@ -130,10 +146,10 @@ impl Broker {
             let length = bytes.len();
             assert_eq!(self.link.send(conn, stream, &mut [bytes]), Ok(length));
         }
-        self.conversations.insert((conn, stream), (reader, schemas));
+        self.conversations.insert((conn, stream), of);
     }
 
-    fn control(&mut self, message: Message, schemas: &mut HashSet<SchemaId>) -> Option<Message> {
+    fn control(&mut self, message: Message, of: &mut Conversation) -> Option<Message> {
         match message {
             Message::Enrol { secret, host, role, csr } => {
                 if secret != self.token.secret {
@@ -161,7 +177,7 @@ impl Broker {
             }
             Message::Schema(schema) => {
                 schema.check().unwrap();
-                assert!(schemas.insert(schema.id()), "a schema goes once a connection");
+                assert!(of.schemas.insert(schema.id()), "a schema goes once a connection");
                 self.sections.insert(schema.id(), schema.section);
                 None
             }
@@ -169,14 +185,25 @@ impl Broker {
                 assert!(acknowledged_seq <= self.through(), "nobody acknowledged that");
                 None
             }
+            Message::Spooled { .. } => {
+                of.beside = true;
+                None
+            }
+            Message::Replay => {
+                of.replayed = Some((0, 0));
+                None
+            }
             other => panic!("{other:?}"),
         }
     }
 
-    fn frame(&mut self, bytes: &[u8], schemas: &HashSet<SchemaId>) {
+    fn frame(&mut self, bytes: &[u8], of: &mut Conversation) {
         let frame = frame::open(bytes).unwrap();
+        let schemas = &of.schemas;
         let hello = self.hellos.last().unwrap();
-        assert_eq!((frame.header.host.0, frame.header.boot.0), (hello.host, hello.boot));
+        let (host, boot, seq) = (frame.header.host.0, frame.header.boot.0, frame.header.seq.0);
+        assert_eq!(host, hello.host);
+        assert!(of.replayed.is_some() || boot == hello.boot);
         let what = match frame.payload {
             Payload::Row(_) | Payload::Burst(_) => {
                 assert!(schemas.contains(&frame.header.schema), "the schema goes first");
@@ -185,7 +212,16 @@ impl Broker {
             Payload::Event(event) => event.name.to_string(),
             Payload::Loss(_) => "loss".to_owned(),
         };
-        if self.stored.insert(frame.header.seq.0, what).is_some() {
+        if let Some(before) = &mut of.replayed {
+            *before = (boot, seq);
+            self.replayed.push((boot, seq, what.clone()));
+            if boot != hello.boot {
+                return;
+            }
+        } else {
+            of.last = seq;
+        }
+        if self.stored.insert(seq, what).is_some() {
             self.repeated += 1;
         }
     }
@@ -443,6 +479,7 @@ fn a_full_ring_owns_up_to_what_it_lost() {
     let token = broker.token;
     let mut small = config(&dir, broker.addr(), Some(&token));
     small.ring_slots = 16;
+    small.spool_bytes = 0;
     broker.acknowledges = false;
     let agent = Agent::start(&small).unwrap();
     broker.serve(|broker| 16 <= broker.stored.len());
@@ -458,6 +495,65 @@ fn a_full_ring_owns_up_to_what_it_lost() {
     let ack = Message::Ack { boot: broker.hellos[0].boot, seq: last };
     broker.link.send(conn, stream, &mut [encode(&ack)]).unwrap();
     broker.serve(|broker| broker.stored.values().any(|what| what == "loss"));
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+fn until_ms(ms: u64) -> impl FnMut() -> bool {
+    let end = strobe_agent::clock::monotonic_ns() + ms * 1_000_000;
+    move || end < strobe_agent::clock::monotonic_ns()
+}
+
+/// A broker that is away for longer than the ring lasts, again and again, and an agent that is stopped and
+/// started meanwhile: every frame of both lives comes, each boot's in order, and what is live comes first.
+#[test]
+fn what_the_ring_cannot_hold_waits_on_the_disk_and_comes_beside_what_is_live() {
+    let dir = fresh_dir("spool");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    let mut small = config(&dir, broker.addr(), Some(&token));
+    small.ring_slots = 32;
+    let agent = Agent::start(&small).unwrap();
+    broker.serve(|broker| 10 < broker.through());
+    let first = broker.hellos[0].boot;
+    // Gone: 32 slots are half full after half a second.
+    let addr = broker.addr();
+    let any = "127.0.0.1:0".parse().unwrap();
+    (broker.socket, broker.link, broker.poll) = open(&broker.identity, any);
+    let mut over = until_ms(6_000);
+    while !over() {
+        std::thread::yield_now();
+    }
+    assert!(dir.join("spool").is_dir(), "it waits on the disk");
+    agent.stop().unwrap();
+    let told = broker.through();
+    let agent = Agent::start(&small).unwrap();
+    let mut over = until_ms(3_000);
+    while !over() {
+        std::thread::yield_now();
+    }
+    broker.stored.clear();
+    (broker.socket, broker.link, broker.poll) = open(&broker.identity, addr);
+    broker.conversations.clear();
+    broker.serve(|broker| 10 < broker.through() && !dir.join("spool").exists());
+    let second = broker.hellos.last().unwrap().boot;
+    let of = |boot| -> Vec<u64> {
+        let seqs = broker.replayed.iter().filter(|(of, ..)| *of == boot).map(|(_, seq, _)| *seq);
+        seqs.collect()
+    };
+    let (old, new) = (of(first), of(second));
+    assert_eq!(broker.replayed.len(), old.len() + new.len());
+    let whole: Vec<u64> = (told + 1..=*old.last().unwrap()).collect();
+    let repeated = old.iter().filter(|seq| **seq <= told).count();
+    assert_eq!(old[repeated..], whole, "the first life, in order, without a hole");
+    assert!(100 < whole.len(), "{}", whole.len());
+    let last = broker.replayed.iter().rfind(|(of, ..)| *of == first).unwrap();
+    assert_eq!(last.2, "stop", "to its last word");
+    assert_eq!(new, (1..=*new.last().unwrap()).collect::<Vec<_>>(), "and the second");
+    assert!(broker.stored.values().all(|what| what != "loss"), "nothing was given up");
+    assert!(broker.stored.values().any(|what| what == "spool"), "and it is told");
     let stopping = std::thread::spawn(|| agent.stop());
     broker.serve(|_| stopping.is_finished());
     stopping.join().unwrap().unwrap();

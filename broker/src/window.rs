@@ -46,6 +46,16 @@ impl Window {
         self.through
     }
 
+    /// The last number up to which nothing is open from `first` on; less than it if `first` is.
+    #[must_use]
+    pub fn through_from(&self, first: u64) -> u64 {
+        if first <= self.through.saturating_add(1) {
+            return self.through;
+        }
+        let range = self.beyond.0.range(..=first).next_back().map(|(_, last)| *last);
+        range.filter(|last| first <= *last).unwrap_or(0)
+    }
+
     /// The first frame of a session is `seq`: a session sends in order from the oldest it still
     /// has, so holes before `seq` will never be filled. Closes them and says which they were.
     pub fn skip_to(&mut self, seq: u64) -> Vec<(u64, u64)> {
