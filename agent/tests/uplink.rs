@@ -144,7 +144,9 @@ impl Broker {
         for answer in answers {
             let bytes = encode(&answer);
             let length = bytes.len();
-            assert_eq!(self.link.send(conn, stream, &mut [bytes]), Ok(length));
+            // An agent that stops may have closed the connection by now.
+            let sent = self.link.send(conn, stream, &mut [bytes]);
+            assert!(sent.is_err() || sent == Ok(length), "{sent:?}");
         }
         self.conversations.insert((conn, stream), of);
     }
@@ -514,15 +516,15 @@ fn what_the_ring_cannot_hold_waits_on_the_disk_and_comes_beside_what_is_live() {
     let mut broker = Broker::new();
     let token = broker.token;
     let mut small = config(&dir, broker.addr(), Some(&token));
-    small.ring_slots = 32;
+    small.ring_slots = 128;
     let agent = Agent::start(&small).unwrap();
     broker.serve(|broker| 10 < broker.through());
     let first = broker.hellos[0].boot;
-    // Gone: 32 slots are half full after half a second.
+    // Gone: 128 slots are full after three seconds or four.
     let addr = broker.addr();
     let any = "127.0.0.1:0".parse().unwrap();
     (broker.socket, broker.link, broker.poll) = open(&broker.identity, any);
-    let mut over = until_ms(6_000);
+    let mut over = until_ms(7_000);
     while !over() {
         std::thread::yield_now();
     }

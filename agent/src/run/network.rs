@@ -176,7 +176,8 @@ impl Network {
         if let Work::Send(uplink) = work
             && !uplink.is_away()
         {
-            if slots * 7 <= occupied * 8 {
+            // A quarter is left for the time that the transport holds on to what it was given.
+            if slots * 3 <= occupied * 4 {
                 uplink.overflows(now, &mut self.link, ring);
             }
             return;

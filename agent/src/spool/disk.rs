@@ -34,6 +34,8 @@ pub(super) struct Disk {
     schemas: HashSet<SchemaId>,
     /// Those of them that are new with the next commit.
     fresh: Vec<SchemaId>,
+    /// Schemas that were looked for and are not there.
+    missing: HashSet<SchemaId>,
     /// How coarse the rows of closed files are; as they came, if it is not known.
     coarse: BTreeMap<u64, usize>,
 }
@@ -96,6 +98,7 @@ impl Disk {
             given: 0,
             schemas: HashSet::new(),
             fresh: Vec::new(),
+            missing: HashSet::new(),
             coarse: BTreeMap::new(),
         }
     }
@@ -126,6 +129,28 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// A schema that is somewhere on the disk; it is looked for once.
+    pub(super) fn schema(&mut self, id: SchemaId) -> Option<Bytes> {
+        if MISSING_MAX <= self.missing.len() || self.missing.contains(&id) {
+            return None;
+        }
+        let mut found = None;
+        let read = self.journal.read(Position::default(), &mut |_, record| {
+            if let Record::Schema(known, message) = Record::parse(record)
+                && known == id
+            {
+                found = Some(Bytes::copy_from_slice(message));
+                return Then::Stop;
+            }
+            Then::More
+        });
+        if found.is_none() {
+            log::warn!("nobody has the schema {id} any more, and rows of it are lost: {read:?}");
+            self.missing.insert(id);
+        }
+        found
     }
 
     /// Whether everything was given and released.
@@ -368,5 +393,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 const EVERY_NS: [i64; 3] = [0, 9_500_000_000, 57_000_000_000];
 const THINNED: &str = "thinned";
 const FULL: &str = "spool_full";
+/// Over it a spool is too broken to be searched again and again.
+const MISSING_MAX: usize = 64;
 const MENDS_MAX: usize = 1024;
 const DAMAGE_TOLD_MAX: usize = 10;

@@ -273,10 +273,12 @@ impl Spool {
         Some(Spooled::Frame { schema: schema_of(&held.header), bytes: held.bytes.clone(), mark })
     }
 
-    /// The message of a schema, if a row in memory needs it.
+    /// The message of a schema that did not come before a row that needs it: of a row in memory, or one
+    /// whose first copy on the disk is broken.
     #[must_use]
-    pub fn schema(&self, id: SchemaId) -> Option<Bytes> {
-        self.schemas.get(&id).cloned()
+    pub fn schema(&mut self, id: SchemaId) -> Option<Bytes> {
+        let here = self.schemas.get(&id).cloned();
+        here.or_else(|| self.disk.as_mut()?.schema(id))
     }
 
     /// The frame is acknowledged; they are released in the order they were given.
