@@ -274,19 +274,6 @@ impl Uplink {
         }
     }
 
-    /// Whether the ring's frames are nobody's yet: they may go to the spool.
-    #[must_use]
-    pub fn is_away(&self) -> bool {
-        matches!(self.state, State::Waiting { .. } | State::Connecting { .. })
-    }
-
-    /// The broker takes less than there is: what is on its way is taken back, for the spool.
-    pub fn overflows(&mut self, now: Instant, link: &mut Link, ring: &mut Ring) {
-        if let Some(conn) = self.conn() {
-            self.hang_up(now, link, ring, conn, "the broker is too slow, and the ring is full");
-        }
-    }
-
     /// What the broker signed, once.
     pub fn renewed(&mut self) -> Option<Renewed> {
         self.renewed.take()

@@ -34,6 +34,7 @@ use broker::Plant;
 use keys::Keys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use world::{HOSTS, Tally, World};
 
 fn number(name: &str) -> Option<u64> {
@@ -92,6 +93,17 @@ fn what_is_acknowledged_is_stored_once_whatever_fails() {
         let done = [failed_syncs, partitions, blocks_sealed, rollups, logs_released];
         let more = [low_disks, failed_directories, clock_steps, expired, capped];
         assert!(happened.into_iter().chain(done).chain(more).all(|count| 0 < count), "{sum:?}");
+    }
+}
+
+/// The rows of an hour wait on each agent's disk and are sent beside those of now.
+#[test]
+fn an_hour_without_a_broker_costs_nothing_and_delays_nothing() {
+    let keys = Keys::new(&HOSTS);
+    for seed in 1..=2 {
+        let (late, took) = World::new(&keys, seed, None).cut(Duration::from_secs(3600));
+        println!("seed {seed}: live rows waited {late:?} at most, the spool took {took:?}");
+        assert!(late < Duration::from_secs(1), "{late:?}");
     }
 }
 

@@ -169,29 +169,19 @@ impl Network {
         Ok(None)
     }
 
-    /// Brings the older part of a ring that fills up to the spool, while nobody takes it.
+    /// Brings the older part of a ring that fills up to the spool.
     fn spill(&mut self, now: Instant, work: &mut Work) {
         let (Some(spool), ring) = (&mut self.spool, &mut self.parts.ring) else { return };
-        let (occupied, slots) = (ring.occupied(), ring.slots());
-        if let Work::Send(uplink) = work
-            && !uplink.is_away()
-        {
-            // A quarter is left for the time that the transport holds on to what it was given.
-            if slots * 3 <= occupied * 4 {
-                uplink.overflows(now, &mut self.link, ring);
-            }
-            return;
-        }
-        if slots <= occupied * 2 {
-            keep(ring, spool, &self.parts.table, slots / 4);
-            spool.flush(now);
+        match work {
+            Work::Send(uplink) => uplink.spill(now, &mut self.link, ring, spool, &self.parts.table),
+            Work::Enrol { .. } => spool.spill(now, ring, &self.parts.table),
         }
     }
 
     /// At the end: what nobody has acknowledged waits on the disk for the next life.
     pub(super) fn keep_rest(&mut self, now: Instant) {
         if let Some(spool) = &mut self.spool {
-            keep(&mut self.parts.ring, spool, &self.parts.table, u64::MAX);
+            spool.keep(&mut self.parts.ring, &self.parts.table, u64::MAX);
             spool.close(now);
         }
     }
@@ -288,21 +278,6 @@ impl Network {
         uplink.show(&mut status);
         !status.streaming || status.unacknowledged == 0
     }
-}
-
-/// Brings so many frames of the ring, the oldest, to the spool.
-fn keep(ring: &mut Reader, spool: &mut Spool, table: &Table, most: u64) {
-    ring.rewind();
-    let mut last = None;
-    for _ in 0..most {
-        let Some(slot) = ring.next() else { break };
-        spool.put(&slot, table);
-        last = Some(slot.ticket());
-    }
-    if let Some(ticket) = last {
-        ring.release(ticket);
-    }
-    ring.rewind();
 }
 
 fn enrolment(token: Token, now: Instant) -> Work {

@@ -29,6 +29,7 @@ mod record;
 
 pub use numbers::{Numbers, Snapshot, SpoolSection};
 
+use crate::ring::Reader;
 use crate::schemas::Table;
 use bytes::Bytes;
 use disk::Disk;
@@ -178,6 +179,30 @@ impl Spool {
     /// What is to be logged, once.
     pub fn complaint(&mut self) -> Option<String> {
         self.complaint.take()
+    }
+
+    /// Takes the oldest quarter of a ring that nobody reads, if half of it is full.
+    pub fn spill(&mut self, now: Instant, ring: &mut Reader, table: &Table) {
+        let slots = ring.slots();
+        if slots <= ring.occupied() * 2 {
+            self.keep(ring, table, slots / 4);
+            self.flush(now);
+        }
+    }
+
+    /// Takes so many frames of the ring, the oldest; nobody may be reading it.
+    pub fn keep(&mut self, ring: &mut Reader, table: &Table, most: u64) {
+        ring.rewind();
+        let mut last = None;
+        for _ in 0..most {
+            let Some(slot) = ring.next() else { break };
+            self.put(&slot, table);
+            last = Some(slot.ticket());
+        }
+        if let Some(ticket) = last {
+            ring.release(ticket);
+        }
+        ring.rewind();
     }
 
     /// Takes a frame of the ring, in order; [`Self::flush`] brings it to the disk.

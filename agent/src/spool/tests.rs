@@ -306,6 +306,43 @@ fn map(dir: &std::path::Path) -> Vec<(u64, Range<u64>, (u128, u64))> {
     found
 }
 
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap() % bound.max(1)
+    }
+
+    /// Cuts a file off, flips some bits or fills some blocks; which bytes that were.
+    fn spoil(&mut self, bytes: &mut Vec<u8>, how: u32) -> Vec<Range<usize>> {
+        let at = self.below(bytes.len());
+        match how {
+            0 => {
+                bytes.truncate(at);
+                Vec::from([at..usize::MAX])
+            }
+            1 => (0..=self.below(4))
+                .map(|_| {
+                    let at = self.below(bytes.len());
+                    bytes[at] ^= 1 << self.below(8);
+                    at..at + 1
+                })
+                .collect(),
+            // Blocks that were never written, or hold what was there before.
+            _ => {
+                let at = at / 512 * 512;
+                let end = bytes.len().min(at + 512 * (1 + self.below(4)));
+                let fill = [0, u8::try_from(self.below(256)).unwrap()][self.below(2)];
+                bytes[at..end].fill(fill);
+                Vec::from([at..end])
+            }
+        }
+    }
+}
+
 /// Truncations, bit flips, torn writes of any file of it, the version and the lock too: it starts each
 /// time, and gives each frame whose record was not touched.
 #[test]
@@ -328,45 +365,18 @@ fn ten_thousand_broken_spools_start_and_lose_what_was_hit() {
         .map(|path| (path.clone(), fs::read(path).unwrap()))
         .collect();
     assert!(5 <= files.len(), "{}", files.len());
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut below = |bound: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random >> 11).unwrap() % bound.max(1)
-    };
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
     let mut hits = 0;
     for turn in 0..10_000 {
         let _ = fs::remove_dir_all(&config.dir);
         let _ = fs::remove_dir_all(config.dir.with_extension("aside"));
         fs::create_dir_all(&config.dir).unwrap();
-        let victim = below(files.len());
-        let mut touched: Vec<Range<usize>> = Vec::new();
+        let victim = dice.below(files.len());
+        let mut touched = Vec::new();
         for (index, (path, bytes)) in files.iter().enumerate() {
             let mut bytes = bytes.clone();
             if index == victim && !bytes.is_empty() {
-                match turn % 3 {
-                    0 => {
-                        let at = below(bytes.len());
-                        touched.push(at..usize::MAX);
-                        bytes.truncate(at);
-                    }
-                    1 => {
-                        for _ in 0..=below(4) {
-                            let at = below(bytes.len());
-                            bytes[at] ^= 1 << below(8);
-                            touched.push(at..at + 1);
-                        }
-                    }
-                    // Blocks that were never written, or hold what was there before.
-                    _ => {
-                        let at = below(bytes.len()) / 512 * 512;
-                        let end = bytes.len().min(at + 512 * (1 + below(4)));
-                        let fill = [0, u8::try_from(below(256)).unwrap()][below(2)];
-                        bytes[at..end].fill(fill);
-                        touched.push(at..end);
-                    }
-                }
+                touched = dice.spoil(&mut bytes, turn % 3);
             }
             fs::write(path, bytes).unwrap();
         }

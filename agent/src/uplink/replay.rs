@@ -8,6 +8,7 @@
 //! ```
 
 use super::{State, Uplink};
+use crate::ring::Reader as Ring;
 use crate::schemas::Table;
 use crate::spool::{Mark, Spool, Spooled};
 use bytes::Bytes;
@@ -141,6 +142,32 @@ impl Replay {
 }
 
 impl Uplink {
+    /// Brings the older part of a ring that fills up to the spool, while no broker takes it; one that
+    /// takes less than there is is left for that.
+    pub fn spill(
+        &mut self,
+        now: Instant,
+        link: &mut Link,
+        ring: &mut Ring,
+        spool: &mut Spool,
+        table: &Table,
+    ) {
+        match self.conn().filter(|_| !matches!(self.state, State::Connecting { .. })) {
+            None => spool.spill(now, ring, table),
+            // A quarter is left for the time that the transport holds on to what it was given.
+            Some(conn) if ring.slots() * 3 <= ring.occupied() * 4 => {
+                self.hang_up(
+                    now,
+                    link,
+                    ring,
+                    conn,
+                    "the broker takes too little, and the ring fills up",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+
     /// Sends what waits in the spool, as far as the broker keeps up with it.
     pub fn replay(&mut self, now: Instant, link: &mut Link, spool: &mut Spool, table: &Table) {
         self.spooled = (!spool.is_empty()).then(|| spool.mine().unwrap_or((0, 0)));

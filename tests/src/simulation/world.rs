@@ -1,5 +1,8 @@
 //! The clock, the agents' lives and the broker's, and what goes wrong.
 
+#[path = "cut.rs"]
+mod cut;
+
 use super::agent::Agent;
 use super::broker::{Broker, Plant};
 use super::dice::Die;
@@ -68,6 +71,8 @@ pub(crate) struct World {
     more: Die,
     tick_next: Instant,
     faults: bool,
+    /// Only what the test does goes wrong.
+    calm: bool,
     root: PathBuf,
     oracle: Oracle,
     tally: Tally,
@@ -114,7 +119,9 @@ impl World {
         let hosts = 1 + luck.index(HOSTS.len());
         let boot = BootId(1);
         let agents = HOSTS.iter().zip(&keys.agents).take(hosts).map(|(&host, identity)| {
-            Agent::new(host, boot, link(identity, Side::Agent, host, boot.0), start)
+            let agent = Agent::new(host, boot, link(identity, Side::Agent, host, boot.0), start);
+            // Half of them keep what the ring cannot hold, in memory: the disk here is the broker's.
+            if seed.is_multiple_of(2) { agent.with_spool(NOWHERE.into()) } else { agent }
         });
         // Some seal early all the time, some only when it is time.
         let head_bytes_max = [2 << 10, 16 << 10, 1 << 20][luck.index(3)];
@@ -153,6 +160,7 @@ impl World {
             skewed_until: [None; HOSTS.len()],
             tick_next: start,
             faults: true,
+            calm: false,
             root,
             oracle: Oracle::default(),
             tally: Tally::default(),
@@ -256,7 +264,7 @@ impl World {
             self.disk.set_low(false);
         }
         self.clocks();
-        if !self.faults {
+        if !self.faults || self.calm {
             return;
         }
         self.more_misfortune();
@@ -265,7 +273,9 @@ impl World {
             let index = self.luck.index(self.agents.len());
             let (host, boot) = (self.agents[index].host, BootId(self.agents[index].boot.0 + 1));
             let link = link(&self.keys.agents[index], Side::Agent, host, boot.0);
-            self.agents[index] = Agent::new(host, boot, link, self.now);
+            let spools = self.agents[index].spools();
+            let agent = Agent::new(host, boot, link, self.now);
+            self.agents[index] = if spools { agent.with_spool(NOWHERE.into()) } else { agent };
         }
         if self.luck.chance(150) && self.broker.is_some() {
             self.tally.kills += 1;
@@ -311,7 +321,7 @@ impl World {
         for (agent, until) in self.agents.iter_mut().zip(&mut self.skewed_until) {
             if !self.faults || until.is_some_and(|until| until <= self.now) {
                 (*until, agent.skew_ns) = (None, 0);
-            } else if until.is_none() && self.more.chance(200) {
+            } else if until.is_none() && !self.calm && self.more.chance(200) {
                 self.tally.clock_steps += 1;
                 agent.skew_ns = [3_600, -3_600][self.more.index(2)] * 1_000_000_000;
                 let while_ms = self.more.below(10_000);
@@ -330,7 +340,7 @@ impl World {
                 agent.settle(tick, &mut self.oracle);
                 continue;
             }
-            let stray = self.luck.chance(100) && agent.skew_ns == 0;
+            let stray = self.luck.chance(100) && agent.skew_ns == 0 && !self.calm;
             if stray {
                 self.tally.strays += 1;
                 tick.wall_ns += [3_600, -8 * 86_400][self.luck.index(2)] * 1_000_000_000;
@@ -481,6 +491,8 @@ fn broker_address() -> SocketAddr {
 
 /// The fleet; a run has the first one, two or three.
 pub(crate) const HOSTS: [HostId; 3] = [HostId(1), HostId(2), HostId(3)];
+/// Where no directory can be made.
+const NOWHERE: &str = "/dev/null/spool";
 const DAY_END_MS: i64 = 20_700 * 86_400_000;
 const TICK: Duration = Duration::from_millis(200);
 /// Virtual time with faults.
