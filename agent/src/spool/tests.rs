@@ -322,7 +322,7 @@ impl Dice {
         match how {
             0 => {
                 bytes.truncate(at);
-                Vec::from([at..usize::MAX])
+                std::iter::once(at..usize::MAX).collect()
             }
             1 => (0..=self.below(4))
                 .map(|_| {
@@ -337,7 +337,7 @@ impl Dice {
                 let end = bytes.len().min(at + 512 * (1 + self.below(4)));
                 let fill = [0, u8::try_from(self.below(256)).unwrap()][self.below(2)];
                 bytes[at..end].fill(fill);
-                Vec::from([at..end])
+                std::iter::once(at..end).collect()
             }
         }
     }
