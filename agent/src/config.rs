@@ -316,7 +316,7 @@ impl Config {
 #[must_use]
 pub fn help() -> String {
     "Watches this host: reads /proc and sends it to a Strobe broker, or serves it to Prometheus.\n\n\
-     Usage: strobe-agent [--config FILE] [FLAGS]\n\n"
+     Usage: strobe-agent [doctor [--json]] [--config FILE] [FLAGS]\n\n     doctor says what the agent finds on this host, what is denied and what would change that.\n\n"
         .to_owned()
         + &strobe_wire::program::help(KEYS)
 }

@@ -32,5 +32,6 @@ pub mod run;
 
 pub mod clock;
 pub mod costs;
+pub mod doctor;
 pub mod exporter;
 pub mod exposition;

@@ -13,8 +13,11 @@
 //! gives the broker `DRAIN` to acknowledge.
 
 mod network;
+mod reach;
 mod recording;
 mod turns;
+
+pub use reach::reach;
 
 use crate::clock::{self, moment, until_multiple_ns};
 use crate::config::Config;

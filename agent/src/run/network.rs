@@ -305,13 +305,13 @@ fn uplink_config(broker: &str, hello: &Hello, bell: &Bell) -> UplinkConfig {
     UplinkConfig { brokers, hello, seed: low ^ high, bell }
 }
 
-fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
+pub(super) fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
     // An agent hears acknowledgements: of the second buffer it only learns that it stayed empty.
     Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 2, kernel_bytes: 0 })
         .map_err(io_error("bind a UDP socket"))
 }
 
-fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {
+pub(super) fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {
     let wall_s = u64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(0);
     Ok(Link::new(&LinkConfig {
         identity,
@@ -325,7 +325,7 @@ fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError>
 }
 
 /// Blocks for as long as the resolver does; the sampler does not wait for it.
-fn resolve(broker: &str) -> Result<SocketAddr, String> {
+pub(super) fn resolve(broker: &str) -> Result<SocketAddr, String> {
     let mut found = broker.to_socket_addrs().map_err(|e| format!("resolving {broker}: {e}"))?;
     found.next().ok_or_else(|| format!("{broker} has no address"))
 }
