@@ -33,14 +33,13 @@ use crate::uplink::Status;
 use hugepage_config::{Region, Want};
 use network::Parts;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
-use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -59,12 +58,15 @@ pub struct Agent {
     status: Arc<Mutex<Status>>,
 }
 
-/// Ends an agent; clone it for another thread.
+/// Ends one agent; clone it for another thread.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<Ends>);
 
 #[derive(Debug)]
 struct Ends {
+    /// What the sampler waits for, and for nothing else: stopping sets it off.
+    timer: TimerFd,
+    stopped: AtomicBool,
     /// Readable once it is over; nobody reads it.
     event: EventFd,
     /// Readable once a signal has come, which the network loop makes the event.
@@ -264,11 +266,19 @@ impl Stop {
     fn with(signals: Option<SignalFd>, burst: Option<SignalFd>) -> Result<Self, AgentError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let event = EventFd::from_value_and_flags(0, flags).map_err(io_error("make an eventfd"))?;
-        Ok(Self(Arc::new(Ends { event, signals, burst })))
+        let timer = TimerFd::new(timerfd::ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)
+            .map_err(io_error("make a timer"))?;
+        let stopped = AtomicBool::new(false);
+        Ok(Self(Arc::new(Ends { timer, stopped, event, signals, burst })))
     }
 
     /// Stops; it may be called any number of times, from anywhere.
     pub fn stop(&self) {
+        // First, so that a sampler that sets its timer after this does not wait for it.
+        self.0.stopped.store(true, Ordering::SeqCst);
+        let at_once = Expiration::OneShot(TimeSpec::from(Duration::from_nanos(1)));
+        // The descriptor is a timer and the time is a time: it cannot be refused.
+        let _ = self.0.timer.set(at_once, TimerSetTimeFlags::TFD_TIMER_ABSTIME);
         // Nobody reads it, so it stays readable; full is as good as one.
         let _ = self.0.event.write(1);
     }
@@ -311,10 +321,7 @@ fn sample(
     handover: &Handover,
     stop: &Stop,
 ) -> Result<(), AgentError> {
-    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-    let timer =
-        TimerFd::new(timerfd::ClockId::CLOCK_REALTIME, flags).map_err(io_error("make a timer"))?;
-    aim(&timer, pace)?;
+    aim(&stop.0.timer, pace)?;
     let tick = || Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
     sealer.event(tick(), "start", concat!("strobe-agent ", env!("CARGO_PKG_VERSION")));
     loop {
@@ -331,7 +338,7 @@ fn sample(
             shipper.tick(now, &mut sealer);
         }
         handover.ticked(Instant::now());
-        if wait(&timer, pace, stop)? == Woken::Stopped {
+        if wait(pace, stop)? == Woken::Stopped {
             sealer.event(tick(), "stop", "the agent was stopped");
             return Ok(());
         }
@@ -344,28 +351,20 @@ enum Woken {
     Stopped,
 }
 
-/// Waits for the next tick.
-fn wait(timer: &TimerFd, pace: Pace, stop: &Stop) -> Result<Woken, AgentError> {
-    loop {
-        let mut wait = [
-            PollFd::new(timer.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stop.0.event.as_fd(), PollFlags::POLLIN),
-        ];
-        match nix::poll::poll(&mut wait, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(io_error("wait for the timer")(error)),
-        }
-        if wait[1].any() == Some(true) {
-            return Ok(Woken::Stopped);
-        }
-        match nix::unistd::read(timer, &mut [0; 8]) {
+/// Waits for the next tick, in one system call.
+fn wait(pace: Pace, Stop(ends): &Stop) -> Result<Woken, AgentError> {
+    let stopped = || ends.stopped.load(Ordering::SeqCst);
+    while !stopped() {
+        match nix::unistd::read(&ends.timer, &mut [0; 8]) {
+            Ok(_) if stopped() => break,
             Ok(_) => return Ok(Woken::Due),
             // Somebody set the wall clock: its multiples are elsewhere now.
-            Err(Errno::ECANCELED) => aim(timer, pace)?,
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(Errno::ECANCELED) => aim(&ends.timer, pace)?,
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(io_error("read the timer")(error)),
         }
     }
+    Ok(Woken::Stopped)
 }
 
 /// Sets the timer to the host's moment of every interval.

@@ -83,8 +83,8 @@ pub struct Uplink {
     /// The private key (PKCS#8) of the request that is with the broker.
     renewing: Option<Vec<u8>>,
     renewed: Option<Renewed>,
-    /// The broker does not believe this side's certificate.
-    distrusted: bool,
+    /// Whose certificate was not believed, if the last connection failed of that.
+    distrust: Option<Distrust>,
     /// What a person should read of the last failure.
     complaint: Option<String>,
     status: Status,
@@ -141,7 +141,7 @@ impl Uplink {
             replay: Replay::default(),
             renewing: None,
             renewed: None,
-            distrusted: false,
+            distrust: None,
             complaint: None,
             status: Status::default(),
         }
@@ -254,8 +254,10 @@ impl Uplink {
                 self.greet(now, link, mine);
             }
             (Event::Closed { conn, why }, _) if Some(*conn) == self.conn() => {
-                self.distrusted =
-                    matches!(why, Why::Distrust(Distrust::Expired | Distrust::Foreign));
+                self.distrust = match why {
+                    Why::Distrust(why) => Some(*why),
+                    _ => None,
+                };
                 self.forget_connection(ring);
                 self.fail(now, why.to_string(), *why == Why::Silence);
             }
@@ -279,10 +281,10 @@ impl Uplink {
         self.renewed.take()
     }
 
-    /// Whether the last connection failed because the broker does not believe the certificate.
+    /// Whose certificate was not believed, if that is why the last connection failed.
     #[must_use]
-    pub fn is_distrusted(&self) -> bool {
-        self.distrusted
+    pub fn distrust(&self) -> Option<Distrust> {
+        self.distrust
     }
 
     /// Leaves the connection and dials the same broker at once, to show it another certificate.

@@ -97,8 +97,8 @@ const MOVING: &[&str] = &[
     "node_nf_conntrack_entries",
 ];
 /// Collectors of ours that are part of one of theirs, told apart by what they cost.
-const OUR_PARTS: [&str; 5] =
-    ["clocksource", "cpu_isolated", "tcp_listen", "textfile", "thermal_throttle"];
+const OUR_PARTS: [&str; 6] =
+    ["clocksource", "cpu_isolated", "netstat6", "tcp_listen", "textfile", "thermal_throttle"];
 /// Read from a tree: whatever does not ask the running kernel, those that are off by default too.
 const TREE: &[&str] = &[
     "arp",

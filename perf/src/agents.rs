@@ -1,20 +1,22 @@
 //! Strobe's agent beside node_exporter and collectd: started together, measured over the same
 //! seconds, so that what the machine does besides weighs on all alike.
 //!
-//! Each is asked for one sample a second: node_exporter by one scrape, collectd by its interval,
-//! Strobe's agent by its own tick, and sends it to a broker of its own ([`crate::broker`]); then
-//! once more, alone, with its flight recorder. The last is the floor: the same files, read and not looked at ([`crate::floor`]). CPU is all of the process's,
-//! from /proc; memory is PSS at the end.
+//! Each is asked for one sample a second: node_exporter by one scrape just as Prometheus 2.42 does it
+//! (a connection kept open, OpenMetrics, gzip), collectd by its interval, Strobe's agent by its own
+//! tick, and sends it to a broker of its own ([`crate::broker`]); then once more, alone, with its
+//! flight recorder. The floor is the same files, read and not looked at ([`crate::floor`]). CPU is
+//! all of the process's, from /proc; memory is PSS at the end.
 
 use crate::broker::Broker;
 use crate::floor;
+use crate::http::{Ask, Http};
 use crate::process;
 use crate::report::{Table, median};
 use crate::run;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -54,6 +56,8 @@ struct Running {
     child: Child,
     /// Where it wants to be asked once a second, if it does.
     scrape: Option<u16>,
+    /// The connection it is asked on.
+    scraper: Option<Http>,
 }
 
 /// Runs the comparison.
@@ -188,17 +192,15 @@ fn cpu_of(running: &mut [Running]) -> io::Result<Vec<u64>> {
         .collect()
 }
 
-fn scrape_all(running: &[Running]) -> io::Result<()> {
-    for port in running.iter().filter_map(|one| one.scrape) {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut body = Vec::new();
-        stream.read_to_end(&mut body)?;
-        if !body.starts_with(b"HTTP/1.1 200") {
-            return Err(io::Error::other("node_exporter does not answer 200"));
-        }
+fn scrape_all(running: &mut [Running]) -> io::Result<()> {
+    for one in running {
+        let Some(port) = one.scrape else { continue };
+        let mut scraper = match one.scraper.take() {
+            Some(scraper) => scraper,
+            None => Http::connect(port)?,
+        };
+        scraper.must(&SCRAPE)?;
+        one.scraper = Some(scraper);
     }
     Ok(())
 }
@@ -267,7 +269,7 @@ fn spawn(name: &'static str, mut command: Command, scrape: Option<u16>) -> io::R
         .stderr(Stdio::null())
         .spawn()
         .map_err(|why| io::Error::new(why.kind(), format!("starting {name}: {why}")))?;
-    Ok(Running { name, child, scrape })
+    Ok(Running { name, child, scrape, scraper: None })
 }
 
 /// A port that was free a moment ago.
@@ -284,6 +286,17 @@ impl Drop for Running {
 }
 
 const WARM_UP: Duration = Duration::from_secs(3);
+
+/// What Prometheus 2.42 sends.
+const SCRAPE: Ask<'_> = Ask {
+    method: "GET",
+    path: "/metrics",
+    head: "User-Agent: Prometheus/2.42.0+ds\r\n\
+        Accept: application/openmetrics-text;version=1.0.0,\
+        application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n\
+        Accept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 1\r\n",
+    body: &[],
+};
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The files of /proc that process `pid` keeps open, without those it reads less than every second.
+/// The files of /proc that process `pid` keeps open and an agent reads every second.
 ///
 /// # Errors
 /// The process is gone, or another user's.
@@ -16,8 +16,8 @@ pub fn files_of(pid: u32) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let seldom = target.ends_with("mounts") || target.ends_with("hostname");
-        if target.starts_with("/proc") && !seldom {
+        let is_of = |name: &&str| target.starts_with("/proc") && target.ends_with(name);
+        if EACH_SECOND.iter().any(is_of) {
             files.push(target);
         }
     }
@@ -25,7 +25,7 @@ pub fn files_of(pid: u32) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads `files` once a second until it is killed.
+/// Reads `files` once a second until it is killed: one call a file, which most are read whole by.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -39,27 +39,34 @@ pub fn read_for_ever(files: &[PathBuf]) -> io::Result<()> {
     let mut next = run::now();
     loop {
         for (file, most) in &files {
-            let mut length = 0usize;
-            // A `seq_file` hands out a page less what the next record needs; the longest is below
-            // `RECORD_BYTES_MAX`. A shorter reading was the last.
-            loop {
-                let end = buffer.len().min(length.saturating_add(*most));
-                let room = buffer.get_mut(length..end).unwrap_or_default();
-                let taken = file.read_at(room, u64::try_from(length).unwrap_or(u64::MAX))?;
-                length += taken;
-                if taken < PAGE_BYTES - RECORD_BYTES_MAX {
-                    break;
-                }
-            }
+            let end = buffer.len().min(*most);
+            let _ = file.read_at(buffer.get_mut(..end).unwrap_or_default(), 0)?;
         }
         next += Duration::from_secs(1);
         run::sleep_until(next);
     }
 }
 
-const PAGE_BYTES: usize = 4096;
+/// docs/collectors.md: those whose interval is the tick.
+const EACH_SECOND: [&str; 16] = [
+    "stat",
+    "loadavg",
+    "meminfo",
+    "vmstat",
+    "pressure/cpu",
+    "pressure/io",
+    "pressure/memory",
+    "pressure/irq",
+    "fs/file-nr",
+    "net/sockstat",
+    "net/sockstat6",
+    "net/netstat",
+    "net/snmp",
+    "diskstats",
+    "net/softnet_stat",
+    "net/dev",
+];
 const SYSCTL_BYTES: usize = 512;
-const RECORD_BYTES_MAX: usize = 512;
 
 #[cfg(test)]
 mod tests {

@@ -131,6 +131,29 @@ fn a_dashboard_of_another_fleet_says_so() {
     assert!(viz.terminate() && identity() != before, "SIGTERM ends it well");
 }
 
+/// An agent that meets a broker of another fleet keeps what it has, even with a token of its own
+/// fleet; a token of the broker's moves it over.
+#[test]
+fn a_token_moves_an_agent_to_another_fleet() {
+    let (ours, theirs) = (Fleet::new("left"), Fleet::new("joined"));
+    let identity = || std::fs::read(ours.dir.path().join("agent/identity.pem")).ok();
+    let mut agent = ours.start("strobe-agent", "agent", &[]);
+    wait("it is enrolled", 10, || identity().is_some());
+    assert!(agent.terminate(), "SIGTERM ends it well");
+    let before = identity();
+    let own = ours.folder("agent");
+    let at_theirs = |token: String| {
+        let args = ["--broker", &theirs.address, "--dir", &own, "--token", &token];
+        Process::start("strobe-agent", &args)
+    };
+    let mut agent = at_theirs(ours.token());
+    pause(2_500);
+    assert!(agent.terminate() && identity() == before, "it is of its own fleet still");
+    let mut agent = at_theirs(theirs.token());
+    wait("it is in the other fleet", 10, || identity() != before);
+    assert!(agent.terminate(), "SIGTERM ends it well");
+}
+
 /// `$STROBE_DIR` is set for a whole machine: what each program keeps there is its own.
 #[test]
 fn one_directory_serves_a_broker_an_agent_and_a_dashboard() {

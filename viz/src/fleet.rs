@@ -70,8 +70,11 @@ enum Use {
     MemoryAvailable,
     SwapTotal,
     SwapFree,
-    /// Its partner is the column of `node_filesystem_avail_bytes` at this place.
-    FilesystemSize(usize),
+    /// With the places of the same file system's free bytes and of those an ordinary user may have.
+    FilesystemSize {
+        free: usize,
+        avail: usize,
+    },
 }
 
 impl Plan {
@@ -105,23 +108,22 @@ impl Plan {
         for (index, (place, role)) in self.uses.iter().enumerate() {
             let current = value(*place);
             now.push(current);
-            let partner = match role {
-                Use::FilesystemSize(avail) => value(*avail),
-                _ => None,
-            };
             let rate = before.and_then(|(previous, elapsed_ns)| {
                 let last = previous.0.get(index).copied().flatten()?;
                 // A counter that steps back was reset (or is idle, which may): no rate this once.
                 rate(current? - last, elapsed_ns)
             });
-            parts.take(*role, current, rate, partner);
+            if let Use::FilesystemSize { free, avail } = role {
+                most(&mut parts.filesystem, full(current, value(*free), value(*avail)));
+            }
+            parts.take(*role, current, rate);
         }
         (Previous(now), parts)
     }
 }
 
 impl Parts {
-    fn take(&mut self, role: Use, value: Option<f64>, rate: Option<f64>, partner: Option<f64>) {
+    fn take(&mut self, role: Use, value: Option<f64>, rate: Option<f64>) {
         match role {
             Use::CpuIdle => {
                 self.cpus += u32::from(value.is_some());
@@ -144,7 +146,7 @@ impl Parts {
             Use::MemoryAvailable => self.memory_available = value,
             Use::SwapTotal => self.swap_total = value,
             Use::SwapFree => self.swap_free = value,
-            Use::FilesystemSize(_) => most(&mut self.filesystem, Self::used(value, partner)),
+            Use::FilesystemSize { .. } => {}
         }
     }
 
@@ -225,10 +227,12 @@ fn role(column: &Column, schema: &Schema) -> Option<Use> {
         "node_memory_SwapTotal_bytes" => Use::SwapTotal,
         "node_memory_SwapFree_bytes" => Use::SwapFree,
         "node_filesystem_size_bytes" => {
-            let avail = schema.columns.iter().position(|other| {
-                other.name == "node_filesystem_avail_bytes" && other.labels == column.labels
-            })?;
-            Use::FilesystemSize(avail)
+            let same = |name: &str| {
+                let is = |other: &Column| other.name == name && other.labels == column.labels;
+                schema.columns.iter().position(is)
+            };
+            let avail = same("node_filesystem_avail_bytes")?;
+            Use::FilesystemSize { free: same("node_filesystem_free_bytes").unwrap_or(avail), avail }
         }
         _ => return None,
     })
@@ -238,6 +242,13 @@ fn role(column: &Column, schema: &Schema) -> Option<Use> {
 fn rate(difference: f64, elapsed_ns: u64) -> Option<f64> {
     let elapsed_s = std::time::Duration::from_nanos(elapsed_ns).as_secs_f64();
     (0.0 < elapsed_s && 0.0 <= difference).then(|| difference / elapsed_s)
+}
+
+/// How full an ordinary user finds a file system, as df tells it: of what is used and what may
+/// still be used. What is kept back for root is neither.
+fn full(size: Option<f64>, free: Option<f64>, avail: Option<f64>) -> Option<f64> {
+    let (used, avail) = (size? - free?, avail?);
+    (0.0 < used + avail).then(|| share(used / (used + avail)))
 }
 
 fn share(value: f64) -> f64 {
@@ -253,5 +264,23 @@ fn sum(total: &mut Option<f64>, more: Option<f64>) {
 fn most(largest: &mut Option<f64>, other: Option<f64>) {
     if let Some(other) = other {
         *largest = Some(largest.map_or(other, |largest| largest.max(other)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full;
+
+    /// Blocks as statfs told them of an ext4 of which df said 61 % (it rounds up).
+    #[test]
+    fn a_file_system_is_as_full_as_df_says() {
+        let of = |free| full(Some(66_053_021.0), free, Some(9_501_914.0));
+        let share = of(Some(51_733_463.0)).unwrap();
+        assert!((share - 0.6011).abs() < 1e-4, "{share}");
+        // Without free bytes: what may not be used is used.
+        let share = of(Some(9_501_914.0)).unwrap();
+        assert!((share - 0.8561).abs() < 1e-4, "{share}");
+        assert_eq!(of(None), None);
+        assert_eq!(full(Some(0.0), Some(0.0), Some(0.0)), None);
     }
 }

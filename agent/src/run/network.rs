@@ -23,10 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use strobe_wire::enrol::{Enrol, EnrolError};
 use strobe_wire::link::{
-    Event, Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
+    Distrust, Event, Link, LinkConfig, LinkError, Offload, Progress, Side, Socket, SocketConfig,
 };
 use strobe_wire::message::Hello;
-use strobe_wire::pki::{Identity, Role, Subject, Token};
+use strobe_wire::pki::{Identity, Role, Subject, Token, fingerprint};
 
 /// The network: all that a turn is about.
 pub(super) struct Network {
@@ -145,8 +145,8 @@ impl Network {
             }
             self.uplink.brokers = brokers;
         }
-        if uplink.is_distrusted()
-            && let Some(token) = self.parts.token
+        if let (Some(why), Some(token)) = (uplink.distrust(), self.parts.token)
+            && would_help(why, &token, self.parts.identity.as_ref())
         {
             log::warn!("enrolling anew with the token: {}", uplink.status().last_error);
             return Ok(Some(enrolment(token, now)));
@@ -307,8 +307,22 @@ fn uplink_config(broker: &str, hello: &Hello, bell: &Bell) -> UplinkConfig {
 
 pub(super) fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
     // An agent hears acknowledgements: of the second buffer it only learns that it stayed empty.
-    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 2, kernel_bytes: 0 })
+    // One more than the answers to two ticks, which are read together: no call only to hear that
+    // there is no third.
+    Socket::bind(&SocketConfig { bind: any, offload: Offload::Auto, batch: 3, kernel_bytes: 0 })
         .map_err(io_error("bind a UDP socket"))
+}
+
+/// Whether enrolling anew would: the broker does not believe this side, or the token is of another
+/// authority than the one that this side believes so far, and the operator means that one.
+fn would_help(why: Distrust, token: &Token, identity: Option<&Identity>) -> bool {
+    match why {
+        Distrust::Expired | Distrust::Foreign => true,
+        Distrust::BrokerForeign => {
+            identity.is_some_and(|own| fingerprint(&own.ca_der) != token.fingerprint)
+        }
+        Distrust::BrokerExpired | Distrust::NotBroker => false,
+    }
 }
 
 pub(super) fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {

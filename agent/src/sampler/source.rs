@@ -36,7 +36,7 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
         ("net/sockstat6", Shape::Whole, extra(sockstat, "sockstat")),
         ("net/netstat", Shape::Whole, host(Format::Pairs, "netstat")),
         ("net/snmp", Shape::Whole, host(Format::Pairs, "netstat")),
-        ("net/snmp6", Shape::Whole, extra(Format::Six, "netstat")),
+        ("net/snmp6", Shape::Whole, extra(Format::Six, "netstat6")),
         (
             "diskstats",
             Shape::Records(LINE_BYTES_MAX),

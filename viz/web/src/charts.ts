@@ -105,7 +105,9 @@ const filesystems: Finish = (moment) => {
   const lines: Lines = new Map();
   for (const [mount, size] of grouped(moment, "size").sort(byName)) {
     const available = moment.get(`available|${mount}`);
-    if (size > 0 && available !== undefined) lines.set(mount, 1 - available / size);
+    if (available === undefined) continue;
+    const used = size - (moment.get(`free|${mount}`) ?? available);
+    if (used + available > 0) lines.set(mount, used / (used + available));
   }
   return lines;
 };
@@ -192,8 +194,11 @@ export const GROUPS: readonly Group[] = [
       },
       {
         id: "filesystems", legendRows: 2, title: "File systems", unit: "percent", atLeast: 1, none: "This host reports no file systems.",
-        explain: "How full each mounted file system is, as an ordinary user finds it.",
-        terms: [value("size", "node_filesystem_size_bytes", mount), value("available", "node_filesystem_avail_bytes", mount)],
+        explain: "How full each mounted file system is, as df tells it: what is kept back for root is neither used nor free.",
+        terms: [
+          value("size", "node_filesystem_size_bytes", mount), value("free", "node_filesystem_free_bytes", mount),
+          value("available", "node_filesystem_avail_bytes", mount),
+        ],
         finish: filesystems,
       },
     ],

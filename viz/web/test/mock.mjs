@@ -80,7 +80,10 @@ function columns(host) {
   for (const [mountpoint, device, size, full] of [["/", "/dev/nvme0n1p2", 200, host.fs], ["/var/lib", "/dev/sda1", 1800, host.fs * 0.7], ["/boot", "/dev/nvme0n1p1", 1, 0.32]]) {
     const labels = { device, fstype: "ext4", mountpoint };
     gauge("filesystem", "node_filesystem_size_bytes", labels, () => size * GIB);
-    gauge("filesystem", "node_filesystem_avail_bytes", labels, (t) => size * GIB * (1 - full - 0.004 * Math.sin(t / 900)));
+    // A twentieth is kept back for root: of what is left `full` is used.
+    const left = (t) => 0.95 * (1 - full - 0.004 * Math.sin(t / 900));
+    gauge("filesystem", "node_filesystem_free_bytes", labels, (t) => size * GIB * (left(t) + 0.05));
+    gauge("filesystem", "node_filesystem_avail_bytes", labels, (t) => size * GIB * left(t));
   }
   for (const [i, device] of ["lo", "eth0", "eth1", "ifb0"].entries()) {
     const k = [0.1, 1, 0.25, 0][i] * (host.busy + 0.03);

@@ -155,3 +155,10 @@ test("every chart explains itself in one sentence and has a name of its own", ()
   for (const chart of all) assert.match(chart.explain, /^[A-Z][^.]*\.$/, chart.id);
   for (const chart of all) assert.deepEqual([...chart.finish(new Map())], [], `${chart.id} invents values`);
 });
+
+test("a file system is as full as df says, with what is kept back for root and without", () => {
+  const chart = charts.GROUPS.flatMap((group) => group.charts).find((chart) => chart.id === "filesystems");
+  const moment = new Map([["size|/", 66053021], ["free|/", 51733463], ["available|/", 9501914], ["size|/boot", 100], ["available|/boot", 25], ["size|/gone", 9]]);
+  const lines = [...chart.finish(moment)].map(([mount, share]) => [mount, Math.round(share * 1e4)]);
+  assert.deepEqual(lines, [["/", 6011], ["/boot", 7500]]);
+});
