@@ -13,6 +13,7 @@
 
 mod catalog;
 mod families;
+mod governor;
 mod mounts;
 mod name;
 mod patient;
