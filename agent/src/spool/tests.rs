@@ -404,6 +404,22 @@ fn ten_thousand_broken_spools_start_and_lose_what_was_hit() {
     assert!(20_000 < hits, "{hits}");
 }
 
+/// A file that is alone, whose first record is the schema of half its rows.
+#[test]
+fn a_broken_schema_costs_none_of_its_rows() {
+    let folder = Folder::new("schema");
+    let mut world = World::new(&folder.config());
+    world.put(40);
+    let path = world.config.dir.join("0000000000000001.log");
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes[4 + 8], record::SCHEMA);
+    bytes[4 + 8 + 20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    world.next_boot();
+    assert_eq!(seqs(&take(&mut world.spool, usize::MAX)), all(1, 1..=40));
+    assert_eq!(orphans(&mut world.spool), 0, "it is there twice");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(usize),
