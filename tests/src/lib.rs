@@ -83,6 +83,14 @@ impl Process {
         self.child.wait().expect("our own child can be waited for").success()
     }
 
+    /// Sends `signal`.
+    ///
+    /// # Panics
+    /// If it cannot be signalled.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("our own child can be signalled");
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits i32"))
     }

@@ -20,8 +20,8 @@ pub(super) struct Shelf {
     ship: Option<Ship>,
     /// Blocks up to this one were sent.
     shipped: u64,
-    /// A burst that began and was not told yet.
-    begun: Option<Begun>,
+    /// Bursts that began and were not told yet, [`BEGUN_MAX`] at most.
+    begun: Vec<Begun>,
     lost: u64,
     second: Second,
     pub(super) row: Option<SecondRow>,
@@ -101,7 +101,7 @@ impl Shelf {
             window_ns: window_ms.saturating_mul(1_000_000),
             ship: None,
             shipped: 0,
-            begun: None,
+            begun: Vec::new(),
             lost: 0,
             second: Second::default(),
             row: None,
@@ -143,7 +143,10 @@ impl Shelf {
         let next = self.ship.map_or_else(|| first.max(self.shipped + 1), |ship| ship.next);
         let until_ns = now.boottime_ns.saturating_add(AFTER_NS);
         self.ship = Some(Ship { next, until_ns, ended: false });
-        self.begun = Some(Begun { reason, at: now, before_ns });
+        // One more goes on with the last: nobody needs to be told of it as well.
+        if self.begun.len() < BEGUN_MAX {
+            self.begun.push(Begun { reason, at: now, before_ns });
+        }
     }
 
     /// Whether the last sample that is to be sent has come.
@@ -179,11 +182,11 @@ impl Shelf {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.ship.is_none() && self.begun.is_none()
+        self.ship.is_none() && self.begun.is_empty()
     }
 
-    pub(super) fn begun(&mut self) -> Option<Begun> {
-        self.begun.take()
+    pub(super) fn begun(&mut self) -> Vec<Begun> {
+        std::mem::take(&mut self.begun)
     }
 
     pub(super) fn set_second(&mut self, second: Second, table: &Table) {
@@ -238,6 +241,8 @@ impl Shelf {
 const BLOCK_MS: u64 = 625;
 /// 375 KiB.
 const BLOCKS_MAX: usize = 96;
+/// Bursts that may begin in one tick and be told one by one.
+pub(super) const BEGUN_MAX: usize = 8;
 
 /// Of one column, for the rows that tell of a burst.
 pub(super) fn seconds(name: &str, reason: Reason) -> Column {

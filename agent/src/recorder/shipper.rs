@@ -1,7 +1,7 @@
 //! The sampler's side of the recorder: each tick a row of statistics, and of a burst at most
 //! [`BLOCKS_A_TICK`] blocks, so that live rows always have room.
 
-use super::shelf::{Begun, Shelf, seconds};
+use super::shelf::{BEGUN_MAX, Begun, Shelf, seconds};
 use super::top::{Places, Top, Use};
 use super::{AFTER_NS, Bell, Reason, lock};
 use crate::sampler::{SectionRow, Tick};
@@ -19,7 +19,7 @@ pub struct Shipper {
     table: Arc<Table>,
     top: Top,
     /// Who used the CPUs at the moment of this burst is still being found out.
-    asked: Option<Tick>,
+    asked: Vec<Tick>,
     bell: Bell,
     /// Where the rows of a schema have the kernel's count of OOM kills.
     kills_at: Option<(SchemaId, usize)>,
@@ -36,13 +36,13 @@ impl Shipper {
         bell: Bell,
     ) -> Self {
         let top = Top::new(places);
-        Self { shelf, table, top, asked: None, bell, kills_at: None, kills: None, odd: false }
+        Self { shelf, table, top, asked: Vec::new(), bell, kills_at: None, kills: None, odd: false }
     }
 
     /// Whether everything of the bursts so far has been handed over.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.asked.is_none() && lock(&self.shelf).is_idle()
+        self.asked.is_empty() && lock(&self.shelf).is_idle()
     }
 
     /// A row of this tick: it may say that something is wrong.
@@ -94,19 +94,22 @@ impl Shipper {
                 shelf.begun()
             }
             // The recorder is at it; the next tick is as good.
-            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::WouldBlock) => Vec::new(),
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().begun(),
         };
-        if let Some(begun) = begun {
+        for begun in begun {
             self.tell(begun, sealer);
             self.top.ask();
-            self.asked = Some(begun.at);
+            if self.asked.len() < BEGUN_MAX {
+                self.asked.push(begun.at);
+            }
         }
-        if let Some(at) = self.asked
+        if !self.asked.is_empty()
             && let Some(found) = self.top.found()
         {
-            self.asked = None;
-            self.tell_top(at, &found, sealer);
+            for at in std::mem::take(&mut self.asked) {
+                self.tell_top(at, &found, sealer);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The recorder on /proc trees that change, and what it hands to the ring.
 
+use super::shelf::BEGUN_MAX;
 use super::*;
 use crate::clock;
 use crate::ring::{Reader, Ring};
@@ -257,11 +258,17 @@ fn the_window_is_bounded_and_what_could_not_be_sent_is_counted() {
     assert_eq!(sent(&mut shelf), (45..=60).collect::<Vec<_>>());
     assert_eq!((shelf.lost(), shelf.is_idle()), (24, false));
     // What was sent is not sent again.
-    assert!(shelf.begun().is_some());
+    assert_eq!(shelf.begun().len(), 1);
     put(&mut shelf, 61);
-    shelf.begin(Reason::Signal, at(62_000));
+    shelf.begin(Reason::Request, at(62_000));
+    shelf.begin(Reason::Signal, at(62_010));
     shelf.end();
     assert_eq!(sent(&mut shelf), [61]);
+    // Each is told, whoever comes second.
+    let begun: Vec<_> = shelf.begun().iter().map(|begun| begun.reason).collect();
+    assert_eq!(begun, [Reason::Request, Reason::Signal]);
+    (0..100).for_each(|n| shelf.begin(Reason::Signal, at(62_020 + n)));
+    assert_eq!(shelf.begun().len(), BEGUN_MAX);
 }
 
 #[test]

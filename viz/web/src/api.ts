@@ -1,4 +1,6 @@
-// What is asked over HTTP: the facts about the hosts. Numbers come by the live stream.
+// What is asked over HTTP: the facts about the hosts, and bursts. Other numbers come by the live stream.
+
+import type { Window } from "./view";
 
 export interface HostInfo {
   id: string;
@@ -16,6 +18,44 @@ export async function hosts(signal?: AbortSignal): Promise<HostInfo[]> {
   const body = await ask("/api/strobe/v1/hosts", signal);
   if (!Array.isArray(body)) throw new Error("The list of hosts came back in a form this page does not know.");
   return body as HostInfo[];
+}
+
+export interface Burst {
+  instance: string;
+  at_ms: number;
+  from_ms: number;
+  to_ms: number;
+  reason: string;
+  processes: { pid: string; comm: string; cpus: number }[];
+  cgroups: { cgroup: string; cpus: number }[];
+}
+
+/** A host's bursts, newest first: of the last day, or of a time. */
+export async function bursts(instance: string, fromMs?: number, toMs?: number): Promise<Burst[]> {
+  const query = new URLSearchParams({ host: instance });
+  if (fromMs !== undefined) query.set("start", String(fromMs / 1000));
+  if (toMs !== undefined) query.set("end", String(toMs / 1000));
+  const body = await ask(`/api/strobe/v1/bursts?${query}`);
+  if (!Array.isArray(body)) throw new Error("The list of bursts came back in a form this page does not know.");
+  return body as Burst[];
+}
+
+/** A series as it is stored: seconds since 1970, and values. */
+export interface Raw {
+  metric: string;
+  labels: Record<string, string>;
+  times: number[];
+  values: number[];
+}
+
+/** Every sample of a host's series in a window; `metrics` is a regular expression. */
+export async function raw(metrics: string, instance: string, { from, to }: Window): Promise<Raw[]> {
+  const seconds = Math.ceil((to - from) / 1000) + 1;
+  const query = new URLSearchParams({ query: `{__name__=~${JSON.stringify(metrics)},instance=${JSON.stringify(instance)}}[${seconds}s]`, time: String(to / 1000) });
+  const body = (await ask(`/api/v1/query?${query}`)) as { data?: { result?: { metric: Record<string, string>; values: [number, string][] }[] } };
+  return (body.data?.result ?? []).map(({ metric, values }) => ({
+    metric: metric["__name__"] ?? "", labels: metric, times: values.map(([time]) => time), values: values.map(([, value]) => Number(value)),
+  }));
 }
 
 async function ask(path: string, signal?: AbortSignal): Promise<unknown> {

@@ -57,6 +57,8 @@ export function clock(seconds: number, spanSeconds: number): string {
   const two = (n: number) => String(n).padStart(2, "0");
   const time = `${two(date.getHours())}:${two(date.getMinutes())}`;
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  const ms = Math.round(seconds * 1000) % 1000;
+  if (spanSeconds < 5 && ms !== 0) return `:${two(date.getSeconds())}.${String(ms).padStart(3, "0").replace(/0+$/, "")}`;
   if (spanSeconds <= 1800) return `${time}:${two(date.getSeconds())}`;
   if (spanSeconds <= 86_400) return time;
   return `${day.slice(5)} ${time}`;
@@ -68,6 +70,11 @@ export function moment(ms: number): string {
   const two = (n: number) => String(n).padStart(2, "0");
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+/** Date and time to the millisecond. */
+export function instant(ms: number): string {
+  return `${moment(ms)}.${String(Math.round(ms) % 1000).padStart(3, "0")}`;
 }
 
 function scaled(value: number, base: number, names: string[]): string {

@@ -7,11 +7,12 @@
 import { h, text } from "./dom";
 import { ago, moment } from "./format";
 import { GROUPS, METRICS, TERMS } from "./charts";
+import { Bursts } from "./bursts";
 import { Card } from "./plot";
 import { Tracker, type Point, type Reading } from "./rates";
 import { append, asked, assemble, evaluate, trim, trimEnd } from "./terms";
 import { hosts, type HostInfo } from "./api";
-import { rangeMs, windowOf, type Host, type Window } from "./view";
+import { print, rangeMs, windowOf, type Host, type Window } from "./view";
 import { Toolbar } from "./toolbar";
 import type { History, Live, Message } from "./live";
 
@@ -25,6 +26,7 @@ export class HostPage {
   readonly root: HTMLElement;
   private readonly cards: Card[];
   private readonly toolbar: Toolbar;
+  private readonly bursts: Bursts;
   private readonly title = h("h1", { tabindex: "-1" }, "Host");
   private readonly badge = h("span", { class: "badge" });
   private readonly facts = h("p", { class: "facts" });
@@ -54,6 +56,7 @@ export class HostPage {
       pause: () => (this.view.held ? this.go({ ...this.view, held: null }) : this.hold(this.shown)),
       move: (shift, scale) => this.move(shift, scale),
     });
+    this.bursts = new Bursts((burst) => print({ ...this.view, burst }));
     for (const group of GROUPS) {
       const own = this.cards.filter((card) => group.charts.includes(card.spec));
       const id = `group-${group.title.toLowerCase()}`;
@@ -62,7 +65,7 @@ export class HostPage {
     this.root = h("div", { class: "page" },
       h("nav", { class: "crumbs", "aria-label": "Breadcrumb" }, h("a", { href: "#/" }, h("span", { "aria-hidden": "true" }, "‹ "), "Fleet")),
       h("div", { class: "page-head" }, h("div", { class: "name-line" }, this.title, this.badge), this.facts),
-      this.toolbar.root, this.trouble, this.charts);
+      this.toolbar.root, this.trouble, this.bursts.open, this.charts, this.bursts.list);
     this.toolbar.show(this.view, this.window());
     // Behind this turn the page stands in the document, and the charts have a width.
     queueMicrotask(() => this.load());
@@ -76,15 +79,21 @@ export class HostPage {
     clearTimeout(this.again);
     clearInterval(this.factsTimer);
     for (const card of this.cards) card.destroy();
+    this.bursts.stop();
   }
 
   retheme(): void {
     for (const card of this.cards) card.retheme();
+    this.bursts.retheme();
   }
 
   /** The URL changed under us (a link, back): show that. */
   navigate(view: Host): void {
+    const { burst } = view;
+    const moved = print({ ...view, burst: null }) !== print({ ...this.view, burst: null });
     this.view = view;
+    // A burst is opened or closed: the charts below go on as they are.
+    if (!moved) return this.bursts.show(burst);
     this.load();
   }
 
@@ -95,6 +104,7 @@ export class HostPage {
       const found = all.find((host) => host.id === this.view.id);
       if (!found) return this.fail("No host has this name here. It may have been removed, or the link is from another installation.");
       this.info = found;
+      this.bursts.of(found.instance);
       this.trouble.hidden = true;
       this.charts.hidden = this.toolbar.root.hidden = false;
       this.say(found);
@@ -116,7 +126,7 @@ export class HostPage {
   private fail(words: string): void {
     text(this.trouble, words);
     this.trouble.hidden = false;
-    this.charts.hidden = this.toolbar.root.hidden = true;
+    this.charts.hidden = this.toolbar.root.hidden = this.bursts.open.hidden = true;
   }
 
   private go(view: Host): void {
@@ -150,6 +160,7 @@ export class HostPage {
     const window = this.window();
     this.shown = window;
     this.toolbar.show(this.view, window);
+    this.bursts.show(this.view.burst);
     for (const card of this.cards) {
       card.busy(true);
       if (!card.grid) card.say("Loading history…");

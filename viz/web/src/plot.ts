@@ -21,7 +21,7 @@ const LINES_MAX = 16;
 const HEAT_LINES_MIN = 7;
 const HEAT_LINES_MAX = 128;
 /** Seconds between the marks of the time axis. */
-const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2419200];
+const TIME_STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 1209600, 2419200];
 const SYNC = "strobe";
 const DRAG_PX_MIN = 8;
 const SUMMARY_MS = 10_000;

@@ -3,6 +3,7 @@
 //   #/?q=web                       the fleet, filtered
 //   #/host/<id>?range=5m           a host, live
 //   #/host/<id>?from=…&to=…&range=5m   a host, held still; `range` is what "live" goes back to
+//   …&burst=<ms>                   with the burst of that moment open
 
 export type View = Fleet | Host;
 
@@ -17,6 +18,8 @@ export interface Host {
   range: Range;
   /** Held still at a window (ms); null follows the clock. */
   held: Window | null;
+  /** The moment (ms) of the burst that is open. */
+  burst: number | null;
 }
 
 export interface Window {
@@ -59,7 +62,7 @@ export function parse(hash: string): View {
   if (!host) return { page: "fleet", filter: (query.get("q") ?? "").slice(0, 200) };
   const asked = query.get("range") ?? "";
   const range = rangeMs(asked) === null ? RANGE_DEFAULT : asked;
-  return { page: "host", id: decode(host[1]!), range, held: held(query) };
+  return { page: "host", id: decode(host[1]!), range, held: held(query), burst: burst(query) };
 }
 
 export function print(view: View): string {
@@ -73,6 +76,7 @@ export function print(view: View): string {
     query.set("to", String(view.held.to));
   }
   query.set("range", view.range);
+  if (view.burst !== null) query.set("burst", String(view.burst));
   return `#/host/${encodeURIComponent(view.id)}?${query}`;
 }
 
@@ -80,6 +84,11 @@ function held(query: URLSearchParams): Window | null {
   const [from, to] = [query.get("from") ?? "", query.get("to") ?? ""];
   if (!/^\d{1,15}$/.test(from) || !/^\d{1,15}$/.test(to) || Number(from) >= Number(to)) return null;
   return windowOf(Number(from), Number(to));
+}
+
+function burst(query: URLSearchParams): number | null {
+  const at = query.get("burst") ?? "";
+  return /^\d{1,15}$/.test(at) ? Number(at) : null;
 }
 
 function decode(text: string): string {

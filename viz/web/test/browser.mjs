@@ -114,8 +114,9 @@ test("lost and late hosts come first, and the filter narrows", generated, () => 
 test("the host page draws every chart, live", async () => visit(await host(), async (page) => {
   await ready(page);
   const found = await inked(page);
-  assert.equal(Object.keys(found).length, 14);
+  assert.equal(Object.keys(found).filter((id) => !id.startsWith("chart-burst-")).length, 14);
   for (const [id, ink] of Object.entries(found)) {
+    if (id.startsWith("chart-burst-")) continue;
     // A real machine may have no swap or no disk and then says so; the generated one has everything.
     if (typeof ink === "string" && real) assert.match(ink, /^(This|No)/, id);
     else assert.ok(ink > 100, `${id}: ${ink}`);
@@ -242,8 +243,62 @@ test("everything a page draws comes by its one socket", generated, async () => v
   await page.getByRole("button", { name: "15m: the last 15 minutes" }).click();
   await page.waitForURL(/range=15m/, LONG);
   await ready(page);
-  assert.deepEqual([...new Set(asked)].filter((path) => path.startsWith("/api/") && path !== "/api/strobe/v1/hosts"), []);
+  assert.deepEqual([...new Set(asked)].filter((path) => path.startsWith("/api/") && !["/api/strobe/v1/hosts", "/api/strobe/v1/bursts"].includes(path)), []);
 }));
+
+test("a burst is listed, opened at 10 ms, zoomed below a second, and closed", generated, async () => visit(await host(), async (page) => {
+  const first = page.locator(".burst-list a").first();
+  await first.waitFor(LONG);
+  assert.match(await first.innerText(), /I\/O pressure[\s\S]*postgres 97\.0 %/);
+  assert.equal(await page.locator(".burst").isVisible(), false);
+  await first.click();
+  await page.waitForURL(/burst=\d+/, LONG);
+  await page.waitForSelector("#chart-burst-pressure canvas", LONG);
+  const found = Object.entries(await inked(page)).filter(([id]) => id.startsWith("chart-burst-"));
+  assert.equal(found.length, 6);
+  for (const [id, ink] of found) assert.ok(ink > 100, `${id}: ${ink}`);
+  assert.match(await page.locator(".users").innerText(), /postgres \(4711\)\s+0\.97 CPUs[\s\S]*<script> \(9001\)[\s\S]*postgresql\.service\s+1\.31 CPUs/);
+  // A hundredth of a second is told apart.
+  const over = page.locator("#chart-burst-cpu .u-over");
+  await over.scrollIntoViewIfNeeded();
+  const drag = async (from, to) => {
+    const box = await over.boundingBox();
+    await page.mouse.move(box.x + box.width * from, box.y + 50);
+    await page.mouse.down();
+    await page.mouse.move(box.x + box.width * to, box.y + 60, { steps: 6 });
+    await page.mouse.up();
+    await page.waitForTimeout(200);
+  };
+  await drag(0.4, 0.44);
+  await drag(0.4, 0.5);
+  const box = await over.boundingBox();
+  await page.mouse.move(box.x + box.width * 0.5, box.y + 50);
+  assert.match(await page.locator(".burst .instant").innerText(), /at \d\d:\d\d:\d\d\.\d{3}/);
+  const at = new Set();
+  for (const part of [0.2, 0.35, 0.5, 0.65, 0.8]) {
+    await page.mouse.move(box.x + box.width * part, box.y + 50);
+    at.add(await page.locator("#chart-burst-cpu .legend").innerText());
+  }
+  assert.ok(at.size > 1, "samples differ within a fraction of a second");
+  assert.match(await page.locator("#chart-burst-cpu-summary").textContent(), /User now/);
+  const url = page.url();
+  await page.reload();
+  await page.waitForSelector("#chart-burst-cpu canvas", LONG);
+  assert.equal(page.url(), url);
+  await page.getByRole("link", { name: "Close" }).click();
+  await page.waitForFunction(() => !location.hash.includes("burst=") && document.querySelector(".burst").hidden, null, LONG);
+}));
+
+test("a burst that cannot be read says so", generated, async () => {
+  mock.state.fail = true;
+  try {
+    await visit(await host("range=5m&burst=1000"), async (page) => {
+      await page.getByText("The burst could not be read: there is none of this moment").waitFor(LONG);
+    });
+  } finally {
+    mock.state.fail = false;
+  }
+});
 
 test("a custom window can be typed", async () => visit(await host(), async (page) => {
   await ready(page);
@@ -273,6 +328,11 @@ test("360 pixels wide, by touch: nothing sticks out and a finger zooms", async (
   await visit(await host(), async (page, context) => {
     await ready(page);
     assert.ok(await fits(page), "host");
+    if (!real) {
+      await page.locator(".burst-list a").first().tap();
+      await page.waitForSelector("#chart-burst-cpu canvas", LONG);
+      assert.ok(await fits(page), "burst");
+    }
     await page.locator("#chart-cpu .u-over").scrollIntoViewIfNeeded();
     const box = await page.locator("#chart-cpu .u-over").boundingBox();
     const session = await context.newCDPSession(page);
@@ -323,6 +383,10 @@ for (const colorScheme of ["light", "dark"]) {
       for (const path of ["#/", await host()]) {
         await visit(path, async (page) => {
           await (path === "#/" ? rows(page).first().waitFor(LONG) : ready(page));
+          if (path !== "#/" && !real) {
+            await page.locator(".burst-list a").first().click();
+            await page.waitForSelector("#chart-burst-cpu canvas", LONG);
+          }
           await page.addScriptTag({ path: AXE });
           const { violations } = await page.evaluate(() => window.axe.run());
           const bad = violations.filter(({ impact }) => impact === "critical" || impact === "serious");

@@ -126,6 +126,31 @@ function history(wish, id) {
   return { from: start, step, count: times.length, interval_ms: id ? 1000 : step, terms: wish.terms.map((term) => lines(term, hosts, times, Math.max(step / 1000, 1))) };
 }
 
+/** Two bursts of the host that is in trouble, and what /api/v1/query has of them. */
+const BURSTS = ["db-primary"].flatMap((instance) => [0, 1].map((i) => {
+  const at = Date.now() - 600_000 - i * 7_200_000;
+  return {
+    at_ms: at, instance, reason: ["io_pressure", "signal"][i], from_ms: at - 59_500, to_ms: at + 10_000,
+    processes: [["4711", "postgres", 0.97], ["17", "kworker/1:2", 0.21], ["9001", "<script>", 0.02]].map(([pid, comm, cpus]) => ({ pid, comm, cpus })),
+    cgroups: [["/system.slice/postgresql.service", 1.31], ["/", 0.4]].map(([cgroup, cpus]) => ({ cgroup, cpus })),
+  };
+}));
+
+function recorded(query, to) {
+  const [, names, instance, seconds] = /^\{__name__=~"(.*)",instance="(.*)"\}\[(\d+)s\]$/.exec(query) ?? [];
+  const wanted = new RegExp(`^(?:${names})$`);
+  const cpu = ["user", "system", "iowait", "irq", "steal", "idle"].map((mode, i) => ["strobe_burst_cpu_seconds_total", { mode }, (k) => Math.floor(k * [1.1, 0.4, k % 900 > 700 ? 1.5 : 0, 0.02, 0, 2][i]) / 100, 1]);
+  const disk = (way, by) => [`strobe_burst_disk_${way}_bytes_total`, { device: "sda" }, (k) => Math.floor(k / 20) * by, 1];
+  const link = (way, by) => [`strobe_burst_network_${way}_bytes_total`, { device: "eth0" }, (k) => Math.floor(k * by), 1];
+  const pressure = ["cpu", "io", "memory"].flatMap((resource) => ["some", "full"].map((share) => ["strobe_burst_pressure_seconds_total", { resource, share }, (k) => k * 0.002, 5]));
+  const all = [...cpu, ["strobe_burst_procs_running", {}, (k) => 1 + (k % 7), 1], ["strobe_burst_procs_blocked", {}, (k) => (k % 900 > 700 ? 3 : 0), 1], disk("read", 1e5), disk("written", 4e6), ["strobe_burst_disk_io_seconds_total", { device: "sda" }, (k) => Math.floor(k * 6) / 1000, 1], link("receive", 9000), link("transmit", 21000), ...pressure];
+  const count = (Number(seconds) - 1) * 100;
+  return all.filter(([name]) => wanted.test(name)).map(([name, labels, read, every]) => ({
+    metric: { __name__: name, instance, ...labels },
+    values: Array.from({ length: Math.floor(count / every) }, (_, i) => [to - (count - i * every) / 100, String(read(i * every))]),
+  }));
+}
+
 function lines({ metric, how, agg, by, where }, hosts, times, back) {
   const groups = new Map();
   for (const host of hosts) {
@@ -149,6 +174,15 @@ export async function start(port = 0) {
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
     if (url.pathname === "/api/strobe/v1/hosts") {
       return json(200, HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) })));
+    }
+    const asked = (name) => url.searchParams.get(name);
+    if (url.pathname === "/api/strobe/v1/bursts") {
+      const within = (burst) => (asked("start") ?? 0) * 1000 <= burst.at_ms && burst.at_ms <= (asked("end") ?? Infinity) * 1000;
+      return json(200, BURSTS.filter((burst) => burst.instance === asked("host") && within(burst)));
+    }
+    if (url.pathname === "/api/v1/query") {
+      if (state.fail) return json(503, { status: "error", error: "the store is not ready" });
+      return json(200, { status: "success", data: { resultType: "matrix", result: recorded(asked("query"), Number(asked("time"))) } });
     }
     const name = url.pathname === "/" ? "index.html" : url.pathname.slice(1);
     if (!/^[\w.]+$/.test(name)) return response.writeHead(404).end();

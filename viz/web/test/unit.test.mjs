@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./load.mjs";
 
-const [rates, format, view, attention, terms, charts] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts"].map(load));
+const [rates, format, view, attention, terms, charts, bursts] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts"].map(load));
 
 test("a rate is the growth per second, and nothing across a reset or a hole", () => {
   const table = [
@@ -82,7 +82,7 @@ test("numbers are written as people read them", () => {
 test("a view and its URL are one", () => {
   const views = [
     { page: "fleet", filter: "" }, { page: "fleet", filter: "web & db?" },
-    { page: "host", id: "a/b c", range: "5m", held: null }, { page: "host", id: "x", range: "24h", held: { from: 1000, to: 61_000 } },
+    { page: "host", id: "a/b c", range: "5m", held: null, burst: null }, { page: "host", id: "x", range: "24h", held: { from: 1000, to: 61_000 }, burst: 1_700_000_000_123 },
   ];
   for (const one of views) assert.deepEqual(view.parse(view.print(one)), one, view.print(one));
 });
@@ -92,7 +92,7 @@ test("a URL that makes no sense is read as the nearest that does", () => {
   for (const hash of ["", "#", "#/", "#/nothing", "#/host/", "#/host/a/b"]) assert.deepEqual(view.parse(hash), fleet, hash);
   const host = (query) => view.parse(`#/host/x?${query}`);
   for (const query of ["range=0s", "range=99999d", "range=1y", "range=", "from=5&to=x", "from=9&to=3", "from=-1&to=5", "from=1e3&to=9e3"]) {
-    assert.deepEqual(host(query), { page: "host", id: "x", range: "5m", held: null }, query);
+    assert.deepEqual(host(query), { page: "host", id: "x", range: "5m", held: null, burst: null }, query);
   }
   assert.deepEqual(host("from=1000&to=2000").held, view.windowOf(1000, 2000));
   assert.equal(view.parse("#/host/%E0%A4%A?range=1m").id, "%E0%A4%A");
@@ -161,4 +161,17 @@ test("a file system is as full as df says, with what is kept back for root and w
   const moment = new Map([["size|/", 66053021], ["free|/", 51733463], ["available|/", 9501914], ["size|/boot", 100], ["available|/boot", 25], ["size|/gone", 9]]);
   const lines = [...chart.finish(moment)].map(([mount, share]) => [mount, Math.round(share * 1e4)]);
   assert.deepEqual(lines, [["/", 6011], ["/boot", 7500]]);
+});
+
+test("what a counter did between two samples holds for all of the time between them", () => {
+  const line = bursts.perSecond({ times: [1, 1.01, 1.02, 1.06, 1.06, 1.07], values: [5, 5.01, 5.01, 5.09, 5.1, 0] });
+  assert.deepEqual(line.times, [1.01, 1.02, 1.06]);
+  assert.deepEqual(line.values.map((value) => Math.round(value * 1e6) / 1e6), [1, 0, 2]);
+  assert.deepEqual(bursts.onto([1, 1.02, 1.03, 1.06, 1.07], { times: [1.02, 1.06], values: [3, 4] }), [3, 3, 4, 4, null]);
+});
+
+test("an axis says milliseconds where it shows them", () => {
+  const at = new Date(2026, 0, 2, 3, 4, 5, 250).getTime() / 1000;
+  assert.deepEqual([format.clock(at, 2), format.clock(at, 60), format.clock(at - 0.25, 2)], [":05.25", "03:04:05", "03:04:05"]);
+  assert.equal(format.instant(at * 1000), "2026-01-02 03:04:05.250");
 });
