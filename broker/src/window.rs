@@ -34,12 +34,6 @@ pub struct Window {
 struct Ranges(BTreeMap<u64, u64>);
 
 impl Window {
-    /// A window that starts before `first`, as when a log is replayed from its middle.
-    #[must_use]
-    pub fn before(first: u64) -> Self {
-        Self { through: first.saturating_sub(1), beyond: Ranges::default() }
-    }
-
     /// Everything up to this number is taken or given up: what an acknowledgement may say.
     #[must_use]
     pub fn through(&self) -> u64 {

@@ -88,7 +88,9 @@ impl Replay {
         self.paused = Some(now + PAUSE);
     }
 
-    fn release(&mut self, spool: &mut Spool) {
+    /// Gives the last number of this life that was acknowledged, or 0.
+    fn release(&mut self, spool: &mut Spool, boot_here: BootId) -> u64 {
+        let mut through = 0;
         while let Some((boot, seq)) = self.acks.pop_front() {
             let covers = |sent: &Sent| sent.mark.boot == boot && sent.mark.seq <= seq;
             let Some(last) = self.sent.iter().rposition(covers) else { continue };
@@ -96,12 +98,16 @@ impl Replay {
                 self.sent_bytes = self.sent_bytes.saturating_sub(sent.bytes.unwrap_or(0));
                 spool.release(sent.mark);
             }
+            if boot == boot_here {
+                through = through.max(seq);
+            }
             self.failures = 0;
         }
         while let Some(Sent { mark, bytes: None }) = self.sent.front().copied() {
             self.sent.pop_front();
             spool.release(mark);
         }
+        through
     }
 
     fn fill(&mut self, spool: &mut Spool, table: &Table) {
@@ -173,7 +179,8 @@ impl Uplink {
         self.spooled = (!spool.is_empty()).then(|| spool.mine().unwrap_or((0, 0)));
         let State::Streaming { conn, .. } = self.state else { return };
         let replay = &mut self.replay;
-        replay.release(spool);
+        let through = replay.release(spool, BootId(self.hello.boot));
+        self.status.acknowledged_seq = self.status.acknowledged_seq.max(through);
         if spool.is_empty() {
             if let Some(stream) = replay.stream.take() {
                 link.finish(conn, stream);

@@ -264,14 +264,15 @@ impl Ingest {
 
     /// Frames `first..=last` were found in the log at start.
     pub fn replay(&mut self, host: HostId, boot: BootId, first: Seq, last: Seq) {
-        let boot = self.hosts.entry(host).or_default().boot(boot, first.0);
+        // What is before them in a log without a kept window may still wait in the agent's spool.
+        let boot = self.hosts.entry(host).or_default().boot(boot);
         boot.window.cover(first.0, last.0);
         boot.stored = boot.window.through();
     }
 
     /// A window kept from the life before, older than anything replayed.
     pub fn restore(&mut self, host: HostId, boot: BootId, window: Window) {
-        let boot = self.hosts.entry(host).or_default().boot(boot, 1);
+        let boot = self.hosts.entry(host).or_default().boot(boot);
         boot.stored = window.through();
         boot.window = window;
     }
@@ -328,7 +329,7 @@ impl Ingest {
             self.sessions.remove(&old);
         }
         host.live = Some(session);
-        let stored = host.boot(boot_id, 1).stored;
+        let stored = host.boot(boot_id).stored;
         self.sessions.insert(
             session,
             Session {
@@ -394,7 +395,7 @@ impl Ingest {
             return Err(Refusal::Sequence(header.seq.0));
         }
         session.heard_ms = now_ms;
-        let window = &mut self.hosts.entry(session.host).or_default().boot(session.boot, 1).window;
+        let window = &mut self.hosts.entry(session.host).or_default().boot(session.boot).window;
         // An agent tells of a hole before it goes on behind it; its first frame may be that.
         let told = match frame.payload {
             Payload::Loss(loss) => cover(window, header.seq.0, loss),
@@ -459,8 +460,8 @@ impl Source {
 }
 
 impl Host {
-    /// The boot's window; a boot seen for the first time begins before `first`.
-    fn boot(&mut self, id: BootId, first: u64) -> &mut Boot {
+    /// The boot, of which nothing is stored if it is seen for the first time.
+    fn boot(&mut self, id: BootId) -> &mut Boot {
         let at = self.boots.iter().position(|b| b.id == id).unwrap_or_else(|| {
             if BOOTS_MAX <= self.boots.len()
                 && let Some((oldest, _)) = self.boots.iter().enumerate().min_by_key(|(_, b)| b.id)
@@ -468,7 +469,7 @@ impl Host {
                 // Not the one that came first: a spool may come with boots before the live one.
                 self.boots.remove(oldest);
             }
-            self.boots.push_back(Boot { id, window: Window::before(first), stored: 0 });
+            self.boots.push_back(Boot { id, window: Window::default(), stored: 0 });
             self.boots.len() - 1
         });
         &mut self.boots[at]

@@ -324,3 +324,20 @@ fn many_lives_in_a_spool_do_not_push_out_the_live_one() {
     }
     assert_eq!(ingest.frame(ONE, &of(100, 1), NOW).unwrap(), Verdict::Duplicate);
 }
+
+/// A broker died between the live frames and those before them, which waited in the agent's spool: its
+/// log began with 40, and it said that it had everything before.
+#[test]
+fn a_log_that_begins_late_does_not_stand_for_what_is_before_it() {
+    let mut ingest = Ingest::default();
+    ingest.replay(HostId(7), BootId(1), Seq(40), Seq(60));
+    assert_eq!(ingest.hello(ONE, SEVEN, &hello(1), NOW).unwrap().stored, Seq(0));
+    ingest.spooled(ONE, (1, 39), 0);
+    ingest.replay_begins(TWO, ONE).unwrap();
+    ingest.schema(TWO, &schema()).unwrap();
+    for seq in 1..=39 {
+        let verdict = ingest.frame(TWO, &row(&header(seq), &[seq]), NOW).unwrap();
+        assert_eq!(verdict, Verdict::Store, "{seq}");
+    }
+    assert_eq!(ingest.through(HostId(7), BootId(1)), 60);
+}
