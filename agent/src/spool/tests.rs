@@ -1,6 +1,9 @@
 //! The spool against disks of every kind.
 
+mod dice;
+
 use super::*;
+use dice::Dice;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;
@@ -304,43 +307,6 @@ fn map(dir: &std::path::Path) -> Vec<(u64, Range<u64>, (u128, u64))> {
     };
     journal.read(Position::default(), visit).unwrap();
     found
-}
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 11).unwrap() % bound.max(1)
-    }
-
-    /// Cuts a file off, flips some bits or fills some blocks; which bytes that were.
-    fn spoil(&mut self, bytes: &mut Vec<u8>, how: u32) -> Vec<Range<usize>> {
-        let at = self.below(bytes.len());
-        match how {
-            0 => {
-                bytes.truncate(at);
-                std::iter::once(at..usize::MAX).collect()
-            }
-            1 => (0..=self.below(4))
-                .map(|_| {
-                    let at = self.below(bytes.len());
-                    bytes[at] ^= 1 << self.below(8);
-                    at..at + 1
-                })
-                .collect(),
-            // Blocks that were never written, or hold what was there before.
-            _ => {
-                let at = at / 512 * 512;
-                let end = bytes.len().min(at + 512 * (1 + self.below(4)));
-                let fill = [0, u8::try_from(self.below(256)).unwrap()][self.below(2)];
-                bytes[at..end].fill(fill);
-                std::iter::once(at..end).collect()
-            }
-        }
-    }
 }
 
 /// Truncations, bit flips, torn writes of any file of it, the version and the lock too: it starts each
