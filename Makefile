@@ -1,5 +1,5 @@
 # Two commands: `make run` and `make test`. Both do all their own set-up.
-.PHONY: run test web lint perf bench soak setup-run setup-test setup-bench clean
+.PHONY: run test web lint perf bench package soak setup-run setup-test setup-bench setup-package clean
 
 run: setup-run web
 	cargo build --release --package strobe
@@ -26,6 +26,11 @@ perf: setup-test web
 	cargo build --release --workspace
 	scripts/perf
 
+# Debian and RPM packages, in target/package.
+package: setup-package web
+	cargo build --release --bins
+	scripts/package
+
 setup-run:
 	scripts/setup run
 
@@ -34,6 +39,9 @@ setup-test:
 
 setup-bench:
 	scripts/setup bench
+
+setup-package:
+	scripts/setup package
 
 clean:
 	cargo clean

@@ -119,9 +119,8 @@ fn print(text: &str, code: ExitCode) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the binary's one place for errors")]
 fn complain(error: &str) -> ExitCode {
-    eprintln!("strobe-agent: {error}");
+    program::complain(&format!("strobe-agent: {error}"));
     ExitCode::FAILURE
 }
 

@@ -3,6 +3,7 @@
 //! A subscriber first gets every known host and schema, then everything new. When its queue is full
 //! the new update is dropped, counted, and said ([`Update::Lagged`]) before the next one it gets.
 
+use crate::peers::newest;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -40,13 +41,25 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct State {
     schemas: BTreeMap<SchemaId, Arc<Schema>>,
+    /// Hosts that other brokers told of.
+    elsewhere: BTreeMap<u128, HostInfo>,
     queues: Vec<Weak<Queue>>,
 }
 
 struct Queue {
+    scope: Scope,
     inner: Mutex<Inner>,
     ready: Condvar,
     wake: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scope {
+    /// Everything.
+    Fleet,
+    /// What came to this broker itself: it is for another one.
+    Own,
 }
 
 #[derive(Default)]
@@ -67,11 +80,28 @@ impl Hub {
         hosts: Vec<HostInfo>,
         wake: Option<Box<dyn Fn() + Send + Sync>>,
     ) -> Subscription {
+        self.subscribe_to(Scope::Fleet, hosts, wake)
+    }
+
+    /// A subscriber to what comes to this broker itself; `hosts` are its own.
+    #[must_use]
+    pub fn subscribe_own(&self, hosts: Vec<HostInfo>) -> Subscription {
+        self.subscribe_to(Scope::Own, hosts, None)
+    }
+
+    fn subscribe_to(
+        &self,
+        scope: Scope,
+        hosts: Vec<HostInfo>,
+        wake: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Subscription {
         let mut state = self.lock();
+        let elsewhere = state.elsewhere.values().filter(|_| scope == Scope::Fleet).cloned();
+        let hosts = newest(hosts.into_iter().chain(elsewhere));
         let mut first: VecDeque<_> = hosts.into_iter().map(Update::Host).collect();
         first.extend(state.schemas.values().cloned().map(Update::Schema));
         let inner = Mutex::new(Inner { first, ..Inner::default() });
-        let queue = Arc::new(Queue { inner, ready: Condvar::new(), wake });
+        let queue = Arc::new(Queue { scope, inner, ready: Condvar::new(), wake });
         state.queues.push(Arc::downgrade(&queue));
         Subscription { queue }
     }
@@ -92,12 +122,30 @@ impl Hub {
 
     /// Hands `updates` to everyone.
     pub fn publish(&self, updates: &[Update]) {
+        self.lock().push(updates, |_| true);
+    }
+
+    /// Hands on what came to another broker, but not to other brokers.
+    pub fn publish_elsewhere(&self, updates: &[Update]) {
+        self.lock().push(updates, |scope| scope == Scope::Fleet);
+    }
+
+    /// What is known of a host that is another broker's, or was.
+    pub fn host_elsewhere(&self, info: HostInfo) {
         let mut state = self.lock();
-        state.queues.retain(|weak| {
-            let Some(queue) = weak.upgrade() else { return false };
-            queue.push(updates);
-            true
-        });
+        let host = info.hello.host;
+        if HOSTS_MAX <= state.elsewhere.len() && !state.elsewhere.contains_key(&host) {
+            return;
+        }
+        state.elsewhere.insert(host, info.clone());
+        state.push(&[Update::Host(info)], |scope| scope == Scope::Fleet);
+    }
+
+    /// Whether anyone listens to the whole fleet.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        let queues = &self.lock().queues;
+        queues.iter().filter_map(Weak::upgrade).any(|queue| queue.scope == Scope::Fleet)
     }
 
     /// Whether anyone listens.
@@ -116,6 +164,18 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, updates: &[Update], wanted: impl Fn(Scope) -> bool) {
+        self.queues.retain(|weak| {
+            let Some(queue) = weak.upgrade() else { return false };
+            if wanted(queue.scope) {
+                queue.push(updates);
+            }
+            true
+        });
     }
 }
 
@@ -193,6 +253,8 @@ impl fmt::Debug for Queue {
 
 /// Updates waiting for one subscriber: a second of a thousand hosts with eight sections.
 const UPDATES_MAX: usize = 8_192;
+/// Hosts of other brokers.
+const HOSTS_MAX: usize = 100_000;
 /// Schemas a new subscriber is told.
 const SCHEMAS_MAX: usize = 16_384;
 

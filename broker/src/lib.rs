@@ -13,6 +13,7 @@ pub mod hub;
 pub mod ingest;
 pub mod net;
 mod own;
+pub mod peers;
 pub mod query;
 pub mod registry;
 pub mod remote_write;

@@ -20,11 +20,11 @@ fn main() -> ExitCode {
 
 fn run(args: &[String]) -> Result<(), String> {
     if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        say(&help());
+        program::say(&help());
         return Ok(());
     }
     if args.iter().any(|arg| arg == "--version" || arg == "-V") {
-        say(concat!("strobe-broker ", env!("CARGO_PKG_VERSION")));
+        program::say(concat!("strobe-broker ", env!("CARGO_PKG_VERSION")));
         return Ok(());
     }
     program::log_to_stderr("strobe-broker", log::LevelFilter::Info);
@@ -36,7 +36,7 @@ fn run(args: &[String]) -> Result<(), String> {
     signals.thread_block().map_err(|why| format!("cannot block signals: {why}"))?;
     let broker = Broker::start(config).map_err(|why| why.to_string())?;
     let dir = broker.config().dir.display();
-    say(&format!("strobe-broker: QUIC on {}, state in {dir}", broker.quic_addr()));
+    program::say(&format!("strobe-broker: QUIC on {}, state in {dir}", broker.quic_addr()));
     let waited = signals.wait();
     broker.stop();
     waited.map(|_| ()).map_err(|why| format!("cannot wait for signals: {why}"))
@@ -56,12 +56,6 @@ fn help() -> String {
         + program::help(KEYS).trim_end()
 }
 
-#[expect(clippy::print_stdout, reason = "a program's output")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
-#[expect(clippy::print_stderr, reason = "a program's complaints")]
 fn say_error(line: &str) {
-    eprintln!("strobe-broker: {line}");
+    program::complain(&format!("strobe-broker: {line}"));
 }

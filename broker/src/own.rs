@@ -57,12 +57,14 @@ pub(crate) struct Numbers {
     pub mirror: Option<MirrorCounts>,
     /// Queries whose caller hung up before their answer.
     pub queries_abandoned: u64,
+    /// Members of the cluster that did not answer a query.
+    pub members_silent: u64,
 }
 
 /// `/metrics`, in Prometheus's text format.
 #[expect(clippy::too_many_lines, reason = "one flat list: every number once")]
 pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiResponse {
-    let Numbers { net, store, mirror, queries_abandoned } = numbers;
+    let Numbers { net, store, mirror, queries_abandoned, members_silent } = numbers;
     let mut out = Exposition::default();
     out.counter("frames_stored_total", "Frames that passed every check.", net.ingest.accepted);
     out.counter("frames_duplicate_total", "Frames that were stored before.", net.ingest.duplicate);
@@ -114,6 +116,8 @@ pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiRes
         out.counter("cluster_messages_dropped_total", help, cluster.dropped);
         let help = "Agents that were sent to the owner of their shard.";
         out.counter("cluster_redirects_total", help, cluster.redirects);
+        let help = "Times that another broker did not answer for what it has.";
+        out.counter("cluster_members_silent_total", help, *members_silent);
     }
     out.gauge(
         "storing",

@@ -59,6 +59,13 @@ enum Act {
         /// Its number, as `strobe cluster status` lists it.
         broker: u64,
     },
+    /// Give a shard to another broker, without a gap; it stays there while shares are even.
+    Move {
+        /// Its number, 0 to 255, or a host (instance or id), whose shard is meant.
+        shard: String,
+        /// The number of the broker that gets it.
+        broker: u64,
+    },
     /// Let a broker go without a gap: its shards move first, then it leaves.
     Drain {
         /// Its number.
@@ -101,6 +108,9 @@ pub(crate) fn run(args: &Args) -> Result<(String, bool), String> {
         }
         Act::Doctor => doctor(&get(&to, "GET", "/api/strobe/v1/cluster/doctor", "")?),
         Act::TransferLeader { broker } => post("transfer-leader", &format!("broker={broker}")),
+        Act::Move { shard, broker } => {
+            post("move", &format!("shard={}&broker={broker}", encoded(shard)))
+        }
         Act::Drain { broker } => post("drain", &format!("broker={broker}")),
         Act::Remove { broker, force: forced } => {
             post("remove", &format!("broker={broker}{}", force(*forced)))

@@ -1,21 +1,14 @@
 //! What people read: lines, tables, sparklines.
 
-/// Standard output. A reader that went away (`| head`) is no error.
+/// Standard output.
 pub(crate) fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    drop(
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.write_all(b"\n"))
-            .and_then(|()| out.flush()),
-    );
+    strobe_wire::program::say(text);
 }
 
 /// Standard error. A reason may have lines: a parser points at the place.
-#[expect(clippy::print_stderr, reason = "a program's complaints")]
 pub(crate) fn complain(why: &str) {
     let lines: Vec<String> = why.trim_end().lines().map(clean).collect();
-    eprintln!("strobe: {}", lines.join("\n"));
+    strobe_wire::program::complain(&format!("strobe: {}", lines.join("\n")));
 }
 
 /// Columns as wide as their widest cell; cells hold no control characters afterwards.

@@ -6,6 +6,7 @@ use clap::builder::BoolishValueParser;
 use nix::sys::signal::{SigSet, Signal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use strobe_agent::run::Agent;
 use strobe_broker::Broker;
@@ -66,12 +67,44 @@ fn serve(args: &Args, loaded: &Loaded, broker: &Broker, signals: &SigSet) -> Res
         Some((viz, scheme)) => format!("Strobe is ready: {scheme}://{}", viz.addr()),
         None => format!("Strobe is ready: QUIC on {}", broker.quic_addr()),
     });
-    let waited = signals.wait().map_err(|why| format!("cannot wait for signals: {why}"));
-    let agent = agent.map_or(Ok(()), Agent::stop).map_err(|why| why.to_string());
+    let over = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let agent = agent.map(|agent| scope.spawn(|| keep_agent(agent, loaded, broker, &over)));
+        let waited = signals.wait().map_err(|why| format!("cannot wait for signals: {why}"));
+        over.store(true, Ordering::Release);
+        let agent = agent.map_or(Ok(Ok(())), |agent| {
+            agent.thread().unpark();
+            agent.join()
+        });
+        let agent = agent.unwrap_or_else(|_| Err("the agent's keeper panicked".to_owned()));
+        waited.and(agent)
+    });
     if let Some((viz, _)) = viz {
         viz.stop();
     }
-    waited.and(agent)
+    outcome
+}
+
+/// Until it is `over` (`Acquire`: it carries nothing but itself): where this broker joins a cluster, whose
+/// authority is another one, its own host enrols there.
+fn keep_agent(
+    agent: Agent,
+    loaded: &Loaded,
+    broker: &Broker,
+    over: &AtomicBool,
+) -> Result<(), String> {
+    let (mut agent, mut fleet) = (agent, broker.authority());
+    while !over.load(Ordering::Acquire) {
+        std::thread::park_timeout(LOOK_EVERY);
+        let now = broker.authority();
+        if now != fleet {
+            fleet = now;
+            agent.stop().map_err(|why| why.to_string())?;
+            agent = start_agent(loaded, broker)?;
+            log::warn!("this host enrols at the cluster that its broker joined");
+        }
+    }
+    agent.stop().map_err(|why| why.to_string())
 }
 
 /// This host's agent: enrolled here by a token that is used at once or expires.
@@ -82,6 +115,11 @@ fn start_agent(loaded: &Loaded, broker: &Broker) -> Result<Agent, String> {
     config.broker = Some(reachable(broker.quic_addr()).to_string());
     config.token = Some(token.to_string());
     config.listen = None;
+    let named = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    config.instance = config.instance.or_else(|| named.map(|name| name.trim().to_owned()));
+    if let Some(instance) = &config.instance {
+        broker.own_instance(instance);
+    }
     Agent::start(&config).map_err(|why| why.to_string())
 }
 
@@ -122,4 +160,6 @@ pub(crate) fn wall_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// How soon a broker's joining is seen.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);

@@ -4,6 +4,8 @@
 //! A process started here is ended by its own pid when its [`Process`] is dropped; nothing else is
 //! ever signalled, and every address is on 127.0.0.1.
 
+pub mod relay;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -240,14 +242,21 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn binary(program: &str) -> PathBuf {
+/// Where `program` of this build is.
+///
+/// # Panics
+/// If this is no test of a build.
+#[must_use]
+pub fn binary(program: &str) -> PathBuf {
     // target/<profile>/deps/<test> → target/<profile>/<program>
     let test = std::env::current_exe().expect("a running test has a path");
     let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
     profile.join(program)
 }
 
-fn escape(text: &str) -> String {
+/// For a query string.
+#[must_use]
+pub fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes()
         .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })

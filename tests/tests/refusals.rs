@@ -2,7 +2,8 @@
 //! or 2 where the command line itself is not understood.
 
 use std::net::{TcpListener, UdpSocket};
-use strobe_tests::{Folder, Process, run_with};
+use std::process::{Command, ExitStatus, Stdio};
+use strobe_tests::{Folder, Process, binary, run_with};
 
 /// Program and arguments, what it must say, and its exit code.
 fn refused(program: &str, env: &[(&str, &str)], args: &[&str], code: i32, wanted: &[&str]) {
@@ -107,4 +108,25 @@ fn completions_and_help_are_there() {
     }
     let (code, help, _) = run_with("strobe", &[], &["up", "--help"]);
     assert!(code == 0 && help.contains("STROBE_DIR") && help.contains("127.0.0.1:7800"), "{help}");
+}
+
+/// Who reads may go away, and a disk may be full: no program falls over that.
+#[test]
+fn output_that_cannot_be_written_ends_nothing() {
+    for program in ["strobe", "strobe-agent", "strobe-broker", "strobe-viz"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("writable");
+        let (status, said) = help_into(program, full.into());
+        assert!(status.code().is_some() && !said.contains("panicked"), "{program}: {said}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (status, said) = help_into(program, writer.into());
+        assert!(status.success() && said.is_empty(), "{program}: {status}: {said}");
+    }
+}
+
+fn help_into(program: &str, out: Stdio) -> (ExitStatus, String) {
+    let mut command = Command::new(binary(program));
+    let output = command.arg("--help").stdout(out).stderr(Stdio::piped()).output();
+    let output = output.expect("it starts");
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -16,18 +16,18 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let asks = |names: [&str; 2]| args.iter().any(|arg| names.contains(&arg.as_str()));
     if asks(["--help", "-h"]) {
-        say(&help());
+        program::say(&help());
         return ExitCode::SUCCESS;
     }
     if asks(["--version", "-V"]) {
-        say(concat!("strobe-viz ", env!("CARGO_PKG_VERSION")));
+        program::say(concat!("strobe-viz ", env!("CARGO_PKG_VERSION")));
         return ExitCode::SUCCESS;
     }
     program::log_to_stderr("strobe-viz", log::LevelFilter::Info);
     match run(&args) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("strobe-viz: {error}"));
+            program::complain(&format!("strobe-viz: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -61,7 +61,7 @@ fn run(args: &[String]) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Enrolment::Refused => return Ok(ExitCode::FAILURE),
     }
     let viz = Viz::start(config, Backend::Remote(remote))?;
-    say(&format!("Strobe's dashboard: {scheme}://{}", viz.addr()));
+    program::say(&format!("Strobe's dashboard: {scheme}://{}", viz.addr()));
     signals.wait()?;
     // The link first: it answers what the dashboard's workers wait for.
     drop(link);
@@ -92,16 +92,6 @@ fn help() -> String {
      Usage: strobe-viz [--config FILE] [FLAGS]\n\n"
         .to_owned()
         + program::help(KEYS).trim_end()
-}
-
-#[expect(clippy::print_stdout, reason = "the binary's one way to standard output")]
-fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "the binary's one way to standard error")]
-fn complain(text: &str) {
-    eprintln!("{text}");
 }
 
 /// How long the first start waits for the broker's yes or no.

@@ -2,7 +2,7 @@
 //! saying on standard error what goes wrong while it runs.
 
 use log::{LevelFilter, Log, Metadata, Record};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::sync::OnceLock;
 
 use crate::settings::{Key, Settings, SettingsError};
@@ -32,6 +32,23 @@ pub fn log_to_stderr(name: &'static str, level: LevelFilter) {
     if log::set_logger(STDERR.get_or_init(|| Stderr { name })).is_ok() {
         log::set_max_level(level);
     }
+}
+
+/// A line on standard output. Who reads it may have heard enough (`--help | head -1`), and a disk it
+/// goes to may be full: neither is a reason to end, and only the second one to say so.
+pub fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(why) if why.kind() != ErrorKind::BrokenPipe => {
+            complain(&format!("standard output: {why}"));
+        }
+        _ => {}
+    }
+}
+
+/// A line on standard error, likewise.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What `--help` says of `keys`, and of the flags every program has.

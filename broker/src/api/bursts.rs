@@ -11,7 +11,7 @@
 
 use super::{ApiError, Form, Source, time};
 use crate::query::QueryError;
-use crate::store::{MatchOp, Matcher, Scratch, TimeRange};
+use crate::store::{Depth, MatchOp, Matcher, Scratch, TimeRange};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use strobe_wire::message::{ApiRequest, ApiResponse};
@@ -39,7 +39,9 @@ pub(super) fn answer(source: &Source<'_>, request: &ApiRequest) -> Result<ApiRes
     let range = TimeRange { start_ms, end_ms };
     let mut found: BTreeMap<(i64, String), Value> = BTreeMap::new();
     let limits = source.limits.store();
-    let (store, mut scratch) = (source.engine.store(), Scratch::new(&limits));
+    let (all, depth) = (source.limits, Depth::Samples(None));
+    let store = source.engine.reaching((&matchers, range), depth, all, source.deadline)?;
+    let mut scratch = Scratch::new(&limits);
     for part in store.select(&matchers, range, &limits).map_err(QueryError::from)? {
         let visit = &mut |labels: &Labels, times: &[i64], values: &[f64]| {
             for (time, value) in times.iter().zip(values) {

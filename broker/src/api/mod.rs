@@ -19,7 +19,7 @@ pub use history::PATH as HISTORY;
 
 use crate::query::{Deadline, Engine, Limits, QueryError, parse, selector};
 use crate::remote_write;
-use crate::store::{Matcher, RemoteSeries, TimeRange};
+use crate::store::{Depth, Matcher, RemoteSeries, Store, TimeRange};
 use history::Source;
 use json::Body;
 use std::collections::BTreeSet;
@@ -170,7 +170,8 @@ impl Call<'_> {
         let range = time_range(form)?;
         let mut all = BTreeSet::new();
         for matchers in selectors(form)? {
-            let found = self.engine.store().series(&matchers, range, &self.limits.store());
+            let store = self.reaching(&matchers, range)?;
+            let found = store.series(&matchers, range, &self.limits.store());
             all.extend(found.map_err(QueryError::from)?);
         }
         let mut body = Body::success(self.limits.output_bytes_max);
@@ -184,7 +185,8 @@ impl Call<'_> {
         let range = time_range(form)?;
         let mut all = BTreeSet::new();
         for matchers in selectors(form)? {
-            let found = self.engine.store().label_names(&matchers, range, &self.limits.store());
+            let store = self.reaching(&matchers, range)?;
+            let found = store.label_names(&matchers, range, &self.limits.store());
             all.extend(found.map_err(QueryError::from)?);
         }
         Ok(self.texts(&all))
@@ -199,11 +201,15 @@ impl Call<'_> {
         let range = time_range(form)?;
         let mut all = BTreeSet::new();
         for matchers in selectors(form)? {
-            let store = self.engine.store();
+            let store = self.reaching(&matchers, range)?;
             let found = store.label_values(name, &matchers, range, &self.limits.store());
             all.extend(found.map_err(QueryError::from)?);
         }
         Ok(self.texts(&all))
+    }
+
+    fn reaching(&self, matchers: &[Matcher], range: TimeRange) -> Result<Store, QueryError> {
+        self.engine.reaching((matchers, range), Depth::Names, self.limits, self.deadline)
     }
 
     fn texts(&self, all: &BTreeSet<String>) -> Body {

@@ -54,6 +54,12 @@ impl Map {
         self.owners.get(usize::from(Shard::of(host).0)).copied().flatten()
     }
 
+    /// The epoch of each shard that somebody owns.
+    pub fn epochs(&self) -> impl Iterator<Item = (usize, u64)> {
+        let of = |(shard, owner): (usize, &Option<Owner>)| owner.map(|o| (shard, o.epoch));
+        self.owners.iter().enumerate().filter_map(of)
+    }
+
     /// Where a member is.
     #[must_use]
     pub fn address(&self, broker: u64) -> Option<&str> {

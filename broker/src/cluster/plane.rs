@@ -10,11 +10,12 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use strobe_cluster::kinds::{Command, hosts, placement, revocations};
+use strobe_cluster::kinds::{Command, hosts, placement, revocations, shards};
 use strobe_cluster::{
     CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Store, Ticket,
 };
 use strobe_wire::ids::HostId;
+use strobe_wire::shard::Shard;
 
 /// The state machine.
 #[derive(Debug)]
@@ -80,6 +81,8 @@ pub enum Asked {
     Propose(Command),
     /// Another leader.
     Transfer(u64),
+    /// Another owner for a shard; applied with 0 where it is that already.
+    Move(Shard, u64),
 }
 
 /// What an operator is told.
@@ -350,6 +353,15 @@ impl Plane {
                 self.node.transfer_leader(now, to)?;
                 drop(reply.try_send(Answer::Report(Box::new(self.report()))));
                 Ok(())
+            }
+            Asked::Move(shard, to) => {
+                let now_owned = shards::owned(self.node.state(), shard);
+                if now_owned.owner == to {
+                    drop(reply.try_send(Answer::Outcome(Outcome::Applied(0))));
+                    return Ok(());
+                }
+                let moves = shards::Change::moves(&[(shard.0, now_owned.epoch, to)]);
+                self.propose(now, moves, Waiter::Operator(reply))
             }
             Asked::Report => {
                 drop(reply.try_send(Answer::Report(Box::new(self.report()))));

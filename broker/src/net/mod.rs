@@ -11,6 +11,8 @@
 //! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
 //! agent, viz ◀──RenewDue── certificates ◀──Renew── ──▶ Enrolled
 //! peer stream ◀──control plane's bytes──▶ plane (`net/peers`, `cluster`)
+//! peer stream ◀──ApiRequest, ApiResponse──▶ (`net/questions`, `peers`)
+//! peer stream ──Subscribe──▶ hub queue, only of what came here ──▶ the other's hub (`net/feeds`)
 //! ```
 //!
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
@@ -18,9 +20,11 @@
 
 mod agents;
 mod certify;
+mod feeds;
 mod joining;
 mod owners;
 mod peers;
+mod questions;
 mod streams;
 
 pub use peers::Seating;
@@ -75,6 +79,8 @@ pub struct Net {
     /// In a cluster; none of a broker by itself.
     seat: Option<peers::Seat>,
     joining: joining::Waiting,
+    questions: questions::Questions,
+    feeds: feeds::Feeds,
 }
 
 /// The parts a [`Net`] is made of.
@@ -97,6 +103,8 @@ pub struct Parts {
 pub enum Ask {
     /// Answer this request with [`Net::answer`], while the caller is there.
     Api(Place, ApiRequest, Caller),
+    /// The same for another broker, of what is here alone, by who waits for nobody.
+    Peer(Place, ApiRequest, Caller),
 }
 
 /// Numbers for `/metrics`.
@@ -179,6 +187,8 @@ impl Net {
             revocations: 0,
             seat: None,
             joining: joining::Waiting::default(),
+            questions: questions::Questions::default(),
+            feeds: feeds::Feeds::default(),
         }
     }
 

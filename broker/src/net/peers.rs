@@ -108,6 +108,20 @@ impl Seat {
         self.peers.values().filter(|peer| matches!(peer.state, State::Open { .. })).count()
     }
 
+    /// The connection that was dialled to a broker, if it is up.
+    pub(super) fn connection(&self, id: u64) -> Option<ConnId> {
+        match self.peers.get(&id)?.state {
+            State::Open { place } => Some(place.conn),
+            State::Waiting { .. } | State::Opening { .. } => None,
+        }
+    }
+
+    /// Brokers that were dialled and are there.
+    pub(super) fn connected(&self) -> impl Iterator<Item = u64> {
+        let open = |peer: &Peer| matches!(peer.state, State::Open { .. });
+        self.peers.iter().filter(move |(_, peer)| open(peer)).map(|(id, _)| *id)
+    }
+
     fn dialled(&self, conn: ConnId) -> Option<u64> {
         let of = |peer: &Peer| match peer.state {
             State::Waiting { .. } => None,
@@ -223,6 +237,7 @@ impl Net {
             self.forget_conn(conn);
             self.peer_gone(conn, now);
         }
+        self.tend_feeds();
     }
 
     /// Whether this was a connection that was dialled here.
@@ -247,6 +262,8 @@ impl Net {
         self.conns
             .insert(conn, Conn { alpn: Alpn::Peer, subject, expires_s, streams: vec![stream] });
         self.streams.insert(place, Stream::new());
+        // Pages and rows of others share the connection: an election does not wait for them.
+        self.link.prefer(conn, stream);
         if let Some(peer) = seat.peers.get_mut(&id) {
             (peer.state, peer.asked) = (State::Open { place }, None);
             log::info!("connected to broker {id} at {}", peer.remote);
@@ -267,12 +284,16 @@ impl Net {
 
     /// A peer's message.
     pub(super) fn on_peer_bytes(&mut self, place: Place, bytes: Bytes) -> Result<(), String> {
+        if self.on_feed(place, &bytes) {
+            return Ok(());
+        }
         let subject = self.conns.get(&place.conn).and_then(|conn| conn.subject);
         let from = subject.and_then(|s| u64::try_from(s.host.0).ok()).filter(|&id| id != 0);
         let from = from.ok_or("this broker's certificate names no broker of a cluster")?;
         let seat = self.seat.as_mut().ok_or("this broker belongs to no cluster")?;
         if seat.dialled(place.conn).is_none() && seat.accepted.len() < ACCEPTED_MAX {
             seat.accepted.insert(from, place);
+            self.link.prefer(place.conn, place.stream);
         }
         seat.tell(Order::Heard { from, bytes });
         Ok(())

@@ -55,11 +55,17 @@ pub(super) enum StreamRole {
     /// A request is being answered to this one.
     Asking(Caller),
     Subscriber(Subscription),
+    /// Another broker was asked; its answer is known by this.
+    Questioned(u64),
+    /// What comes in at this other broker.
+    Feed(u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
     Open,
+    /// Say that nothing follows when everything is sent, and wait for an answer.
+    Half,
     /// Finish the stream when everything is sent.
     AfterOut,
 }
@@ -193,14 +199,7 @@ impl Net {
             }
             (Alpn::Agent, message) => self.on_agent(place, message),
             (Alpn::Viz, Message::ApiRequest(request)) => {
-                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
-                if !matches!(stream.role, StreamRole::New) {
-                    return Err("a second request on one stream".to_owned());
-                }
-                let caller = Caller::default();
-                stream.role = StreamRole::Asking(caller.clone());
-                ask(Ask::Api(place, request, caller));
-                Ok(())
+                self.on_request(place, request, Ask::Api, ask)
             }
             (Alpn::Viz, Message::Subscribe) => {
                 self.watch(place, now_s)?;
@@ -210,6 +209,7 @@ impl Net {
                 self.subscribers.insert(place);
                 Ok(())
             }
+            (Alpn::Peer, message) => self.on_peer_message(place, message, ask),
             (Alpn::Enrol, Message::Enrol { secret, host, role, csr }) => {
                 let ask = Enrolment { secret, host: HostId(host), role, csr };
                 self.on_enrol(place, ask, now_ms)
@@ -252,6 +252,7 @@ impl Net {
             StreamRole::Asking(_) => {}
             StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
             StreamRole::New => stream.end = End::AfterOut,
+            StreamRole::Questioned(_) | StreamRole::Feed(_) => self.forget_stream(place),
             StreamRole::Agent(_) | StreamRole::Replay(_) | StreamRole::Subscriber(_) => {
                 self.link.finish(place.conn, place.stream);
                 self.forget_stream(place);
@@ -273,9 +274,11 @@ impl Net {
         stream.out.retain(|chunk| !chunk.is_empty());
         if sent.is_err() {
             self.forget_stream(place);
-        } else if stream.out.is_empty() && stream.end == End::AfterOut {
+        } else if stream.out.is_empty() && stream.end != End::Open {
             self.link.finish(place.conn, place.stream);
-            self.forget_stream(place);
+            if std::mem::replace(&mut stream.end, End::Open) == End::AfterOut {
+                self.forget_stream(place);
+            }
         }
     }
 
@@ -291,7 +294,7 @@ impl Net {
         }
     }
 
-    fn forget_stream(&mut self, place: Place) {
+    pub(super) fn forget_stream(&mut self, place: Place) {
         if let Some(conn) = self.conns.get_mut(&place.conn) {
             conn.streams.retain(|stream| *stream != place.stream);
         }
@@ -307,6 +310,8 @@ impl Net {
                 return;
             }
             StreamRole::Asking(caller) => return caller.leave(),
+            StreamRole::Questioned(ticket) => return self.unanswered(ticket),
+            StreamRole::Feed(id) => return self.feed_gone(id, place),
             StreamRole::New | StreamRole::Subscriber(_) => return,
         };
         let whose = self.ingest.whose(session);

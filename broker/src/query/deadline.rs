@@ -68,8 +68,16 @@ impl<'a> Deadline<'a> {
     /// # Errors
     /// The time is over, or nobody waits.
     pub(crate) fn check(&self) -> Result<(), QueryError> {
+        self.elapsed_ms().map(|_| ())
+    }
+
+    /// How long the query has been going on.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) fn elapsed_ms(&self) -> Result<u64, QueryError> {
         match (self.pulse)() {
-            Pulse::Elapsed(ms) if ms < self.ms_max => Ok(()),
+            Pulse::Elapsed(ms) if ms < self.ms_max => Ok(ms),
             Pulse::Elapsed(_) => Err(QueryError::Timeout { ms_max: self.ms_max }),
             Pulse::Abandoned => Err(QueryError::Abandoned),
         }
@@ -93,6 +101,11 @@ impl std::fmt::Debug for Deadline<'_> {
 impl<'a> Meter<'a> {
     pub(crate) fn new(deadline: Deadline<'a>, values_max: usize) -> Self {
         Self { deadline, values_max, work: AtomicU64::new(0) }
+    }
+
+    /// When it has to stop.
+    pub(crate) fn deadline(&self) -> Deadline<'a> {
+        self.deadline
     }
 
     /// So much work (samples, values, comparisons) is about to be done, or was.

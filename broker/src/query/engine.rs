@@ -1,19 +1,24 @@
 //! What is asked, what is answered, and what one query may use.
 
+use crate::peers::{Found, Peers, Reach, Selection};
 use crate::query::binary;
 use crate::query::deadline::Deadline;
 use crate::query::evaluation::{Evaluation, matrix};
 use crate::query::parse::parse;
+use crate::query::rolled::Plan;
 use crate::query::selectors::Raw;
 use crate::query::value::{Labels, Series, Steps, Value};
-use crate::store::{Limits as StoreLimits, Store, StoreError, TimeRange};
+use crate::store::{Depth, Limits as StoreLimits, Matcher, Store, StoreError, TimeRange};
 use promql_parser::parser::Expr;
 use promql_parser::parser::value::ValueType;
+use std::sync::Arc;
 
 /// Answers queries from a store. Cheap to clone; several threads may ask at once.
 #[derive(Clone, Debug)]
 pub struct Engine {
     store: Store,
+    peers: Option<Peers>,
+    reach: Option<Arc<Reach>>,
 }
 
 /// What one query may use.
@@ -145,19 +150,46 @@ impl Engine {
     /// Over this store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, peers: None, reach: None }
+    }
+
+    /// Over what other brokers have as well.
+    #[must_use]
+    pub fn with_peers(self, peers: Peers) -> Self {
+        Self { peers: Some(peers), ..self }
     }
 
     /// For one query: what its answer lacks is told by the [`Store::warnings`] of its store.
     #[must_use]
     pub fn for_query(&self) -> Self {
-        Self { store: self.store.for_query() }
+        let reach = self.peers.as_ref().and_then(Peers::reach).map(Arc::new);
+        Self { store: self.store.for_query(), peers: None, reach }
     }
 
     /// The store it reads.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The store, with what other brokers have of a selection.
+    ///
+    /// # Errors
+    /// The query's time is over.
+    pub fn reaching(
+        &self,
+        (matchers, range): (&[Matcher], TimeRange),
+        depth: Depth,
+        limits: &Limits,
+        deadline: Deadline<'_>,
+    ) -> Result<Store, QueryError> {
+        let Some(reach) = &self.reach else { return Ok(self.store.clone()) };
+        let limits = limits.store();
+        let selection = Selection { matchers, range, depth, limits };
+        Ok(match reach.select(selection, &self.store, deadline)? {
+            Found::All(elsewhere) => self.store.with(elsewhere),
+            Found::Coarser(_) => self.store.clone(),
+        })
     }
 
     /// Evaluates at one moment.
@@ -173,12 +205,13 @@ impl Engine {
     ) -> Result<Output, QueryError> {
         let expr = parse(text)?;
         let range = TimeRange { start_ms: at_ms, end_ms: at_ms };
-        let evaluation = Evaluation::new(&self.store, range, limits, deadline)?;
+        let evaluation =
+            Evaluation::new((&self.store, self.reach.as_deref()), range, limits, deadline)?;
         let steps = Steps::once(at_ms);
         match unwrapped(&expr) {
             Expr::MatrixSelector(matrix) => {
                 let range = evaluation.window_range(&matrix.vs, matrix.range, steps)?;
-                let parts = evaluation.select(&matrix.vs, range)?;
+                let parts = evaluation.select(&matrix.vs, &mut Plan::samples(range))?;
                 return Ok(Output::Matrix(evaluation.scan_raw(&parts, range)?));
             }
             Expr::Subquery(subquery) => {
@@ -218,7 +251,8 @@ impl Engine {
                 "invalid expression type {found:?} for range query, {wanted}"
             )));
         }
-        let evaluation = Evaluation::new(&self.store, range, limits, deadline)?;
+        let evaluation =
+            Evaluation::new((&self.store, self.reach.as_deref()), range, limits, deadline)?;
         let vector = match evaluation.eval(&expr, steps)? {
             Value::Scalar(values) => vec![Series { labels: Labels::default(), values }],
             Value::Vector(vector) => vector,

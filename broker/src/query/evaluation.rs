@@ -1,15 +1,17 @@
 //! Walks a syntax tree and evaluates it over all steps at once.
 
+use crate::peers::{Found, Reach, Selection};
 use crate::query::aggregate::{Aggregation, aggregate, count_values};
 use crate::query::binary::{self, Compare, Operator};
 use crate::query::deadline::{Deadline, Meter};
 use crate::query::engine::{Limits, QueryError, unwrapped};
 use crate::query::functions;
 use crate::query::parse;
+use crate::query::rolled::Plan;
 use crate::query::selectors::{Leaf, Raw, Reduce};
 use crate::query::value::{Labels, NAME, Series, Steps, Value, Vector, is_absent};
 use crate::query::window::WindowFunction;
-use crate::store::{MatchOp, Part, Store, TimeRange};
+use crate::store::{Depth, MatchOp, Part, Store, TimeRange};
 use promql_parser::parser::token::{T_COUNT_VALUES, T_LAND, T_LOR, T_LUNLESS};
 use promql_parser::parser::value::ValueType;
 use promql_parser::parser::{
@@ -21,6 +23,8 @@ use std::time::{Duration, SystemTime};
 /// One query being evaluated.
 pub(super) struct Evaluation<'a> {
     pub(super) store: &'a Store,
+    /// To other brokers.
+    reach: Option<&'a Reach>,
     pub(super) limits: &'a Limits,
     pub(super) meter: Meter<'a>,
     /// The query's own range, which `@ start()` and `@ end()` mean even inside a subquery.
@@ -32,7 +36,7 @@ pub(super) struct Evaluation<'a> {
 impl<'a> Evaluation<'a> {
     /// Over `range`; the time runs already.
     pub(super) fn new(
-        store: &'a Store,
+        (store, reach): (&'a Store, Option<&'a Reach>),
         range: TimeRange,
         limits: &'a Limits,
         deadline: Deadline<'a>,
@@ -40,7 +44,8 @@ impl<'a> Evaluation<'a> {
         deadline.check()?;
         let (start_ms, end_ms) = (range.start_ms, range.end_ms);
         let meter = Meter::new(deadline, limits.values_max);
-        Ok(Self { store, limits, meter, start_ms, end_ms, samples: AtomicU64::new(0) })
+        let samples = AtomicU64::new(0);
+        Ok(Self { store, reach, limits, meter, start_ms, end_ms, samples })
     }
 
     pub(super) fn eval(&self, expr: &Expr, steps: Steps) -> Result<Value, QueryError> {
@@ -299,19 +304,33 @@ impl<'a> Evaluation<'a> {
             offset_ms: offset(selector.offset.as_ref())?,
             reduce,
         };
-        let parts = self.select(selector, leaf.time_range())?;
+        let mut plan = self.plan(&leaf);
+        let parts = self.select(selector, &mut plan)?;
         let series = parts.iter().map(Part::len).sum();
         self.meter.hold(series, steps.count)?;
-        self.scan_leaf(&parts, &leaf)
+        self.scan_leaf(&parts, &leaf, &plan)
     }
 
     pub(super) fn select(
         &self,
         selector: &VectorSelector,
-        range: TimeRange,
+        plan: &mut Plan,
     ) -> Result<Vec<Part>, QueryError> {
-        let matchers = parse::matchers(selector)?;
-        Ok(self.store.select(&matchers, range, &self.limits.store())?)
+        let (matchers, limits) = (parse::matchers(selector)?, self.limits.store());
+        let Some(reach) = self.reach else {
+            return Ok(self.store.select(&matchers, plan.range, &limits)?);
+        };
+        loop {
+            let depth = plan.rolled_ms.map_or(Depth::Samples(plan.window_ms), Depth::Rolled);
+            let selection = Selection { matchers: &matchers, range: plan.range, depth, limits };
+            match reach.select(selection, self.store, self.meter.deadline())? {
+                Found::All(elsewhere) => {
+                    let store = self.store.with(elsewhere);
+                    return Ok(store.select(&matchers, plan.range, &limits)?);
+                }
+                Found::Coarser(step_ms) => plan.coarsen(step_ms),
+            }
+        }
     }
 
     /// The inner expression at all steps that the outer ones' windows need, at whole multiples of

@@ -45,7 +45,8 @@ impl Evaluation<'_> {
         }
         let Some(inner) = self.inner(&expr.expr, steps)? else { return Ok(None) };
         let leaf = inner.leaf(self, steps)?;
-        let parts = self.select(inner.selector, leaf.time_range())?;
+        let mut plan = self.plan(&leaf);
+        let parts = self.select(inner.selector, &mut plan)?;
         if !differ(&parts) {
             return Ok(None);
         }
@@ -53,7 +54,6 @@ impl Evaluation<'_> {
         self.meter.hold(series, steps.count)?;
         let keeps_name = matches!(inner.window, None | Some((WindowFunction::Last, _)));
         let groups = groups(&parts, expr.modifier.as_ref(), keeps_name);
-        let plan = self.plan(&leaf);
         let found = self.scan_parts(&parts, &plan, |one, column| {
             let group = groups.of.get(one.index).and_then(|of| of.get(one.at)).copied();
             let group = group.ok_or(QueryError::Internal("a series without a group"))?;

@@ -30,16 +30,21 @@ pub(super) struct Plan {
     pub(super) rolled_ms: Option<i64>,
     /// Windows that begin before this have no answer.
     from_ms: i64,
+    /// Of windows that rollups can answer, their length; of others 1.
+    pub(super) window_ms: Option<i64>,
+    /// Where the range begins, if nothing is left out.
+    start_ms: i64,
 }
 
 impl Evaluation<'_> {
     /// Rollups where a window reaches behind the raw samples, its function can be had from them, and
     /// it is a multiple of their step; else raw samples for the windows that have all of theirs.
     pub(super) fn plan(&self, leaf: &Leaf<'_>) -> Plan {
-        let mut plan = Plan { range: leaf.time_range(), rolled_ms: None, from_ms: i64::MIN };
+        let mut plan = Plan::samples(leaf.time_range());
         let Reduce::Window { function, range_ms, .. } = leaf.reduce else { return plan };
         // A window of 1 ms is a multiple of no step.
         let asked_ms = if is_answered(function) { range_ms } else { 1 };
+        plan.window_ms = Some(asked_ms);
         match self.store.resolution(plan.range.start_ms, asked_ms) {
             Resolution::Raw => {}
             Resolution::Rolled { step_ms } => plan.rolled_ms = Some(step_ms),
@@ -61,7 +66,14 @@ impl Evaluation<'_> {
 impl Plan {
     /// Samples, whatever there is.
     pub(super) fn samples(range: TimeRange) -> Self {
-        Self { range, rolled_ms: None, from_ms: i64::MIN }
+        let (rolled_ms, from_ms, window_ms) = (None, i64::MIN, None);
+        Self { range, rolled_ms, from_ms, window_ms, start_ms: range.start_ms }
+    }
+
+    /// Somebody else has only rollups of this step of that time.
+    pub(super) fn coarsen(&mut self, step_ms: i64) {
+        (self.rolled_ms, self.from_ms) = (Some(step_ms), i64::MIN);
+        self.range.start_ms = self.start_ms;
     }
 
     /// One value a step, or `None` if no step has one.

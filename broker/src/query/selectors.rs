@@ -163,16 +163,20 @@ impl Leaf<'_> {
 
 impl Evaluation<'_> {
     /// Evaluates a leaf over all matching series, sorted by labels.
-    pub(super) fn scan_leaf(&self, parts: &[Part], leaf: &Leaf<'_>) -> Result<Vector, QueryError> {
-        let plan = self.plan(leaf);
-        let mut found: Vector = self.scan_parts(parts, &plan, |one, column| {
+    pub(super) fn scan_leaf(
+        &self,
+        parts: &[Part],
+        leaf: &Leaf<'_>,
+        plan: &Plan,
+    ) -> Result<Vector, QueryError> {
+        let mut found: Vector = self.scan_parts(parts, plan, |one, column| {
             let reduced = plan.reduce(leaf, column, &self.meter)?;
             Ok(reduced.map(|values| Series { labels: one.labels(), values }))
         })?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         if found.windows(2).any(|pair| matches!(pair, [a, b] if a.labels == b.labels)) {
             if plan.rolled_ms.is_none() {
-                return self.scan_merged(parts, leaf, &plan);
+                return self.scan_merged(parts, leaf, plan);
             }
             self.store.note(
                 "two sources have a series of the same labels: the first's rollup is shown".into(),

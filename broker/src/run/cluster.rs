@@ -9,13 +9,14 @@ use super::clock::{monotonic, rest_until, wall_s};
 use super::error::BrokerError;
 use super::loops::{spawn, wake};
 use crate::cluster::{Answer, Asked, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
+use crate::config::Durability;
 use crate::net::Seating;
 use mio::Waker;
 use redb::Database;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_cluster::{Config, Identity, NodeError, Store};
@@ -48,6 +49,8 @@ pub(super) struct Cluster {
     told: Sender<Told>,
     mail: SyncSender<Mail>,
     waker: Arc<Waker>,
+    /// What the host of this very process is called: it enrols anew by itself.
+    pub(super) own: OnceLock<String>,
     inner: Mutex<Inner>,
 }
 
@@ -75,14 +78,18 @@ impl Cluster {
         let (mail, mail_in) = sync_channel(MAIL_MAX);
         let inner = Mutex::new(Inner { authority, running: None });
         let dir = dir.to_owned();
-        (Self { dir, listen, told, mail, waker, inner }, Ears { told: told_in, mail: mail_in })
+        let own = OnceLock::new();
+        (Self { dir, listen, told, mail, waker, own, inner }, Ears { told: told_in, mail: mail_in })
     }
 
     /// Goes on as in the last life, if that was in a cluster.
-    pub(super) fn resume(&self) -> Result<(), BrokerError> {
+    pub(super) fn resume(&self, durability: Durability) -> Result<(), BrokerError> {
         let path = self.dir.join(FILE);
         if !path.exists() {
             return Ok(());
+        }
+        if durability == Durability::WalRedis {
+            return Err(BrokerError::OneLog);
         }
         let database = open(&path)?;
         let store = Store::open(database).map_err(BrokerError::Cluster)?;

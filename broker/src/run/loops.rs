@@ -3,11 +3,12 @@
 use super::clock::{monotonic, rest_until, wall_ms, wall_s};
 use super::cluster::{Ears, Told};
 use super::error::BrokerError;
-use crate::cluster::MAIL_MAX;
+use crate::cluster::{MAIL_MAX, Post};
 use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
+use crate::peers::{LETTERS_MAX, Letter, Peers};
 use crate::query::Caller;
-use crate::store::redis::{Log, Mirror};
+use crate::store::redis::{Epochs, Log, Mirror};
 use crate::writer::{Order, Report, Scribe};
 use mio::{Events, Poll, Waker};
 use std::io;
@@ -32,6 +33,12 @@ pub(super) struct Loop {
     pub(super) questions: Option<SyncSender<Question>>,
     pub(super) answers: Receiver<(Place, ApiResponse)>,
     pub(super) ears: Ears,
+    /// Other brokers' questions, for those who wait for nobody.
+    pub(super) pages: Option<SyncSender<Question>>,
+    pub(super) peers: Peers,
+    pub(super) letters: Receiver<Letter>,
+    /// Where Redis is written to.
+    pub(super) epochs: Option<Arc<Epochs>>,
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
 }
@@ -82,7 +89,17 @@ impl Loop {
         while let Ok(told) = self.ears.told.try_recv() {
             match told {
                 Told::Seat(seating) => self.net.take_seat(seating, now),
-                Told::Post(post) => self.net.on_post(post, now, now_ms),
+                Told::Post(post) => {
+                    if let Post::Map(map) = &post {
+                        self.peers.set_members(map.me, &map.addresses);
+                        // Of all shards: what it took in while it owned one is sealed, and written,
+                        // when it may not any more. Whoever knows less than others is refused.
+                        if let Some(epochs) = &self.epochs {
+                            map.epochs().for_each(|(shard, epoch)| epochs.set(shard, epoch));
+                        }
+                    }
+                    self.net.on_post(post, now, now_ms);
+                }
             }
         }
         for mail in self.ears.mail.try_iter().take(MAIL_MAX) {
@@ -91,11 +108,21 @@ impl Loop {
         while let Ok((place, response)) = self.answers.try_recv() {
             self.net.answer(place, response);
         }
+        for letter in self.letters.try_iter().take(LETTERS_MAX) {
+            match letter {
+                Letter::Ask { to, ticket, request } => self.net.question(to, ticket, request),
+                Letter::Forget(ticket) => self.net.forget_question(ticket),
+            }
+        }
         let mut refused = Vec::new();
-        let questions = &self.questions;
-        self.net.advance(now, now_ms, &mut |Ask::Api(place, request, caller)| {
-            let question = (place, request, caller);
-            let asked = questions.as_ref().is_some_and(|to| to.try_send(question).is_ok());
+        let (questions, pages) = (&self.questions, &self.pages);
+        self.net.advance(now, now_ms, &mut |ask| {
+            let (to, question) = match ask {
+                Ask::Api(place, request, caller) => (questions, (place, request, caller)),
+                Ask::Peer(place, request, caller) => (pages, (place, request, caller)),
+            };
+            let place = question.0;
+            let asked = to.as_ref().is_some_and(|to| to.try_send(question).is_ok());
             if !asked {
                 refused.push(place);
             }
@@ -103,6 +130,9 @@ impl Loop {
         for place in refused {
             let busy = "too many queries are waiting; ask again later";
             self.net.answer(place, own::error(503, "unavailable", busy));
+        }
+        while let Some((ticket, answer)) = self.net.poll_answer() {
+            self.peers.deliver(ticket, answer);
         }
         let orders = &self.orders;
         self.net.end_turn(now, now_ms, &mut |order| send(orders, order));
@@ -116,7 +146,7 @@ impl Loop {
         self.net.link.close_all(now, "the broker is stopping");
         // One turn's good-byes; who does not hear it finds out by silence.
         self.socket.transmit(now, &mut self.net.link);
-        self.questions = None;
+        (self.questions, self.pages) = (None, None);
     }
 }
 

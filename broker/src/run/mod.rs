@@ -13,6 +13,7 @@
 mod clock;
 mod cluster;
 mod error;
+mod fleet;
 mod loops;
 mod operate;
 
@@ -27,6 +28,7 @@ use crate::hub::{Hub, Subscription};
 use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
+use crate::peers::{LETTERS_MAX, Peers};
 use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
@@ -43,7 +45,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use strobe_wire::ids::Seq;
+use strobe_wire::ids::{HostId, Seq};
 use strobe_wire::link::{Accept, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
@@ -59,6 +61,7 @@ struct Shared {
     config: Config,
     store: Store,
     engine: Engine,
+    peers: Peers,
     registry: Registry,
     hub: Hub,
     cluster: Cluster,
@@ -131,6 +134,9 @@ impl Broker {
         let (reports_out, reports) = channel();
         let (questions, questions_in) = sync_channel(QUESTIONS_MAX);
         let (answers_out, answers) = channel();
+        let (letters_out, letters) = sync_channel(LETTERS_MAX);
+        let peers = Peers::new(letters_out, Arc::clone(&waker));
+        let (pages, pages_in) = sync_channel(PAGES_MAX);
         let hub = Hub::default();
         let (cluster, ears) =
             Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
@@ -147,7 +153,8 @@ impl Broker {
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let shared = Arc::new(Shared {
             config,
-            engine: Engine::new(store.clone()),
+            engine: Engine::new(store.clone()).with_peers(peers.clone()),
+            peers: peers.clone(),
             store,
             registry,
             hub,
@@ -172,10 +179,15 @@ impl Broker {
             questions: Some(questions),
             answers,
             ears,
+            pages: Some(pages),
+            peers,
+            letters,
+            epochs: mirror.as_ref().map(Mirror::epochs),
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
         };
-        let mut others = broker.answerers(questions_in, &answers_out)?;
+        let mut others = broker.answerers(questions_in, &answers_out, Self::respond)?;
+        others.extend(broker.answerers(pages_in, &answers_out, Self::respond_to_peer)?);
         others.push(broker.writer(scribe, orders_in, reports_out)?);
         let (control, door) = broker.control()?;
         others.push(control);
@@ -187,7 +199,7 @@ impl Broker {
             let stopping = Arc::clone(&broker.shared.stopping);
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
-        broker.shared.cluster.resume()?;
+        broker.shared.cluster.resume(broker.shared.config.durability)?;
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
@@ -217,10 +229,12 @@ impl Broker {
                 let mirror = mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
                 let (store, hosts) = (shared.store.counts(), self.known());
                 let queries_abandoned = shared.queries_abandoned.load(Ordering::Relaxed);
-                let numbers = own::Numbers { net, store, mirror, queries_abandoned };
+                let members_silent = shared.peers.silent();
+                let numbers =
+                    own::Numbers { net, store, mirror, queries_abandoned, members_silent };
                 own::metrics(&numbers, &hosts, wall_ms())
             }
-            "/api/strobe/v1/hosts" => own::hosts(&self.known(), wall_ms()),
+            "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
@@ -241,7 +255,8 @@ impl Broker {
         let (now_ms, deadline) = (wall_ms(), Deadline::new(&pulse, limits.time_ms_max));
         let engine = &shared.engine;
         let response = if request.path == api::HISTORY {
-            let host = |id| shared.registry.host(id);
+            let elsewhere = |id| self.elsewhere().into_iter().find(|i| HostId(i.hello.host) == id);
+            let host = |id| shared.registry.host(id).or_else(|| elsewhere(id));
             api::history(engine, &limits, request, host, (now_ms, deadline))
         } else if request.path == api::BURSTS {
             api::bursts(engine, &limits, request, (now_ms, deadline))
@@ -336,6 +351,7 @@ impl Broker {
         &self,
         questions: Receiver<Question>,
         answers: &Sender<(Place, ApiResponse)>,
+        respond: fn(&Self, &ApiRequest, &Caller) -> ApiResponse,
     ) -> Result<Vec<JoinHandle<()>>, BrokerError> {
         let questions = Arc::new(Mutex::new(questions));
         (0..QUERY_THREADS)
@@ -346,7 +362,7 @@ impl Broker {
                     loop {
                         let next = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok((place, request, caller)) = next else { return };
-                        let answer = broker.respond(&request, &caller);
+                        let answer = respond(&broker, &request, &caller);
                         if answers.send((place, answer)).is_err() {
                             return;
                         }
@@ -475,6 +491,8 @@ const KERNEL_BYTES: usize = 8 << 20;
 const ORDERS_MAX: usize = crate::net::TURNS_MAX + WRITES_MAX + 64;
 const QUESTIONS_MAX: usize = 64;
 const QUERY_THREADS: usize = 2;
+/// Other brokers' questions that wait.
+const PAGES_MAX: usize = 64;
 const WRITES_MAX: usize = 64;
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 const CONTROLS_MAX: usize = 32;

@@ -4,6 +4,7 @@
 //! A section keeps the newest rows plain (row after row: an append is one copy). Series of
 //! remote-write become such rows where they share their times ([`super::remote`]).
 
+use super::elsewhere::Home;
 use super::remote::Remote;
 use super::spill::Body;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use strobe_wire::score::{Scores, thousandths};
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) id: u128,
+    pub(super) home: Home,
     state: RwLock<SourceState>,
 }
 
@@ -107,7 +109,12 @@ pub(super) struct RemoteColumn {
 impl Source {
     pub(super) fn new(id: u128, labels: Labels) -> Self {
         let state = SourceState { labels: Arc::new(labels), ..SourceState::default() };
-        Self { id, state: RwLock::new(state) }
+        Self { id, home: Home::Here, state: RwLock::new(state) }
+    }
+
+    /// Of what another broker sent.
+    pub(super) fn sent(id: u128, labels: Labels, home: Home) -> Self {
+        Self { home, ..Self::new(id, labels) }
     }
 
     // A panic while the lock was held leaves rows that were appended whole or not at all.

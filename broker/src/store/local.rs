@@ -5,6 +5,7 @@
 //! DIR/segments/   raw-N.seg, min-N.seg, hour-N.seg; *.part are unfinished and removed at start
 //! ```
 
+use super::elsewhere::Elsewhere;
 use super::head::{Source, split_remote};
 use super::horizon::Horizon;
 use super::pieces::Pieces;
@@ -37,6 +38,7 @@ pub struct Store {
     pub(super) shared: Arc<Shared>,
     /// Of the query that has this handle.
     pub(super) errand: Option<Arc<Errand>>,
+    pub(super) elsewhere: Option<Arc<Elsewhere>>,
 }
 
 /// The one writer.
@@ -123,7 +125,7 @@ impl Store {
             upkeep,
             wal_last_ms,
         };
-        Ok((Self { shared, errand: None }, writer, recovery))
+        Ok((Self { shared, errand: None, elsewhere: None }, writer, recovery))
     }
 
     /// What the store counts about itself.
@@ -180,13 +182,6 @@ impl Store {
             log::error!("{text}");
         }
         self.note(text);
-    }
-
-    /// Says what the answer of this handle's query lacks.
-    pub fn note(&self, text: String) {
-        if let Some(errand) = &self.errand {
-            errand.warn(text);
-        }
     }
 
     /// A segment to read from. One that retention has removed since it was looked up has no

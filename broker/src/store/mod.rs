@@ -16,6 +16,7 @@ mod again;
 mod block;
 mod check;
 mod codec;
+mod elsewhere;
 mod encode;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -25,6 +26,7 @@ mod lists;
 mod local;
 mod matching;
 mod names;
+mod page;
 mod pieces;
 mod predict;
 pub mod redis;
@@ -33,6 +35,7 @@ mod replay;
 mod rice;
 mod rolled;
 mod rollup;
+mod scratch;
 mod seal;
 mod segment;
 mod select;
@@ -42,9 +45,12 @@ mod upkeep;
 mod wal;
 
 pub use check::{CheckReport, SegmentReport, check};
+pub use elsewhere::{Elsewhere, Said};
 pub use local::{Store, Writer};
+pub use page::{Depth, Next, Wanted};
 pub use rolled::{Resolution, Rolled};
-pub use select::{Part, Scratch};
+pub use scratch::Scratch;
+pub use select::Part;
 
 #[cfg(test)]
 mod edge_tests;
@@ -57,13 +63,14 @@ mod tests;
 #[cfg(test)]
 mod wal_tests;
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use strobe_wire::frame::FrameError;
 use strobe_wire::ids::{BootId, HostId, SchemaId};
 use strobe_wire::schema::{Labels, SchemaError};
 
 /// One condition on a label.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Matcher {
     /// The label; `__name__` is the metric.
     pub name: String,
@@ -74,7 +81,7 @@ pub struct Matcher {
 }
 
 /// How a [`Matcher`] compares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MatchOp {
     /// `=`
     Equal,
@@ -87,7 +94,7 @@ pub enum MatchOp {
 }
 
 /// From `start_ms` to `end_ms`, both included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimeRange {
     /// First millisecond.
     pub start_ms: i64,
@@ -96,7 +103,7 @@ pub struct TimeRange {
 }
 
 /// What one query may touch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Series selected.
     pub series_max: usize,

@@ -4,9 +4,11 @@
 //! rolled up yet is rolled up while it is read (minutes into hours, raw samples into either).
 
 use super::block::{Block, Data, GROUP};
+use super::elsewhere::Home;
 use super::local::Store;
 use super::rollup::{Bucket, HOURS, Level, MINUTES, ROLLED, coarser, step_end};
-use super::select::{Part, Places, Scratch};
+use super::scratch::Scratch;
+use super::select::{Part, Places};
 use super::{StoreError, TimeRange};
 use std::collections::BTreeMap;
 
@@ -83,7 +85,11 @@ impl Store {
         visit: &mut dyn FnMut(usize, &Rolled) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         for (series, place) in part.places.iter().enumerate() {
-            let rows = self.rolled_rows(part, place, range, step_ms, scratch)?;
+            let mut rows = match part.source.home {
+                Home::Here => self.rolled_rows(part, place, range, step_ms, scratch)?,
+                Home::Sent | Home::SentRolled => BTreeMap::new(),
+            };
+            self.add_sent_rows(part, place, (range, step_ms), &mut rows);
             let mut rolled = Rolled::default();
             for (time, bucket) in rows.iter().filter(|(_, bucket)| bucket.is_some()) {
                 rolled.times.push(*time);
@@ -130,7 +136,7 @@ impl Store {
             scratch.pairs.resize_with(1, Vec::new);
             scratch.pairs.iter_mut().for_each(Vec::clear);
             let tail = TimeRange { start_ms: from_ms, end_ms: range.end_ms };
-            self.gather(&part.source, std::slice::from_ref(place), tail, scratch)?;
+            self.gather_here(&part.source, std::slice::from_ref(place), tail, scratch)?;
             if scratch.settle(0)? {
                 for (&time, &value) in scratch.times.iter().zip(&scratch.values) {
                     let end = step_end(time, step_ms);
@@ -190,7 +196,7 @@ impl Store {
 }
 
 /// Adds a block's rows of one series, without those that are there.
-fn push_rows(
+pub(super) fn push_rows(
     block: &Block<'_>,
     column: usize,
     bounds: (i64, i64),

@@ -5,11 +5,13 @@
 //! and share the list of what was found. Full labels are put together only for who asks.
 
 use super::block::{Block, Data, GROUP, Piece};
+use super::elsewhere::join;
 use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pinned};
 use super::local::Store;
 use super::matching::Test;
 use super::pieces::{Key, Pieces, Place};
 use super::rollup::{LAST, ROLLED};
+use super::scratch::Scratch;
 use super::{Limits, Matcher, StoreError, TimeRange};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,6 +24,8 @@ pub struct Part {
     /// The labels that stand on every series of the source.
     pub(super) owner: Arc<Labels>,
     pub(super) places: Arc<Vec<Places>>,
+    /// The same source's rows that another broker sent.
+    pub(super) also: Option<Arc<Source>>,
 }
 
 /// What one selection has found out about schemas.
@@ -38,17 +42,6 @@ struct Known {
 pub(super) struct Places {
     pub(super) name: SeriesName,
     pub(super) sections: Vec<(u64, usize)>,
-}
-
-/// Memory of a scan, used again for the next, and what is left of its sample limit.
-#[derive(Debug)]
-pub struct Scratch {
-    limits: Limits,
-    samples: u64,
-    pub(super) times: Vec<i64>,
-    pub(super) values: Vec<f64>,
-    /// Of the series read at once.
-    pub(super) pairs: Vec<Vec<(i64, f64)>>,
 }
 
 impl Places {
@@ -125,58 +118,6 @@ impl Part {
     }
 }
 
-impl Scratch {
-    /// For scans that together touch at most `limits.samples_max` samples.
-    #[must_use]
-    pub fn new(limits: &Limits) -> Self {
-        Self {
-            limits: *limits,
-            samples: 0,
-            times: Vec::new(),
-            values: Vec::new(),
-            pairs: Vec::new(),
-        }
-    }
-
-    /// Samples scanned so far.
-    #[must_use]
-    pub fn samples(&self) -> u64 {
-        self.samples
-    }
-
-    /// Makes `times` and `values` of one series: ascending, of one time the first. False if none.
-    pub(super) fn settle(&mut self, series: usize) -> Result<bool, StoreError> {
-        let Some(pairs) = self.pairs.get_mut(series) else { return Ok(false) };
-        if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
-            pairs.sort_by_key(|pair| pair.0);
-            pairs.dedup_by_key(|pair| pair.0);
-        }
-        self.times.clear();
-        self.values.clear();
-        self.times.extend(pairs.iter().map(|pair| pair.0));
-        self.values.extend(pairs.iter().map(|pair| pair.1));
-        self.take(self.times.len())?;
-        Ok(!self.times.is_empty())
-    }
-
-    /// Whether so many more samples may be held.
-    fn fits(&self, held: usize) -> Result<(), StoreError> {
-        let held = u64::try_from(held).unwrap_or(u64::MAX);
-        if self.limits.samples_max < self.samples.saturating_add(held) {
-            return Err(StoreError::SamplesMax { max: self.limits.samples_max });
-        }
-        Ok(())
-    }
-
-    pub(super) fn take(&mut self, samples: usize) -> Result<(), StoreError> {
-        self.samples = self.samples.saturating_add(u64::try_from(samples).unwrap_or(u64::MAX));
-        if self.limits.samples_max < self.samples {
-            return Err(StoreError::SamplesMax { max: self.limits.samples_max });
-        }
-        Ok(())
-    }
-}
-
 impl Store {
     /// The series that satisfy all matchers and may have samples in `range`.
     ///
@@ -191,20 +132,27 @@ impl Store {
         let tests = matchers.iter().map(Test::new).collect::<Result<Vec<_>, _>>()?;
         self.warn_unlearned(range.start_ms);
         let mut found = 0;
-        let mut parts = Vec::new();
         let mut known = Known::default();
         let one = tests.iter().find_map(|test| test.only("instance"));
         let sources = one.map_or_else(|| self.shared.sources(), |one| self.shared.sources_of(one));
-        for source in sources {
-            let part = select_source(&source, &tests, range, &mut known);
-            if part.is_empty() {
-                continue;
+        let mut some = |sources: Vec<Arc<Source>>| {
+            let mut parts = Vec::new();
+            for source in sources {
+                let part = select_source(&source, &tests, range, &mut known);
+                if part.is_empty() {
+                    continue;
+                }
+                found += part.len();
+                if limits.series_max < found {
+                    return Err(StoreError::SeriesMax { max: limits.series_max });
+                }
+                parts.push(part);
             }
-            found += part.len();
-            if limits.series_max < found {
-                return Err(StoreError::SeriesMax { max: limits.series_max });
-            }
-            parts.push(part);
+            Ok(parts)
+        };
+        let mut parts = some(sources)?;
+        if let Some(elsewhere) = &self.elsewhere {
+            join(&mut parts, some(elsewhere.sources())?);
         }
         Ok(parts)
     }
@@ -247,7 +195,7 @@ impl Store {
             for places in places.chunks(at_once) {
                 scratch.pairs.resize_with(at_once, Vec::new);
                 scratch.pairs.iter_mut().for_each(Vec::clear);
-                self.gather(&part.source, places, range, scratch)?;
+                self.gather(part, places, range, scratch)?;
                 for series in 0..places.len() {
                     if scratch.settle(series)? {
                         visit(start + series, &scratch.times, &scratch.values)?;
@@ -260,7 +208,7 @@ impl Store {
     }
 
     /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
-    pub(super) fn gather(
+    pub(super) fn gather_here(
         &self,
         source: &Source,
         places: &[Places],
@@ -314,7 +262,7 @@ impl Store {
 }
 
 /// Which columns of a section fill which series.
-fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
+pub(super) fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
     let mut by_schema: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
     for (series, place) in places.iter().enumerate() {
         for &(schema, column) in &place.sections {
@@ -325,7 +273,7 @@ fn by_schema(places: &[Places]) -> BTreeMap<u64, Vec<(usize, usize)>> {
 }
 
 /// Appends the samples that are in memory; returns the schemas.
-fn gather_memory(
+pub(super) fn gather_memory(
     source: &Source,
     places: &[Places],
     by_schema: &BTreeMap<u64, Vec<(usize, usize)>>,
@@ -421,7 +369,8 @@ fn select_source(
 ) -> Part {
     let state = source.read();
     let owner = Arc::clone(&state.labels);
-    let part = |places| Part { source: Arc::clone(source), owner: Arc::clone(&owner), places };
+    let part =
+        |places| Part { source: Arc::clone(source), owner: Arc::clone(&owner), places, also: None };
     let refused = |test: &Test| {
         pinned(&test.name, &owner) && !test.holds(owner.value(&test.name).unwrap_or(""))
     };

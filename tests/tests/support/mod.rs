@@ -1,22 +1,31 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+mod agents;
+
+pub(crate) use agents::Agents;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
-use strobe_agent::run::Agent;
 use strobe_broker::control;
-use strobe_broker::store::{Seen, Store, StoreConfig};
-use strobe_tests::{Folder, Process, fake_procfs, free_address, pause, run, wait};
+use strobe_broker::store::{
+    Limits, MatchOp, Matcher, Scratch, Seen, Store, StoreConfig, TimeRange,
+};
+use strobe_tests::relay::Relay;
+use strobe_tests::{Folder, Process, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
-use strobe_wire::settings::Settings;
+use strobe_wire::schema::Labels;
 
 /// One broker.
 pub(crate) struct Broker {
     folder: Folder,
+    /// Where others reach it.
     address: String,
+    listen: String,
+    relay: Option<Relay>,
+    program: Vec<String>,
     process: Option<Process>,
 }
 
@@ -40,18 +49,33 @@ pub(crate) struct Member {
     shards: u64,
 }
 
-/// Agents in this process, each a host of its own.
-pub(crate) struct Agents {
-    agents: Arc<Mutex<Vec<Agent>>>,
-    hosts: Vec<HostId>,
-    _folder: Folder,
+/// Whom agents reach when a broker is cut off from the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    All,
+    Others,
 }
 
 impl Broker {
     pub(crate) fn start(name: &str, listen: &str) -> Self {
         let address = if listen.ends_with(":0") { free_address() } else { listen.to_owned() };
-        let mut broker = Self { folder: Folder::new(name), address, process: None };
+        Self::of(name, address, &["strobe-broker"])
+    }
+
+    fn of(name: &str, listen: String, program: &[&str]) -> Self {
+        let program = program.iter().map(|part| (*part).to_owned()).collect();
+        let (folder, address) = (Folder::new(name), listen.clone());
+        let mut broker = Self { folder, address, listen, relay: None, program, process: None };
         broker.begin();
+        broker
+    }
+
+    /// Reached by a relay of its own.
+    fn behind_a_relay(name: &str) -> Self {
+        let mut broker = Self::start(name, "127.0.0.1:0");
+        let relay = Relay::start(broker.listen.parse().expect("an address"));
+        broker.address = relay.address().to_string();
+        broker.relay = Some(relay);
         broker
     }
 
@@ -60,8 +84,10 @@ impl Broker {
     }
 
     fn begin(&mut self) {
-        let args = ["--dir", self.folder.text(), "--broker-listen", &self.address];
-        let mut process = Process::start("strobe-broker", &args);
+        let mut args: Vec<&str> = self.program.iter().map(String::as_str).collect();
+        let program = args.remove(0);
+        args.extend(["--dir", self.folder.text(), "--broker-listen", &self.listen]);
+        let mut process = Process::start(program, &args);
         process.line();
         self.process = Some(process);
     }
@@ -90,6 +116,35 @@ impl Broker {
         (answer.status == 200).then(|| String::from_utf8_lossy(&answer.body).into_owned())
     }
 
+    fn text(&self, path: &str, query: &str) -> String {
+        let (method, path, query) = ("GET".to_owned(), path.to_owned(), query.to_owned());
+        let request = ApiRequest { method, path, query, ..ApiRequest::default() };
+        let answer = control::ask(self.folder.path(), request, Duration::from_secs(20));
+        let answer = answer.expect("it answers");
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        String::from_utf8(answer.body).expect("text")
+    }
+
+    /// Every moment at which a host has this series, by its store alone.
+    fn moments(&self, metric: &str) -> BTreeMap<String, BTreeSet<i64>> {
+        let config = StoreConfig::at(self.folder.path().join("store"));
+        let (store, _writer, _) = Store::open(config, 0).expect("it opens");
+        let range = TimeRange { start_ms: 0, end_ms: i64::MAX };
+        let limits = Limits { series_max: 10_000, samples_max: 10_000_000 };
+        let (name, value) = ("__name__".to_owned(), metric.to_owned());
+        let matcher = Matcher { name, op: MatchOp::Equal, value };
+        let (mut scratch, mut all) = (Scratch::new(&limits), BTreeMap::new());
+        for part in store.select(&[matcher], range, &limits).expect("it can be read") {
+            let visit = &mut |labels: &Labels, times: &[i64], _: &[f64]| {
+                let host = labels.value("instance").expect("a host's").to_owned();
+                all.entry(host).or_insert_with(BTreeSet::new).extend(times);
+                Ok(())
+            };
+            store.scan(&part, range, &mut scratch, visit).expect("it can be read");
+        }
+        all
+    }
+
     fn status(&self) -> Option<Status> {
         let json: serde_json::Value =
             serde_json::from_str(&self.ask("cluster/status", "")?).ok()?;
@@ -112,22 +167,80 @@ impl Status {
     }
 }
 
+impl Status {
+    pub(crate) fn shards(&self, id: u64) -> u64 {
+        self.members.iter().filter(|member| member.id == id).map(|member| member.shards).sum()
+    }
+}
+
 impl Cluster {
     /// So many brokers, all of them voters with their share of the shards.
     pub(crate) fn start(name: &str, count: usize) -> Self {
         let start = |at| Broker::start(&format!("{name}-{at}"), "127.0.0.1:0");
-        let cluster = Self { brokers: (1..=count).map(start).collect() };
-        let (ok, said, why) = run("strobe", &["cluster", "init", "--dir", &cluster.dir(0)]);
-        assert!(ok && said.contains("strobe cluster join"), "{said}{why}");
-        for at in 1..count {
-            let token = cluster.join_token(at - 1);
-            let (seed, dir) = (cluster.address(at - 1), cluster.dir(at));
-            let args = ["cluster", "join", seed, "--token", &token, "--dir", &dir];
-            let (ok, said, why) = run("strobe", &args);
-            assert!(ok, "{said}{why}");
-        }
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// The same, each behind a relay of its own.
+    pub(crate) fn behind_relays(name: &str, count: usize) -> Self {
+        let start = |at| Broker::behind_a_relay(&format!("{name}-{at}"));
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// One `strobe up`, with this machine's agent, that is no cluster yet.
+    pub(crate) fn alone(name: &str) -> Self {
+        let up = &["strobe", "up", "--no-viz"];
+        Self { brokers: vec![Broker::of(&format!("{name}-1"), free_address(), up)] }
+    }
+
+    /// Another `strobe up`, with an agent of its own, joins.
+    pub(crate) fn grow(&mut self, name: &str) {
+        let at = self.brokers.len();
+        let instance = format!("agent.instance=up{}", at + 1);
+        let up = ["strobe", "up", "--no-viz", "--set", &instance];
+        self.brokers.push(Broker::of(&format!("{name}-{}", at + 1), free_address(), &up));
+        self.join(at);
+    }
+
+    fn made_of(brokers: Vec<Broker>) -> Self {
+        let cluster = Self { brokers };
+        cluster.init();
+        (1..cluster.brokers.len()).for_each(|at| cluster.join(at));
         cluster.wait_until_balanced(60);
         cluster
+    }
+
+    pub(crate) fn init(&self) {
+        let args = ["cluster", "init", "--address", self.address(0), "--dir", &self.dir(0)];
+        let (ok, said, why) = run("strobe", &args);
+        assert!(ok && said.contains("strobe cluster join"), "{said}{why}");
+    }
+
+    fn join(&self, at: usize) {
+        let token = self.join_token(at - 1);
+        let (seed, dir, address) = (self.address(at - 1), self.dir(at), self.address(at));
+        let args = ["cluster", "join", seed, "--token", &token, "--dir", &dir];
+        let (ok, said, why) = run("strobe", &[&args[..], &["--address", address]].concat());
+        assert!(ok, "{said}{why}");
+    }
+
+    /// This broker and the others do not reach each other any more; agents reach all, or not it.
+    pub(crate) fn isolate(&self, at: usize, agents: Reach) {
+        let listens = |broker: &Broker| broker.listen.parse().expect("an address");
+        let relay = |broker: &Broker, clients: &[SocketAddr]| {
+            broker.relay.as_ref().expect("it has one").cut(clients);
+        };
+        let alone = &self.brokers[at];
+        for other in self.brokers.iter().filter(|broker| broker.address != alone.address) {
+            relay(alone, &[listens(other)]);
+            relay(other, &[listens(alone)]);
+        }
+        if agents == Reach::Others {
+            alone.relay.as_ref().expect("it has one").cut_all();
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.brokers.iter().filter_map(|broker| broker.relay.as_ref()).for_each(Relay::heal);
     }
 
     pub(crate) fn dir(&self, at: usize) -> String {
@@ -198,6 +311,39 @@ impl Cluster {
         });
     }
 
+    /// What a broker that runs answers to a query: a value by `instance`, and the warnings.
+    pub(crate) fn query(&self, at: usize, text: &str) -> (BTreeMap<String, u64>, Vec<String>) {
+        let query = format!("query={}", strobe_tests::escape(text));
+        let json = self.get(at, "/api/v1/query", &query);
+        let list = |json: &serde_json::Value| json.as_array().cloned().unwrap_or_default();
+        let one = |series: &serde_json::Value| {
+            let value = series["value"][1].as_str().expect("a number").parse().expect("whole");
+            (series["metric"]["instance"].as_str().unwrap_or("").to_owned(), value)
+        };
+        let warnings = list(&json["warnings"]).iter().map(ToString::to_string).collect();
+        (list(&json["data"]["result"]).iter().map(one).collect(), warnings)
+    }
+
+    /// How many agents are with this broker now.
+    pub(crate) fn sessions(&self, at: usize) -> usize {
+        let text = self.brokers[at].text("/metrics", "");
+        let line = text.lines().find_map(|line| line.strip_prefix("strobe_broker_sessions "));
+        line.and_then(|number| number.parse().ok()).expect("it is counted")
+    }
+
+    pub(crate) fn get(&self, at: usize, path: &str, query: &str) -> serde_json::Value {
+        serde_json::from_str(&self.brokers[at].text(path, query)).expect("JSON")
+    }
+
+    /// How many moments each host has this series at, in all brokers' stores; they do not run.
+    pub(crate) fn moments(&self, metric: &str) -> BTreeMap<String, u64> {
+        let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
+        for (host, moments) in self.brokers.iter().flat_map(|broker| broker.moments(metric)) {
+            all.entry(host).or_default().extend(moments);
+        }
+        all.into_iter().map(|(host, moments)| (host, moments.len() as u64)).collect()
+    }
+
     pub(crate) fn changes_per_second(&self, threads: usize, each: usize) -> f64 {
         let leader = &self.brokers[self.leader()];
         let begun = now();
@@ -246,94 +392,6 @@ impl Cluster {
         }
         (all, twice)
     }
-}
-
-impl Agents {
-    /// They enrol in turn at each broker.
-    pub(crate) fn start(cluster: &Cluster, count: usize) -> Self {
-        let folder = Folder::new(&format!("agents-of-{}", cluster.address(0).replace(':', "-")));
-        let count_brokers = cluster.brokers.len();
-        let start = |number: usize| {
-            let (at, other) = (number % count_brokers, (number + 1) % count_brokers);
-            let (ok, token, why) =
-                run("strobe", &["token", "create", "--dir", &cluster.dir(other)]);
-            assert!(ok, "a token made at any broker is good at all: {why}");
-            let own = folder.path().join(format!("{number}"));
-            fake_procfs(&own.join("proc"));
-            std::fs::create_dir_all(own.join("sys")).expect("writable");
-            let text = |path: PathBuf| path.display().to_string();
-            let config = config(&[
-                ("--dir", text(own.join("state"))),
-                ("--broker", cluster.address(at).to_owned()),
-                ("--token", token.trim().to_owned()),
-                ("--procfs", text(own.join("proc"))),
-                ("--sysfs", text(own.join("sys"))),
-                ("--rootfs", text(own.clone())),
-                ("--instance", format!("host{number}")),
-            ]);
-            Agent::start(&config).expect("an agent starts")
-        };
-        let agents: Vec<Agent> = (0..count).map(start).collect();
-        let host = |number: usize| {
-            let file = folder.path().join(format!("{number}/state/host.toml"));
-            let text = std::fs::read_to_string(file).expect("it has begun");
-            let id = text.lines().next().and_then(|line| line.split('"').nth(1));
-            id.expect("an id").parse().expect("an id")
-        };
-        let hosts = (0..count).map(host).collect();
-        Self { agents: Arc::new(Mutex::new(agents)), hosts, _folder: folder }
-    }
-
-    /// Each has been acknowledged something new.
-    pub(crate) fn wait_until_all_are_heard(&self, seconds: u64) {
-        let before = seqs(&self.agents);
-        wait("every agent is acknowledged", seconds, || {
-            seqs(&self.agents).iter().zip(&before).all(|(now, then)| then + 1 < *now)
-        });
-    }
-
-    /// For so long: the longest time that each agent was without an acknowledgement, by its own account.
-    pub(crate) fn watch(&self, long: Duration) -> JoinHandle<Vec<Duration>> {
-        let agents = Arc::clone(&self.agents);
-        std::thread::spawn(move || {
-            let begun = now();
-            let mut last: Vec<(u64, Instant)> =
-                seqs(&agents).into_iter().map(|seq| (seq, begun)).collect();
-            let mut gaps = vec![Duration::ZERO; last.len()];
-            while begun.elapsed() < long {
-                pause(5);
-                let at = now();
-                for ((seq, last), gap) in seqs(&agents).into_iter().zip(&mut last).zip(&mut gaps) {
-                    *gap = (*gap).max(at - last.1);
-                    if seq != last.0 {
-                        *last = (seq, at);
-                    }
-                }
-            }
-            gaps
-        })
-    }
-
-    /// Ends them; up to which frame each was acknowledged.
-    pub(crate) fn stop(self) -> BTreeMap<HostId, u64> {
-        let through = seqs(&self.agents);
-        let agents = std::mem::take(&mut *self.agents.lock().expect("no panic"));
-        agents.into_iter().for_each(|agent| agent.stop().expect("it ran well"));
-        self.hosts.iter().copied().zip(through).collect()
-    }
-}
-
-fn seqs(agents: &Mutex<Vec<Agent>>) -> Vec<u64> {
-    let agents = agents.lock().expect("no panic");
-    agents.iter().map(|agent| agent.status().acknowledged_seq).collect()
-}
-
-fn config(args: &[(&str, String)]) -> strobe_agent::config::Config {
-    let args: Vec<String> =
-        args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect();
-    let keys = strobe_agent::config::KEYS;
-    let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
-    strobe_agent::config::Config::new(&settings, &|_| None).expect("good settings")
 }
 
 #[expect(clippy::disallowed_methods, reason = "real processes need real time to pass")]

@@ -86,6 +86,14 @@ impl Link {
         outcome
     }
 
+    /// What is sent on this stream goes before what waits on others of the connection.
+    pub fn prefer(&mut self, conn: ConnId, stream: StreamId) {
+        if let Some(slot) = self.slot(conn) {
+            // It fails when the stream is over, and then nothing is sent on it.
+            let _ = slot.quic.send_stream(stream).set_priority(PREFERRED);
+        }
+    }
+
     /// Says that nothing will follow on the stream; what was sent still arrives.
     pub fn finish(&mut self, conn: ConnId, stream: StreamId) {
         if let Some(slot) = self.slot(conn) {
@@ -105,3 +113,6 @@ impl Link {
         }
     }
 }
+
+/// Others have 0.
+const PREFERRED: i32 = 1;

@@ -1,17 +1,21 @@
 //! `strobe cluster …`, as the control socket hears it.
 
-use super::super::Broker;
 use super::super::clock::wall_ms;
+use super::super::{Broker, BrokerError};
 use crate::api::Form;
-use crate::cluster::{Answer, Asked, Report, join_hash};
+use crate::cluster::{Answer, Asked, Known, Report, join_hash};
+use crate::config::Durability;
 use crate::own;
 use serde_json::json;
 use std::time::Duration;
 use strobe_cluster::kinds::members::Stage;
 use strobe_cluster::kinds::{Command, members, tokens};
 use strobe_cluster::{Outcome, Role};
+use strobe_wire::ids::HostId;
+use strobe_wire::limits::SHARDS;
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
+use strobe_wire::shard::{Shard, capacity};
 
 /// What an operator is answered instead of what was wanted.
 type Refused = ApiResponse;
@@ -36,6 +40,7 @@ impl Broker {
                 self.agree(members::Change::drain(id))?;
                 Ok(own::text(200, &format!("Broker {id} gives its shards away and then leaves.")))
             }
+            "move" => self.cluster_move(&form),
             "remove" => self.cluster_remove(&form),
             _ => Err(own::error(404, "not_found", "no such cluster command")),
         });
@@ -51,15 +56,16 @@ impl Broker {
 
     /// Has a command applied, or says why it is not, or that nobody knows.
     pub(super) fn agree(&self, command: Command) -> Result<u64, Refused> {
-        self.agreed(command).map_err(|(status, why)| match status {
-            422 => unfit(&why),
-            _ => unavailable(&why),
-        })
+        self.agreed(command).map_err(refused)
     }
 
     /// The same in words.
     pub(super) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
-        match self.shared.cluster.ask(Asked::Propose(command)).map_err(|why| (503, why))? {
+        self.outcome(Asked::Propose(command))
+    }
+
+    fn outcome(&self, asked: Asked) -> Result<u64, (u16, String)> {
+        match self.shared.cluster.ask(asked).map_err(|why| (503, why))? {
             Answer::Outcome(Outcome::Applied(value)) => Ok(value),
             Answer::Outcome(Outcome::Refused(refusal)) => {
                 Err((422, format!("the cluster refuses it: {refusal}")))
@@ -69,7 +75,16 @@ impl Broker {
         }
     }
 
+    /// A Redis has the log of one broker.
+    fn keeps_its_log(&self) -> Result<(), Refused> {
+        match self.shared.config.durability {
+            Durability::Wal => Ok(()),
+            Durability::WalRedis => Err(unfit(&BrokerError::OneLog.to_string())),
+        }
+    }
+
     fn cluster_init(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        self.keeps_its_log()?;
         let identity = self.shared.cluster.init(form.optional("address")).map_err(|w| unfit(&w))?;
         log::warn!("this broker made a cluster and is broker 1 of it");
         let (secret, address) = (self.join_token(INIT_TOKEN)?, self.cluster_report()?);
@@ -85,10 +100,13 @@ impl Broker {
     }
 
     fn cluster_join(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        self.keeps_its_log()?;
         let seed = form.optional("seed").ok_or_else(|| bad("seed=HOST:PORT is wanted"))?;
         let token = form.optional("token").ok_or_else(|| bad("token=TOKEN is wanted"))?;
         let token: Token = token.parse().map_err(|why| bad(&format!("--token: {why}")))?;
-        let hosts = self.shared.registry.hosts().len();
+        let own = self.shared.cluster.own.get();
+        let hosts = self.shared.registry.hosts();
+        let hosts = hosts.iter().filter(|info| Some(&info.hello.instance) != own).count();
         if 0 < hosts && form.optional("force").is_none() && !self.shared.is_clustered() {
             let why = format!(
                 "{hosts} hosts are enrolled here, and know only this broker's own authority, which \
@@ -160,6 +178,50 @@ impl Broker {
         ))
     }
 
+    /// It would come back at once from a broker that has its share already.
+    fn cluster_move(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let asked = form.optional("shard").ok_or_else(|| bad("shard=NUMBER or HOST is wanted"))?;
+        let shard = match asked.parse().ok().filter(|number| *number < SHARDS) {
+            Some(number) => Shard(number),
+            None => self.shard_of(asked)?,
+        };
+        let (to, report) = (broker(form)?, self.cluster_report()?);
+        let known = report.members.iter().find(|known| known.id == to);
+        let known = known.ok_or_else(|| unfit(&format!("no broker {to} is in this cluster")))?;
+        if known.stage != Stage::Voter || known.down {
+            return Err(unfit(&format!("broker {to} does not vote, or is not heard of")));
+        }
+        let fit = |known: &&Known| known.stage == Stage::Voter && !known.down;
+        let most = capacity(report.members.iter().filter(fit).count());
+        let moved = self.outcome(Asked::Move(shard, to)).map_err(refused)?;
+        Ok(own::text(
+            200,
+            &match moved {
+                0 => format!("Shard {} is broker {to}'s already.", shard.0),
+                _ if most <= known.shards => format!(
+                    "Shard {} is broker {to}'s now. It has more than its share ({most}) by that, so \
+                     the cluster moves one of its shards away.",
+                    shard.0
+                ),
+                _ => format!("Shard {} is broker {to}'s now; its agents are sent there.", shard.0),
+            },
+        ))
+    }
+
+    fn shard_of(&self, host: &str) -> Result<Shard, Refused> {
+        let fleet = self.fleet();
+        let named = fleet.iter().map(|(info, _)| &info.hello);
+        let named = named.filter(|hello| hello.instance == host).map(|hello| HostId(hello.host));
+        let mut ids: Vec<HostId> = named.chain(host.parse()).collect();
+        match (ids.pop(), ids.is_empty()) {
+            (Some(id), true) => Ok(Shard::of(id)),
+            (None, _) => Err(unfit(&format!("{host:?} is no number below {SHARDS}, and no host"))),
+            (Some(_), false) => {
+                Err(unfit(&format!("{host:?} are several hosts; name one by its id")))
+            }
+        }
+    }
+
     fn cluster_remove(&self, form: &Form) -> Result<ApiResponse, Refused> {
         let (id, report) = (broker(form)?, self.cluster_report()?);
         let known = report.members.iter().find(|known| known.id == id);
@@ -176,6 +238,13 @@ impl Broker {
             200,
             &format!("Broker {id} is no member any more; its shards go to the others."),
         ))
+    }
+}
+
+fn refused((status, why): (u16, String)) -> Refused {
+    match status {
+        422 => unfit(&why),
+        _ => unavailable(&why),
     }
 }
 

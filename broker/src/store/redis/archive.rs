@@ -284,7 +284,14 @@ impl Store {
     /// A handle for one query: what its answer lacks is told by [`Store::warnings`].
     #[must_use]
     pub fn for_query(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), errand: Some(Arc::default()) }
+        Self { shared: Arc::clone(&self.shared), errand: Some(Arc::default()), elsewhere: None }
+    }
+
+    /// Says what the answer of this handle's query lacks.
+    pub fn note(&self, text: String) {
+        if let Some(errand) = &self.errand {
+            errand.warn(text);
+        }
     }
 
     /// What was not to be had since [`Store::for_query`], a sentence each.

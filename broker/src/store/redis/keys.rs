@@ -78,8 +78,8 @@ impl Keys {
         self.shard("queue:metrics", shard)
     }
 
-    pub(super) fn mark(&self, shard: usize) -> String {
-        self.shard("mark", shard)
+    pub(super) fn mark(&self, shard: usize, store: u64) -> String {
+        format!("{}:{store:016x}", self.shard("mark", shard))
     }
 
     /// The newest owner's epoch.
@@ -205,7 +205,7 @@ mod tests {
         check(keys.index(7, 0), "monitor:index:metrics:S");
         check(keys.index(7, 60_000), "monitor:index:rollup:S:60000");
         check(keys.host(7), "monitor:hosts:S");
-        assert_eq!(Keys::new("x").mark(7), "xmark:{s007}");
+        assert_eq!(Keys::new("x").mark(7, 10), "xmark:{s007}:000000000000000a");
         assert_eq!(keys.epoch(7), "monitor:epoch:{s007}");
     }
 }

@@ -31,7 +31,7 @@ impl Marks {
         let mut batch = Batch::default();
         for shard in 0..SHARDS {
             let fields = ["store", "raw", "rollup", "elsewhere", "wal"];
-            batch.cmd("HMGET", &keys.mark(shard)).arg(&fields);
+            batch.cmd("HMGET", &keys.mark(shard, store)).arg(&fields);
         }
         let me = format!("{store:016x}");
         let mut marks = Self { shards: Vec::new(), ..Self::none() };

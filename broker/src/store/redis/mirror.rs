@@ -105,7 +105,7 @@ impl Mirror {
         drop(shared.archive.set(archive));
         Ok(Self {
             catalog: Catalog::new(&shared, registry, &config),
-            stream: Stream::new(&shared, &config),
+            stream: Stream::new(&shared, &config, era.id),
             fence: Fence::new(&keys, &Arc::new(Epochs::none()), life_s),
             keys,
             shared,
@@ -263,7 +263,7 @@ impl Mirror {
         if !self.marks.ours {
             let mut writes = Writes::default();
             for shard in 0..SHARDS {
-                writes.cmd(shard, "DEL", &self.keys.mark(shard));
+                writes.cmd(shard, "DEL", &self.keys.mark(shard, self.era.id));
             }
             self.fence.send(link, writes)?;
             self.mark(link, &[("raw", 0), ("rollup", 0)])?;
@@ -401,7 +401,7 @@ impl Mirror {
         let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
         let store = format!("{:016x}", self.era.id);
         for shard in 0..SHARDS {
-            let key = self.keys.mark(shard);
+            let key = self.keys.mark(shard, self.era.id);
             let cmd = writes.cmd(shard, "HSET", &key).arg("store").arg(&store);
             cmd.arg("elsewhere").arg(elsewhere_ms);
             for (field, number) in fields {

@@ -23,16 +23,18 @@ use strobe_wire::frame::{self, Payload};
 pub(super) struct Stream {
     shared: Arc<Shared>,
     keys: Keys,
+    store: u64,
     /// Entries of a shard, about; 0: no stream.
     length_max: u64,
     life_s: u64,
 }
 
 impl Stream {
-    pub(super) fn new(shared: &Arc<Shared>, config: &RedisConfig) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, config: &RedisConfig, store: u64) -> Self {
         Self {
             shared: Arc::clone(shared),
             keys: Keys::new(&config.prefix),
+            store,
             length_max: config.queue_max,
             life_s: u64::try_from(config.queue_ms / 1000).unwrap_or(0).max(LIFE_LEAST_S),
         }
@@ -76,7 +78,7 @@ impl Stream {
         }
         send(pipe)?;
         let mut pipe = Writes::default();
-        pipe.cmd(0, "HSET", &self.keys.mark(0)).arg("wal").arg(text(at));
+        pipe.cmd(0, "HSET", &self.keys.mark(0, self.store)).arg("wal").arg(text(at));
         send(pipe)?;
         Ok((rows, at < through))
     }
