@@ -1,10 +1,11 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
 use crate::sampler::{Choice, Scoring, Trees, collector};
+use crate::spool::SpoolConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use strobe_wire::schema::{Labels, is_label_name};
-use strobe_wire::settings::{Key, Settings, SettingsError, boolean, duration_ms};
+use strobe_wire::settings::{Key, Settings, SettingsError, boolean, duration_ms, size_bytes};
 
 /// How a host is watched.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +40,10 @@ pub struct Config {
     pub labels: Labels,
     /// Slots of the ring between sampler and uplink.
     pub ring_slots: usize,
+    /// Bytes that frames may take on the disk while no broker takes them; 0 is no spool.
+    pub spool_bytes: u64,
+    /// Bytes that they may take in memory while no disk takes them either.
+    pub spool_memory_bytes: usize,
     /// Print one sample and end.
     pub once: bool,
     /// Print what each collector costs and end.
@@ -205,6 +210,21 @@ pub const KEYS: &[Key] = &[
         help: "4 KiB slots for frames the broker has not stored yet, a power of two, 16 to 65536.",
     },
     Key {
+        name: "agent.spool.size",
+        flag: "spool-size",
+        env: "STROBE_SPOOL_SIZE",
+        default: "64MiB",
+        help: "Disk in the state directory for frames that no broker takes and the ring cannot hold, 1MiB \
+               to 64GiB; 0 is no spool.",
+    },
+    Key {
+        name: "agent.spool.memory",
+        flag: "spool-memory",
+        env: "STROBE_SPOOL_MEMORY",
+        default: "4MiB",
+        help: "Memory for them while that disk is full, read-only or gone, 64KiB to 1GiB.",
+    },
+    Key {
         name: "agent.once",
         flag: "once",
         env: "STROBE_AGENT_ONCE",
@@ -262,8 +282,20 @@ impl Config {
             job: settings.parse("agent.job", job)?,
             labels: settings.parse("agent.labels", labels)?,
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
+            spool_bytes: settings.parse("agent.spool.size", spool_bytes)?,
+            spool_memory_bytes: settings.parse("agent.spool.memory", spool_memory_bytes)?,
             once: settings.parse("agent.once", boolean)?,
             costs: settings.parse("agent.costs", boolean)?,
+        })
+    }
+
+    /// Where frames go that the ring cannot hold, if anywhere.
+    #[must_use]
+    pub fn spool(&self) -> Option<SpoolConfig> {
+        (0 < self.spool_bytes).then(|| SpoolConfig {
+            dir: self.dir.join("spool"),
+            disk_bytes_max: self.spool_bytes,
+            memory_bytes_max: self.spool_memory_bytes,
         })
     }
 
@@ -284,7 +316,7 @@ impl Config {
 #[must_use]
 pub fn help() -> String {
     "Watches this host: reads /proc and sends it to a Strobe broker, or serves it to Prometheus.\n\n\
-     Usage: strobe-agent [--config FILE] [FLAGS]\n\n"
+     Usage: strobe-agent [doctor [--json]] [--config FILE] [FLAGS]\n\n     doctor says what the agent finds on this host, what is denied and what would change that.\n\n"
         .to_owned()
         + &strobe_wire::program::help(KEYS)
 }
@@ -401,6 +433,19 @@ fn labels(text: &str) -> Result<Labels, String> {
     Ok(Labels::new(pairs))
 }
 
+fn spool_bytes(text: &str) -> Result<u64, String> {
+    let found =
+        size_bytes(text).ok().filter(|found| *found == 0 || (1 << 20..=64 << 30).contains(found));
+    found.ok_or_else(|| "0, or 1MiB to 64GiB is wanted".to_owned())
+}
+
+fn spool_memory_bytes(text: &str) -> Result<usize, String> {
+    let found = size_bytes(text).ok().filter(|found| (64 << 10..=1 << 30).contains(found));
+    found
+        .and_then(|found| usize::try_from(found).ok())
+        .ok_or_else(|| "64KiB to 1GiB is wanted".to_owned())
+}
+
 fn ring_slots(text: &str) -> Result<usize, String> {
     let found = text.parse().ok().filter(|slots: &usize| slots.is_power_of_two());
     found
@@ -424,6 +469,9 @@ mod tests {
         let plain = config(&[]).unwrap();
         assert_eq!((plain.interval_ms, plain.ring_slots, plain.once), (1000, 512, false));
         assert_eq!((plain.broker, plain.listen, &*plain.job), (None, None, "node"));
+        let spool = config(&[]).unwrap().spool().unwrap();
+        assert_eq!((spool.disk_bytes_max, spool.memory_bytes_max), (64 << 20, 4 << 20));
+        assert_eq!(config(&["--spool-size", "0"]).unwrap().spool(), None);
         let set = config(&["--labels", "b=2, a=1", "--broker", "[::1]:7801", "--once"]).unwrap();
         assert_eq!(set.labels, Labels::of(&[("a", "1"), ("b", "2")]));
         assert_eq!((set.broker.as_deref(), set.once), (Some("[::1]:7801"), true));
@@ -446,6 +494,8 @@ mod tests {
             (["--labels", "job=x"], "not job, instance"),
             (["--labels", "a=1,a=2"], "stands twice"),
             (["--ring-slots", "100"], "power of two"),
+            (["--spool-size", "1KiB"], "0, or 1MiB to 64GiB is wanted"),
+            (["--spool-memory", "0"], "64KiB to 1GiB is wanted"),
             (["--interva", "1s"], "did you mean `interval`?"),
             (
                 ["--interval.netclas", "1m"],

@@ -1,22 +1,75 @@
 //! What each collector costs on this host, measured: `strobe-agent --costs`.
 
-use crate::sampler::{CATALOG, Choice, Sampler, SectionRow, Tick};
+use crate::sampler::{CATALOG, Choice, Collector, Sampler, SectionRow, Tick};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Reads for an hour of the sampler's time and prints a line a collector: the mean of its readings,
-/// walks and looks for what is not there included, and what that is a second.
+/// What a collector costs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Cost {
+    /// Its name.
+    pub name: &'static str,
+    /// Time between two readings; 0 is every tick.
+    pub interval_ms: u64,
+    /// The mean of a reading; none if it is off.
+    pub reading_us: Option<f64>,
+    /// Whether it could be read at last; what was not due is taken to be.
+    pub success: bool,
+}
+
+impl Cost {
+    /// What that is a second.
+    #[must_use]
+    pub fn second_us(&self) -> Option<f64> {
+        Some(self.reading_us? / seconds(self.interval_ms))
+    }
+
+    /// `tick`, `15s`, `1m`.
+    #[must_use]
+    pub fn interval(&self) -> String {
+        match self.interval_ms {
+            0 => "tick".to_owned(),
+            ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+            ms => format!("{}s", ms / 1000),
+        }
+    }
+}
+
+/// Prints a line a collector.
 #[must_use]
 pub fn table(sampler: &mut Sampler, choice: &Choice, now: Tick) -> String {
+    let heading = ["collector", "interval", "us/reading", "us/second"];
+    let [name, interval, reading, second] = heading;
+    let mut text = format!("{name:<20} {interval:>8} {reading:>12} {second:>12}\n");
+    let mut sum = 0.0;
+    for cost in measure(sampler, choice, now) {
+        let name = cost.name;
+        let (Some(reading_us), Some(second_us)) = (cost.reading_us, cost.second_us()) else {
+            let _ = writeln!(text, "{name:<20} {:>8}", "off");
+            continue;
+        };
+        sum += second_us;
+        let every = cost.interval();
+        let _ = writeln!(text, "{name:<20} {every:>8} {reading_us:>12.1} {second_us:>12.2}");
+    }
+    let _ = writeln!(text, "{:<20} {:>8} {:>12} {sum:>12.2}", "all, a tick a second", "", "");
+    text
+}
+
+/// Reads for an hour of the sampler's time: of each collector the mean of its readings, walks and looks
+/// for what is not there included.
+#[must_use]
+pub fn measure(sampler: &mut Sampler, choice: &Choice, now: Tick) -> Vec<Cost> {
     let mut now = now;
     let mut each_tick: BTreeMap<String, u64> = BTreeMap::new();
+    let mut success: BTreeMap<String, bool> = BTreeMap::new();
     let mut begun: BTreeMap<&str, u64> = BTreeMap::new();
     for reading in 0..=READINGS {
         if 0 < reading {
             sampler.settle(now, WAIT);
         }
-        sampler.tick(now, |row| add(&row, &mut each_tick));
+        sampler.tick(now, |row| add(&row, &mut each_tick, &mut success));
         if reading == 0 {
             // The first reading learns, which is no reading like the others.
             each_tick.clear();
@@ -26,45 +79,34 @@ pub fn table(sampler: &mut Sampler, choice: &Choice, now: Tick) -> String {
         now.wall_ns = now.wall_ns.saturating_add_unsigned(STEP_NS);
     }
     let slow: BTreeMap<_, _> = sampler.spent().collect();
-    let heading = ["collector", "interval", "us/reading", "us/second"];
-    let [name, interval, reading, second] = heading;
-    let mut text = format!("{name:<20} {interval:>8} {reading:>12} {second:>12}\n");
-    let mut sum = 0.0;
-    for collector in CATALOG {
-        let seconds = seconds(choice.interval_ms(collector));
-        let spent = slow.get(collector.name).map(|spent| {
-            let spent = spent - begun.get(collector.name).unwrap_or(&0);
+    let cost = |collector: &Collector| {
+        let (name, interval_ms) = (collector.name, choice.interval_ms(collector));
+        let spent = slow.get(name).map(|spent| {
+            let spent = spent - begun.get(name).unwrap_or(&0);
             us(spent) / (f64::from(READINGS) * Duration::from_nanos(STEP_NS).as_secs_f64())
         });
-        let each_tick = each_tick.get(collector.name);
-        let each_tick = each_tick.map(|spent| us(*spent) / f64::from(READINGS));
-        let Some(second_us) = spent.or(each_tick) else {
-            let _ = writeln!(text, "{:<20} {:>8}", collector.name, "off");
-            continue;
-        };
-        sum += second_us;
-        let every = match choice.interval_ms(collector) {
-            0 => "tick".to_owned(),
-            ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-            ms => format!("{}s", ms / 1000),
-        };
-        let reading_us = second_us * seconds;
-        let name = collector.name;
-        let _ = writeln!(text, "{name:<20} {every:>8} {reading_us:>12.1} {second_us:>12.2}");
-    }
-    let _ = writeln!(text, "{:<20} {:>8} {:>12} {sum:>12.2}", "all, a tick a second", "", "");
-    text
+        let each_tick = each_tick.get(name).map(|spent| us(*spent) / f64::from(READINGS));
+        let reading_us = spent.or(each_tick).map(|second_us| second_us * seconds(interval_ms));
+        let success = success.get(name).copied().unwrap_or(true);
+        Cost { name, interval_ms, reading_us, success }
+    };
+    CATALOG.iter().map(cost).collect()
 }
 
-/// Adds what the collectors of each tick say of themselves.
-fn add(row: &SectionRow<'_>, each_tick: &mut BTreeMap<String, u64>) {
-    if row.schema.section != "host" {
-        return;
-    }
+/// Adds what the collectors of each tick say of themselves, and what all say of their success.
+fn add(
+    row: &SectionRow<'_>,
+    each_tick: &mut BTreeMap<String, u64>,
+    success: &mut BTreeMap<String, bool>,
+) {
     for (column, value) in row.schema.columns.iter().zip(row.values) {
-        let collector = column.labels.value("collector").unwrap_or("");
-        if column.name == "node_scrape_collector_duration_seconds" {
-            *each_tick.entry(collector.to_owned()).or_default() += value;
+        let collector = || column.labels.value("collector").unwrap_or("").to_owned();
+        match column.name.as_str() {
+            "node_scrape_collector_duration_seconds" if row.schema.section == "host" => {
+                *each_tick.entry(collector()).or_default() += value;
+            }
+            "node_scrape_collector_success" => drop(success.insert(collector(), *value == 1)),
+            _ => {}
         }
     }
 }

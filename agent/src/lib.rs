@@ -24,6 +24,7 @@ pub mod score;
 
 pub mod recorder;
 
+pub mod spool;
 pub mod state;
 pub mod uplink;
 
@@ -31,5 +32,6 @@ pub mod run;
 
 pub mod clock;
 pub mod costs;
+pub mod doctor;
 pub mod exporter;
 pub mod exposition;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
 use strobe_agent::config::{Config, KEYS, help};
 use strobe_agent::costs;
+use strobe_agent::doctor::{Health, examine};
 use strobe_agent::exporter::Exporter;
 use strobe_agent::exposition::sample;
-use strobe_agent::run::{Stop, run};
+use strobe_agent::run::{Stop, reach, run};
 use strobe_agent::sampler::{Sampler, Tick};
 use strobe_agent::schemas::Table;
 use strobe_wire::program;
@@ -16,34 +17,54 @@ use strobe_wire::program;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match act(&args) {
-        Ok(text) => print(&text),
+        Ok((text, code)) => print(&text, code),
         Err(error) => complain(&error.to_string()),
     }
 }
 
 /// Does what the command line says; what it returns is printed.
-fn act(args: &[String]) -> Result<String, Box<dyn std::error::Error>> {
+fn act(args: &[String]) -> Result<(String, ExitCode), Box<dyn std::error::Error>> {
+    let good = |text| Ok((text, ExitCode::SUCCESS));
     if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
-        return Ok(help());
+        return good(help());
     }
     if args.iter().any(|arg| matches!(arg.as_str(), "--version" | "-V")) {
-        return Ok(format!("strobe-agent {}\n", env!("CARGO_PKG_VERSION")));
+        return good(format!("strobe-agent {}\n", env!("CARGO_PKG_VERSION")));
     }
     let env = |name: &str| std::env::var(name).ok();
-    let settings = program::settings(KEYS, args)?;
-    let config = Config::new(&settings, &env)?;
+    if let [word, rest @ ..] = args
+        && word == "doctor"
+    {
+        return doctor(rest, &env);
+    }
+    let config = Config::new(&program::settings(KEYS, args)?, &env)?;
     if config.once {
         let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
         let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
-        return Ok(sample(&mut sampler, now, ONCE_WAIT));
+        return good(sample(&mut sampler, now, ONCE_WAIT));
     }
     if config.costs {
         let mut sampler = Sampler::new(&config.trees(), monotonic_ns, Arc::new(Table::new()));
         let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
-        return Ok(costs::table(&mut sampler, &config.choice, now));
+        return good(costs::table(&mut sampler, &config.choice, now));
     }
     watch(&config)?;
-    Ok(String::new())
+    good(String::new())
+}
+
+/// `doctor [--json] [FLAGS]`: 0 if the agent does all it is there for, 2 if not.
+fn doctor(
+    args: &[String],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(String, ExitCode), Box<dyn std::error::Error>> {
+    let (json, rest): (Vec<_>, Vec<_>) = args.iter().cloned().partition(|arg| arg == "--json");
+    let config = Config::new(&program::settings(KEYS, &rest)?, env)?;
+    let reached = reach(&config);
+    let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() };
+    let report = examine(&config, now, monotonic_ns, reached.as_ref());
+    let text = if json.is_empty() { report.text() } else { report.json() };
+    let code = if report.worst() == Health::Bad { 2 } else { 0 };
+    Ok((text, ExitCode::from(code)))
 }
 
 /// Serves and sends until it is stopped.
@@ -89,12 +110,12 @@ fn serve_beside(exporter: Exporter) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print(text: &str) -> ExitCode {
+fn print(text: &str, code: ExitCode) -> ExitCode {
     use std::io::Write;
     // A reader that went away (`| head`) is no failure.
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
+        _ => code,
     }
 }
 

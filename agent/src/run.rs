@@ -13,8 +13,11 @@
 //! gives the broker `DRAIN` to acknowledge.
 
 mod network;
+mod reach;
 mod recording;
 mod turns;
+
+pub use reach::reach;
 
 use crate::clock::{self, moment, until_multiple_ns};
 use crate::config::Config;
@@ -24,6 +27,7 @@ use crate::ring::{Ring, RingError};
 use crate::sampler::{Sampler, Tick};
 use crate::schemas::Table;
 use crate::sealer::Sealer;
+use crate::spool::{Numbers, SpoolSection};
 use crate::state::{State, StateError};
 use crate::uplink::Status;
 use hugepage_config::{Region, Want};
@@ -198,7 +202,22 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     });
     let (recorder, shipper) = recorder.unzip();
     let ring = ring.reader;
-    let parts = Parts { broker, state, identity, token, hello, ring, table, status, bell };
+    let spool_numbers = Arc::new(Numbers::default());
+    let spool_section = SpoolSection::new(Arc::clone(&spool_numbers), Arc::clone(&table));
+    let spool = config.spool();
+    let parts = Parts {
+        broker,
+        state,
+        identity,
+        token,
+        hello,
+        ring,
+        table,
+        spool,
+        spool_numbers,
+        status,
+        bell,
+    };
     let bell = parts.bell.clone();
     let errand = Errand::new(parts, stop.clone())?;
     let handover = errand.handover();
@@ -212,7 +231,7 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
             }
         })?;
     }
-    let sampled = Sampled { sampler, sealer, shipper };
+    let sampled = Sampled { sampler, sealer, shipper, spool: spool_section };
     let sampling = spawn("strobe-sample", move || sample(sampled, pace, &handover, &stop))?;
     Ok(errand.with(sampling))
 }
@@ -291,12 +310,13 @@ struct Sampled {
     sampler: Sampler,
     sealer: Sealer,
     shipper: Option<Shipper>,
+    spool: SpoolSection,
 }
 
 /// The sampler's loop: one tick at once, then one at the host's moment of every interval.
 #[expect(clippy::disallowed_methods, reason = "this is a loop that reads the clock")]
 fn sample(
-    Sampled { mut sampler, mut sealer, mut shipper }: Sampled,
+    Sampled { mut sampler, mut sealer, mut shipper, mut spool }: Sampled,
     pace: Pace,
     handover: &Handover,
     stop: &Stop,
@@ -313,6 +333,7 @@ fn sample(
                 shipper.watch(&row);
             }
         });
+        spool.tick(|row| sealer.row(now, &row));
         if let Some(shipper) = &mut shipper {
             shipper.tick(now, &mut sealer);
         }

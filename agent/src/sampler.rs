@@ -13,6 +13,7 @@
 
 mod catalog;
 mod families;
+mod governor;
 mod mounts;
 mod name;
 mod patient;
@@ -34,6 +35,7 @@ use scores::Judging;
 pub use scores::Scoring;
 pub use section::PARTS_MAX;
 use section::Section;
+pub use source::read_each_tick;
 use source::{COLLECTORS, SECTIONS, files};
 use std::collections::HashSet;
 use std::ops::Range;

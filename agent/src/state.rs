@@ -14,6 +14,7 @@
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::pki::{Identity, PkiError, Role, write_private};
@@ -29,7 +30,8 @@ pub struct State {
     pub cloned_from: Option<HostId>,
     /// This life, random.
     pub boot: BootId,
-    _lock: Flock<fs::File>,
+    /// None where nothing can be written and no life before has left the file.
+    _lock: Option<Flock<fs::File>>,
 }
 
 /// Why the state cannot be used.
@@ -82,7 +84,7 @@ impl State {
                     (host, Some(kept.host))
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 let host = HostId(random()?);
                 save(dir, host, machine, None)?;
                 (host, None)
@@ -159,21 +161,31 @@ impl Kept {
     }
 }
 
-fn lock(dir: &Path) -> Result<Flock<fs::File>, StateError> {
+/// A disk that takes nothing is no reason not to watch its host: then an identity of before is needed.
+fn lock(dir: &Path) -> Result<Option<Flock<fs::File>>, StateError> {
     let error = |what, path: &Path| {
         let path = path.to_owned();
         move |source| StateError::File { what, path, source }
     };
     fs::create_dir_all(dir).map_err(error("make directory", dir))?;
     let path = dir.join(LOCK_FILE);
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(error("open", &path))?;
+    let file = match fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
+        Err(why) if is_the_disks(why.kind()) => match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(_) => return Ok(None),
+        },
+        opened => opened.map_err(error("open", &path))?,
+    };
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map(Some)
         .map_err(|(_, _)| StateError::Locked(dir.to_owned()))
+}
+
+fn is_the_disks(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 fn save(
@@ -193,7 +205,7 @@ fn save(
 fn forget_identity(dir: &Path) -> Result<(), StateError> {
     let path = dir.join("identity.pem");
     match fs::rename(&path, dir.join("identity.pem.cloned")) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
             Err(StateError::File { what: "move away", path, source })
         }
         _ => Ok(()),

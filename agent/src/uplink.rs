@@ -24,12 +24,14 @@
 
 mod brokers;
 mod frames;
+mod replay;
 mod silence;
 mod status;
 
 pub use status::Status;
 
 use brokers::Brokers;
+use replay::Replay;
 use silence::Silence;
 
 use crate::recorder::{Bell, Reason};
@@ -75,6 +77,9 @@ pub struct Uplink {
     schemas_sent: HashSet<SchemaId>,
     /// Frames up to this one are stored at the broker.
     stored_seq: u64,
+    /// What waits in the spool of this boot, as the next broker is to hear; none if the spool is empty.
+    spooled: Option<(u64, u64)>,
+    replay: Replay,
     /// The private key (PKCS#8) of the request that is with the broker.
     renewing: Option<Vec<u8>>,
     renewed: Option<Renewed>,
@@ -132,6 +137,8 @@ impl Uplink {
             chunks: VecDeque::new(),
             schemas_sent: HashSet::new(),
             stored_seq: 0,
+            spooled: None,
+            replay: Replay::default(),
             renewing: None,
             renewed: None,
             distrust: None,
@@ -259,6 +266,11 @@ impl Uplink {
                 State::Greeting { conn: mine, stream: ours, .. }
                 | State::Streaming { conn: mine, stream: ours, .. },
             ) if *conn == mine && *stream == ours => self.read(now, link, ring),
+            (Event::Readable { conn, stream }, State::Streaming { conn: mine, .. })
+                if *conn == mine && self.replay.is_on(*stream) =>
+            {
+                self.replay.read(now, link, mine);
+            }
             // `pump` is called after all events, and it is what `Writable` asks for.
             _ => {}
         }
@@ -308,10 +320,13 @@ impl Uplink {
         };
         self.state = State::Greeting { conn, stream, since: now };
         let (acknowledged_seq, silent) = (self.status.acknowledged_seq, self.brokers.silent());
-        let mut words = Vec::with_capacity(2);
+        let mut words = Vec::with_capacity(3);
         if acknowledged_seq != 0 || !silent.is_empty() {
             let silent = silent.to_owned();
             words.push(encode(&Message::Resume { acknowledged_seq, silent }));
+        }
+        if let Some((first_seq, last_seq)) = self.spooled {
+            words.push(encode(&Message::Spooled { first_seq, last_seq }));
         }
         words.push(encode(&Message::Hello(self.hello.clone())));
         // A stream's first bytes always fit: its window is larger than any Hello that is sent
@@ -433,6 +448,7 @@ impl Uplink {
         self.renewing = None;
         self.schemas_sent.clear();
         self.unacknowledged.clear();
+        self.replay.forget();
         ring.rewind();
     }
 

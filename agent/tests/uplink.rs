@@ -3,235 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a broken test may panic; its helpers are no tests")]
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-use strobe_agent::config::{Config, KEYS};
+mod broker;
+
+use broker::{Broker, config, fresh_dir, open, wall_s};
 use strobe_agent::run::{Agent, AgentError};
-use strobe_wire::frame::{self, Payload};
-use strobe_wire::ids::{HostId, SchemaId};
-use strobe_wire::link::{
-    ConnId, Event, Link, LinkConfig, Offload, Progress, Received, Side, Socket, SocketConfig,
-    StreamId,
-};
-use strobe_wire::message::{Hello, Incoming, Message, Reader, encode};
-use strobe_wire::pki::{Authority, Identity, Role, Subject, Token};
-use strobe_wire::settings::Settings;
-
-struct Broker {
-    ca: Authority,
-    identity: Identity,
-    token: Token,
-    socket: Socket,
-    link: Link,
-    poll: mio::Poll,
-    conversations: BTreeMap<(ConnId, StreamId), (Reader, HashSet<SchemaId>)>,
-    acknowledges: bool,
-    redirect: Option<String>,
-    hellos: Vec<Hello>,
-    /// By sequence number: the event's name, or the row's section.
-    stored: BTreeMap<u64, String>,
-    sections: BTreeMap<SchemaId, String>,
-    repeated: u64,
-    /// A connection's certificate is asked about after this many frames.
-    renew_after: Option<u64>,
-    renewed: u64,
-    /// When the certificates of the connections end, in the order of the connections.
-    ends_s: Vec<u64>,
-}
-
-impl Broker {
-    fn new() -> Self {
-        let ca = Authority::create(wall_s()).unwrap();
-        let subject = Subject { role: Role::Broker, host: HostId(1) };
-        let identity = ca.issue(&subject, wall_s(), 3600).unwrap();
-        let token = Token::create(ca.fingerprint()).unwrap();
-        let any = "127.0.0.1:0".parse().unwrap();
-        let (socket, link, poll) = open(&identity, any);
-        Self {
-            ca,
-            identity,
-            token,
-            socket,
-            link,
-            poll,
-            conversations: BTreeMap::new(),
-            acknowledges: true,
-            redirect: None,
-            hellos: Vec::new(),
-            stored: BTreeMap::new(),
-            sections: BTreeMap::new(),
-            repeated: 0,
-            renew_after: None,
-            renewed: 0,
-            ends_s: Vec::new(),
-        }
-    }
-
-    fn addr(&self) -> SocketAddr {
-        self.socket.local_addr().unwrap()
-    }
-
-    /// Dies without a word and comes back on the same port.
-    fn restart(&mut self) {
-        let addr = self.addr();
-        // The port is free only once the old socket is closed.
-        let any = "127.0.0.1:0".parse().unwrap();
-        (self.socket, self.link, self.poll) = open(&self.identity, any);
-        (self.socket, self.link, self.poll) = open(&self.identity, addr);
-        self.conversations.clear();
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a real agent runs on the real clock")]
-    fn serve(&mut self, mut done: impl FnMut(&Self) -> bool) {
-        let start = Instant::now();
-        let mut events = mio::Events::with_capacity(4);
-        while !done(self) {
-            assert!(start.elapsed() < Duration::from_secs(40), "stored: {:?}", self.stored);
-            self.poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
-            let now = Instant::now();
-            while self.socket.receive(now, &mut self.link).unwrap() == Progress::More {}
-            self.link.on_timeout(now);
-            while let Some(event) = self.link.poll() {
-                match event {
-                    Event::Readable { conn, stream } => self.hear(conn, stream),
-                    Event::Connected { expires_s, .. } => self.ends_s.extend(expires_s),
-                    _ => {}
-                }
-            }
-            self.socket.transmit(now, &mut self.link);
-        }
-    }
-
-    fn hear(&mut self, conn: ConnId, stream: StreamId) {
-        let (mut reader, mut schemas) =
-            self.conversations.remove(&(conn, stream)).unwrap_or_default();
-        while self.link.recv(conn, stream, &mut reader) == Ok(Received::More) {}
-        let mut answers = Vec::new();
-        while let Some(incoming) = reader.pull().unwrap() {
-            match incoming {
-                Incoming::Control(message) => answers.extend(self.control(*message, &mut schemas)),
-                Incoming::Frame(bytes) => self.frame(&bytes, &schemas),
-            }
-        }
-        if self.acknowledges
-            && let Some(hello) = self.hellos.last()
-        {
-            let seq = self.through();
-            answers.push(Message::Ack { boot: hello.boot, seq });
-        }
-        let due = self.renew_after.filter(|_| !answers.is_empty());
-        if due.is_some_and(|after| (self.renewed + 1) * after < self.through()) {
-            answers.push(Message::RenewDue);
-        }
-        for answer in answers {
-            let bytes = encode(&answer);
-            let length = bytes.len();
-            assert_eq!(self.link.send(conn, stream, &mut [bytes]), Ok(length));
-        }
-        self.conversations.insert((conn, stream), (reader, schemas));
-    }
-
-    fn control(&mut self, message: Message, schemas: &mut HashSet<SchemaId>) -> Option<Message> {
-        match message {
-            Message::Enrol { secret, host, role, csr } => {
-                if secret != self.token.secret {
-                    return Some(Message::Refused { why: "the token has expired".to_owned() });
-                }
-                let subject = Subject { role: role.parse().unwrap(), host: HostId(host) };
-                let certificate = self.ca.sign(&csr, &subject, wall_s(), 3600).unwrap();
-                Some(Message::Enrolled { certificate, ca: self.ca.certificate_der().to_vec() })
-            }
-            Message::Renew { csr } => {
-                self.renewed += 1;
-                let host = HostId(self.hellos.last()?.host);
-                let subject = Subject { role: Role::Agent, host };
-                let life_s = 3600 + self.renewed;
-                let certificate = self.ca.sign(&csr, &subject, wall_s(), life_s).unwrap();
-                Some(Message::Enrolled { certificate, ca: self.ca.certificate_der().to_vec() })
-            }
-            Message::Hello(_) if self.redirect.is_some() => {
-                Some(Message::Redirect { broker: self.redirect.clone()? })
-            }
-            Message::Hello(hello) => {
-                self.hellos.push(hello);
-                let stored_seq = self.through();
-                Some(Message::Welcome { stored_seq, version: "test".to_owned() })
-            }
-            Message::Schema(schema) => {
-                schema.check().unwrap();
-                assert!(schemas.insert(schema.id()), "a schema goes once a connection");
-                self.sections.insert(schema.id(), schema.section);
-                None
-            }
-            Message::Resume { acknowledged_seq, .. } => {
-                assert!(acknowledged_seq <= self.through(), "nobody acknowledged that");
-                None
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn frame(&mut self, bytes: &[u8], schemas: &HashSet<SchemaId>) {
-        let frame = frame::open(bytes).unwrap();
-        let hello = self.hellos.last().unwrap();
-        assert_eq!((frame.header.host.0, frame.header.boot.0), (hello.host, hello.boot));
-        let what = match frame.payload {
-            Payload::Row(_) | Payload::Burst(_) => {
-                assert!(schemas.contains(&frame.header.schema), "the schema goes first");
-                self.sections[&frame.header.schema].clone()
-            }
-            Payload::Event(event) => event.name.to_string(),
-            Payload::Loss(_) => "loss".to_owned(),
-        };
-        if self.stored.insert(frame.header.seq.0, what).is_some() {
-            self.repeated += 1;
-        }
-    }
-
-    /// The last number without a hole before it.
-    fn through(&self) -> u64 {
-        (1..).zip(self.stored.keys()).take_while(|(wanted, seq)| wanted == *seq).count() as u64
-    }
-}
-
-fn open(identity: &Identity, bind: SocketAddr) -> (Socket, Link, mio::Poll) {
-    let config = SocketConfig { bind, offload: Offload::Auto, batch: 4, kernel_bytes: 0 };
-    let mut socket = Socket::bind(&config).unwrap();
-    let link = Link::new(&LinkConfig {
-        identity: Some(identity.clone()),
-        side: Side::Broker,
-        connections_max: 100,
-        whole_datagrams: socket.keeps_datagrams_whole(),
-        wall_s: wall_s(),
-        seed: None,
-        accept: None,
-    })
-    .unwrap();
-    let poll = mio::Poll::new().unwrap();
-    poll.registry().register(socket.source(), mio::Token(0), mio::Interest::READABLE).unwrap();
-    (socket, link, poll)
-}
-
-fn wall_s() -> u64 {
-    u64::try_from(strobe_agent::clock::wall_ns() / 1_000_000_000).unwrap()
-}
-
-fn fresh_dir(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("strobe-uplink-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
-    dir
-}
-
-fn config(dir: &std::path::Path, broker: SocketAddr, token: Option<&Token>) -> Config {
-    let mut args = vec!["--interval=100ms".to_owned(), "--ring-slots=128".to_owned()];
-    args.push(format!("--dir={}", dir.display()));
-    args.push(format!("--broker={broker}"));
-    args.extend(token.map(|token| format!("--token={token}")));
-    let settings = Settings::load(KEYS, None, &|_| None, &args).unwrap();
-    Config::new(&settings, &|_| None).unwrap()
-}
+use strobe_wire::ids::HostId;
+use strobe_wire::message::{Message, encode};
+use strobe_wire::pki::{Identity, Role, Subject, Token};
 
 #[test]
 fn a_host_enrols_sends_and_stops_and_the_next_start_needs_no_token() {
@@ -443,6 +221,7 @@ fn a_full_ring_owns_up_to_what_it_lost() {
     let token = broker.token;
     let mut small = config(&dir, broker.addr(), Some(&token));
     small.ring_slots = 16;
+    small.spool_bytes = 0;
     broker.acknowledges = false;
     let agent = Agent::start(&small).unwrap();
     broker.serve(|broker| 16 <= broker.stored.len());
@@ -458,6 +237,65 @@ fn a_full_ring_owns_up_to_what_it_lost() {
     let ack = Message::Ack { boot: broker.hellos[0].boot, seq: last };
     broker.link.send(conn, stream, &mut [encode(&ack)]).unwrap();
     broker.serve(|broker| broker.stored.values().any(|what| what == "loss"));
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+fn until_ms(ms: u64) -> impl FnMut() -> bool {
+    let end = strobe_agent::clock::monotonic_ns() + ms * 1_000_000;
+    move || end < strobe_agent::clock::monotonic_ns()
+}
+
+/// A broker that is away for longer than the ring lasts, again and again, and an agent that is stopped and
+/// started meanwhile: every frame of both lives comes, each boot's in order, and what is live comes first.
+#[test]
+fn what_the_ring_cannot_hold_waits_on_the_disk_and_comes_beside_what_is_live() {
+    let dir = fresh_dir("spool");
+    let mut broker = Broker::new();
+    let token = broker.token;
+    let mut small = config(&dir, broker.addr(), Some(&token));
+    small.ring_slots = 128;
+    let agent = Agent::start(&small).unwrap();
+    broker.serve(|broker| 10 < broker.through());
+    let first = broker.hellos[0].boot;
+    // Gone: 128 slots are full after three seconds or four.
+    let addr = broker.addr();
+    let any = "127.0.0.1:0".parse().unwrap();
+    (broker.socket, broker.link, broker.poll) = open(&broker.identity, any);
+    let mut over = until_ms(7_000);
+    while !over() {
+        std::thread::yield_now();
+    }
+    assert!(dir.join("spool").is_dir(), "it waits on the disk");
+    agent.stop().unwrap();
+    let told = broker.through();
+    let agent = Agent::start(&small).unwrap();
+    let mut over = until_ms(3_000);
+    while !over() {
+        std::thread::yield_now();
+    }
+    broker.stored.clear();
+    (broker.socket, broker.link, broker.poll) = open(&broker.identity, addr);
+    broker.conversations.clear();
+    broker.serve(|broker| 10 < broker.through() && !dir.join("spool").exists());
+    let second = broker.hellos.last().unwrap().boot;
+    let of = |boot| -> Vec<u64> {
+        let seqs = broker.replayed.iter().filter(|(of, ..)| *of == boot).map(|(_, seq, _)| *seq);
+        seqs.collect()
+    };
+    let (old, new) = (of(first), of(second));
+    assert_eq!(broker.replayed.len(), old.len() + new.len());
+    let whole: Vec<u64> = (told + 1..=*old.last().unwrap()).collect();
+    let repeated = old.iter().filter(|seq| **seq <= told).count();
+    assert_eq!(old[repeated..], whole, "the first life, in order, without a hole");
+    assert!(100 < whole.len(), "{}", whole.len());
+    let last = broker.replayed.iter().rfind(|(of, ..)| *of == first).unwrap();
+    assert_eq!(last.2, "stop", "to its last word");
+    assert_eq!(new, (1..=*new.last().unwrap()).collect::<Vec<_>>(), "and the second");
+    assert!(broker.stored.values().all(|what| what != "loss"), "nothing was given up");
+    assert!(broker.stored.values().any(|what| what == "spool"), "and it is told");
     let stopping = std::thread::spawn(|| agent.stop());
     broker.serve(|_| stopping.is_finished());
     stopping.join().unwrap().unwrap();

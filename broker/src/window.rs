@@ -34,16 +34,20 @@ pub struct Window {
 struct Ranges(BTreeMap<u64, u64>);
 
 impl Window {
-    /// A window that starts before `first`, as when a log is replayed from its middle.
-    #[must_use]
-    pub fn before(first: u64) -> Self {
-        Self { through: first.saturating_sub(1), beyond: Ranges::default() }
-    }
-
     /// Everything up to this number is taken or given up: what an acknowledgement may say.
     #[must_use]
     pub fn through(&self) -> u64 {
         self.through
+    }
+
+    /// The last number up to which nothing is open from `first` on; less than it if `first` is.
+    #[must_use]
+    pub fn through_from(&self, first: u64) -> u64 {
+        if first <= self.through.saturating_add(1) {
+            return self.through;
+        }
+        let range = self.beyond.0.range(..=first).next_back().map(|(_, last)| *last);
+        range.filter(|last| first <= *last).unwrap_or(0)
     }
 
     /// The first frame of a session is `seq`: a session sends in order from the oldest it still

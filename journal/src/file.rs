@@ -1,7 +1,8 @@
 //! The journal's directory: its lock, its version, its files, and the one that is written.
 
+use crate::anew::{Anew, write_anew};
 use crate::disk::{self, Output};
-use crate::scan::{HEADER, MAGIC, crc, scan};
+use crate::scan::{Bounds, HEADER, MAGIC, Then, crc, scan, scan_from};
 use crate::tail::Position;
 use crate::uring::{Commit, Engine, choose};
 use crate::{JournalError, RECORD_BYTES_MAX};
@@ -16,6 +17,7 @@ pub struct Journal {
     dir: PathBuf,
     /// Held for as long as the journal is open.
     _lock: Flock<File>,
+    bounds: Bounds,
     /// Files of earlier turns and their bytes, oldest first; not the active one.
     closed: Vec<(u64, u64)>,
     active: u64,
@@ -49,6 +51,18 @@ impl Journal {
         dir: &Path,
         visit: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<(Self, Vec<Damage>), JournalError> {
+        Self::open_within(dir, Bounds::WIDE, visit)
+    }
+
+    /// As [`Journal::open`], with less memory.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_within(
+        dir: &Path,
+        bounds: Bounds,
+        visit: &mut dyn FnMut(u64, &[u8]),
+    ) -> Result<(Self, Vec<Damage>), JournalError> {
         fs::create_dir_all(dir).map_err(io("make the directory", dir))?;
         let lock = lock(dir)?;
         version(dir)?;
@@ -58,7 +72,7 @@ impl Journal {
             let path = file_path(dir, number);
             let file = File::open(&path).map_err(io("open", &path))?;
             let bytes = file.metadata().map_err(io("ask for the size of", &path))?.len();
-            scan(&file, &path, &mut damage, &mut |record| visit(number, record))?;
+            scan(&file, &path, bounds, &mut damage, &mut |record| visit(number, record))?;
             closed.push((number, bytes));
         }
         let active = closed.last().map_or(1, |(last, _)| last.saturating_add(1));
@@ -67,7 +81,9 @@ impl Journal {
         let dir = dir.to_owned();
         let pending = Vec::new();
         let engine = choose(&dir);
-        Ok((Self { dir, _lock: lock, closed, active, file, engine, synced, pending }, damage))
+        let journal =
+            Self { dir, _lock: lock, bounds, closed, active, file, engine, synced, pending };
+        Ok((journal, damage))
     }
 
     /// Reads every record of `dir` and changes nothing; for checking.
@@ -79,9 +95,48 @@ impl Journal {
         for number in numbers(dir)? {
             let path = file_path(dir, number);
             let file = File::open(&path).map_err(io("open", &path))?;
-            records += scan(&file, &path, &mut damage, &mut |_| ())?;
+            records += scan(&file, &path, Bounds::WIDE, &mut damage, &mut |_| ())?;
         }
         Ok((records, damage))
+    }
+
+    /// Calls `visit` with each committed record behind `from` and the position behind it, in order and
+    /// past what is broken, until it has had enough; gives the position to go on from.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn read(
+        &self,
+        from: Position,
+        visit: &mut dyn FnMut(Position, &[u8]) -> Then,
+    ) -> Result<Position, JournalError> {
+        let mut at = from;
+        let active = self.file.is_some().then_some(self.active);
+        let numbers = self.closed.iter().map(|(number, _)| *number).chain(active);
+        for number in numbers.filter(|number| from.file <= *number) {
+            let path = file_path(&self.dir, number);
+            let file = File::open(&path).map_err(io("open", &path))?;
+            let offset = if number == from.file { from.offset } else { 0 };
+            let mut enough = Then::More;
+            let offset = scan_from(&file, &path, self.bounds, offset, &mut |offset, record| {
+                enough = visit(Position { file: number, offset }, record);
+                enough
+            })?;
+            at = Position { file: number, offset };
+            if enough == Then::Stop {
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    /// How commits reach the disk here.
+    #[must_use]
+    pub fn commits(&self) -> Commit {
+        match self.engine {
+            Engine::Plain => Commit::Plain,
+            Engine::Uring(_) => Commit::Uring,
+        }
     }
 
     /// Appends a record to the next commit.
@@ -94,15 +149,38 @@ impl Journal {
         if bytes == 0 || RECORD_BYTES_MAX < bytes {
             return Err(JournalError::Record { bytes });
         }
-        let start = self.pending.len();
-        self.pending.extend_from_slice(&length.to_le_bytes());
-        self.pending.extend_from_slice(&[0; 4]);
-        for part in parts {
-            self.pending.extend_from_slice(part);
-        }
-        let sum = crc(length.to_le_bytes(), &self.pending[start + HEADER..]);
-        self.pending[start + 4..start + HEADER].copy_from_slice(&sum.to_le_bytes());
+        put_record(&mut self.pending, length, parts);
         Ok(())
+    }
+
+    /// Writes a closed file anew: `visit` gets each record that checks, at last `None`, and the
+    /// file to be. The file is the old one or the new one, whatever happens.
+    ///
+    /// # Errors
+    /// The operating system refused; the file is as it was.
+    pub fn rewrite(
+        &mut self,
+        number: u64,
+        visit: &mut dyn FnMut(Option<&[u8]>, &mut Anew),
+    ) -> Result<(), JournalError> {
+        let Some(at) = self.closed.iter().position(|(closed, _)| *closed == number) else {
+            return Ok(());
+        };
+        let path = file_path(&self.dir, number);
+        let new = path.with_extension("new");
+        let written = write_anew(&path, &new, self.bounds, visit).and_then(|bytes| {
+            disk::rename(&new, &path).map_err(io("rename", &new))?;
+            Ok(bytes)
+        });
+        match written {
+            Ok(bytes) => self.closed[at].1 = bytes,
+            Err(why) => {
+                // Where it cannot be removed it is written over the next time.
+                let _ = disk::remove(&new);
+                return Err(why);
+            }
+        }
+        sync_dir(&self.dir)
     }
 
     /// Writes and syncs everything appended: one write, one fdatasync, however they are called.
@@ -131,7 +209,7 @@ impl Journal {
         }
         self.synced += self.pending.len() as u64;
         self.pending.clear();
-        self.pending.shrink_to(PENDING_BYTES_KEPT);
+        self.pending.shrink_to(4 * self.bounds.read_bytes);
         Ok(())
     }
 
@@ -217,6 +295,17 @@ impl Journal {
     }
 }
 
+pub(crate) fn put_record(to: &mut Vec<u8>, length: u32, parts: &[&[u8]]) {
+    let start = to.len();
+    to.extend_from_slice(&length.to_le_bytes());
+    to.extend_from_slice(&[0; 4]);
+    for part in parts {
+        to.extend_from_slice(part);
+    }
+    let sum = crc(length.to_le_bytes(), &to[start + HEADER..]);
+    to[start + 4..start + HEADER].copy_from_slice(&sum.to_le_bytes());
+}
+
 /// Bytes that an unprivileged process may still write on the file system of `path`.
 ///
 /// # Errors
@@ -295,7 +384,6 @@ pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error
 }
 
 const VERSION: &str = "strobe journal 1\n";
-const PENDING_BYTES_KEPT: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@
 //! When the disk is full, [`JournalError::Full`]; the file is cut back to its last synced length,
 //! what was appended stays in memory and the next commit tries again.
 
+mod anew;
 pub mod disk;
 mod file;
 mod scan;
@@ -24,7 +25,9 @@ mod tail;
 #[expect(unsafe_code, reason = "what is handed to the kernel is not borrowed by it")]
 mod uring;
 
+pub use anew::Anew;
 pub use file::{Damage, Journal, free_bytes};
+pub use scan::{Bounds, Then};
 pub use tail::{Position, read_between};
 pub use uring::Commit;
 

@@ -2,13 +2,28 @@
 
 use crate::{Damage, JournalError, RECORD_BYTES_MAX};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+
+/// What reading may take in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Bytes of the largest record there can be; a length above it is a broken one.
+    pub record_bytes_max: usize,
+    /// Bytes read at once.
+    pub read_bytes: usize,
+}
+
+impl Bounds {
+    /// For a journal of a process that has memory.
+    pub const WIDE: Self = Self { record_bytes_max: RECORD_BYTES_MAX, read_bytes: 1 << 20 };
+}
 
 /// A window over a file: bytes `at..` are unread.
 struct Window<'a> {
     file: &'a File,
     path: &'a Path,
+    bounds: Bounds,
     buffer: Vec<u8>,
     at: usize,
     /// File offset of `buffer[0]`.
@@ -26,46 +41,96 @@ enum Place {
 pub(crate) fn scan(
     file: &File,
     path: &Path,
+    bounds: Bounds,
     damage: &mut Vec<Damage>,
     visit: &mut dyn FnMut(&[u8]),
 ) -> Result<u64, JournalError> {
-    let mut window = Window { file, path, buffer: Vec::new(), at: 0, base: 0 };
-    let mut records = 0;
+    let mut window = Window { file, path, bounds, buffer: Vec::new(), at: 0, base: 0 };
     if window.fill(MAGIC.len())?.starts_with(&MAGIC) {
         window.at += MAGIC.len();
     } else if !window.rest().is_empty() {
         damage.push(window.damage("its first four bytes are not the journal's"));
     }
-    // Where a broken stretch began; one is named once, however long.
-    let mut broken = false;
-    loop {
-        match window.place()? {
-            Place::Record(length) => {
-                visit(window.payload(length));
-                records += 1;
-                window.at += HEADER + length;
-                broken = false;
-            }
-            Place::End => return Ok(records),
-            Place::Broken(why) => {
-                if !broken {
-                    damage.push(window.damage(why));
-                }
-                broken = true;
-                window.at += 1;
-            }
-        }
-    }
+    let mut records = 0;
+    window.each(damage, &mut |_, record| {
+        visit(record);
+        records += 1;
+        Then::More
+    })?;
+    Ok(records)
+}
+
+/// Calls `visit` with each record that checks from `offset` on, and the offset behind it, until it
+/// has had enough; gives the offset to go on from.
+pub(crate) fn scan_from(
+    mut file: &File,
+    path: &Path,
+    bounds: Bounds,
+    offset: u64,
+    visit: &mut dyn FnMut(u64, &[u8]) -> Then,
+) -> Result<u64, JournalError> {
+    let base = offset.max(MAGIC.len() as u64);
+    file.seek(SeekFrom::Start(base)).map_err(|source| JournalError::Io {
+        doing: "read",
+        path: path.into(),
+        source,
+    })?;
+    let mut window = Window { file, path, bounds, buffer: Vec::new(), at: 0, base };
+    window.each(&mut Vec::new(), visit)?;
+    Ok(window.offset())
+}
+
+/// Whether a visitor wants another record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// It does.
+    More,
+    /// It has enough.
+    Stop,
 }
 
 impl Window<'_> {
+    fn each(
+        &mut self,
+        damage: &mut Vec<Damage>,
+        visit: &mut dyn FnMut(u64, &[u8]) -> Then,
+    ) -> Result<(), JournalError> {
+        // Where a broken stretch began; one is named once, however long.
+        let mut broken = false;
+        loop {
+            match self.place()? {
+                Place::Record(length) => {
+                    let behind = self.offset() + (HEADER + length) as u64;
+                    let then = visit(behind, self.payload(length));
+                    self.at += HEADER + length;
+                    broken = false;
+                    if then == Then::Stop {
+                        return Ok(());
+                    }
+                }
+                Place::End => return Ok(()),
+                Place::Broken(why) => {
+                    if !broken {
+                        damage.push(self.damage(why));
+                    }
+                    broken = true;
+                    self.at += 1;
+                }
+            }
+        }
+    }
+
+    fn offset(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
     /// At least `wanted` unread bytes, or all there are.
     fn fill(&mut self, wanted: usize) -> Result<&[u8], JournalError> {
         if self.rest().len() < wanted {
             self.buffer.drain(..self.at);
             self.base += self.at as u64;
             self.at = 0;
-            let more = wanted.max(READ_BYTES).saturating_sub(self.buffer.len()) as u64;
+            let more = wanted.max(self.bounds.read_bytes).saturating_sub(self.buffer.len()) as u64;
             self.file.take(more).read_to_end(&mut self.buffer).map_err(|source| {
                 JournalError::Io { doing: "read", path: self.path.into(), source }
             })?;
@@ -93,7 +158,7 @@ impl Window<'_> {
             return Ok(Place::Broken("torn: a record's header is cut off"));
         };
         let bytes = u32::from_le_bytes(length) as usize;
-        if bytes == 0 || RECORD_BYTES_MAX < bytes {
+        if bytes == 0 || self.bounds.record_bytes_max < bytes {
             return Ok(Place::Broken("corrupt: a record's length is impossible"));
         }
         let rest = self.fill(HEADER + bytes)?;
@@ -107,8 +172,7 @@ impl Window<'_> {
     }
 
     fn damage(&self, why: &str) -> Damage {
-        let offset = self.base + self.at as u64;
-        Damage { path: self.path.into(), offset, why: why.to_owned() }
+        Damage { path: self.path.into(), offset: self.offset(), why: why.to_owned() }
     }
 }
 
@@ -121,4 +185,3 @@ pub(crate) fn crc(length: [u8; 4], payload: &[u8]) -> u32 {
 pub(crate) const MAGIC: [u8; 4] = *b"SJL1";
 /// Length and CRC before a payload.
 pub(crate) const HEADER: usize = 8;
-const READ_BYTES: usize = 1 << 20;

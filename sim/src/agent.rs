@@ -4,6 +4,7 @@ use super::ledger::{Id, Ledger, Sent};
 use bytes::Bytes;
 use hugepage_config::{Region, Want};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use strobe_agent::recorder::Bell;
@@ -11,6 +12,7 @@ use strobe_agent::ring::{Reader as Ring, Ring as Ends};
 use strobe_agent::sampler::{SectionRow, Tick};
 use strobe_agent::schemas::Table;
 use strobe_agent::sealer::Sealer;
+use strobe_agent::spool::{Spool, SpoolConfig};
 use strobe_agent::uplink::{Uplink, UplinkConfig};
 use strobe_wire::frame::{self, FrameKind, Header, Row};
 use strobe_wire::ids::{BootId, HostId};
@@ -30,6 +32,8 @@ pub(crate) struct Agent {
     uplink: Uplink,
     sealer: Sealer,
     ring: Ring,
+    /// Some have one.
+    spool: Option<Spool>,
     table: Table,
     schemas: Vec<Arc<Schema>>,
 }
@@ -69,13 +73,23 @@ impl Agent {
             uplink: Uplink::new(config, now),
             sealer: Sealer::new(host, boot, writer),
             ring: reader,
+            spool: None,
             table,
             schemas,
         }
     }
 
+    /// From now on it has a spool; without a disk where `dir` cannot be made.
+    pub(crate) fn set_spool(&mut self, dir: PathBuf) {
+        let config = SpoolConfig { dir, disk_bytes_max: 64 << 20, memory_bytes_max: 1 << 20 };
+        self.spool = Some(Spool::open(config, (self.host, self.boot), Arc::default()));
+    }
+
     pub(crate) fn drive(&mut self, now: Instant) {
         self.link.on_timeout(now);
+        if let Some(spool) = &mut self.spool {
+            self.uplink.spill(now, &mut self.link, &mut self.ring, spool, &self.table);
+        }
         self.uplink.on_timeout(now, &mut self.link, &mut self.ring);
         if let Some(broker) = self.uplink.wants(now) {
             let at = broker.parse().map_err(|_| format!("{broker} is no address"));
@@ -85,6 +99,9 @@ impl Agent {
             self.uplink.told(now, &event, &mut self.link, &mut self.ring);
         }
         self.uplink.pump(now, &mut self.link, &mut self.ring, &self.table);
+        if let Some(spool) = &mut self.spool {
+            self.uplink.replay(now, &mut self.link, spool, &self.table);
+        }
         self.brokers = self.uplink.brokers().unwrap_or_else(|| std::mem::take(&mut self.brokers));
     }
 
@@ -97,14 +114,30 @@ impl Agent {
         [self.link.timeout(), self.uplink.timeout()].into_iter().flatten().min()
     }
 
-    /// The last number that it knows to be stored.
+    /// The last number up to which it knows all to be stored.
     pub(crate) fn acknowledged(&self) -> u64 {
+        let spooled = self.spool.as_ref().and_then(Spool::mine).map(|(first, _)| first - 1);
+        self.newest_acknowledged().min(spooled.unwrap_or(u64::MAX))
+    }
+
+    /// The newest that it knows to be stored.
+    pub(crate) fn newest_acknowledged(&self) -> u64 {
         let status = self.uplink.status();
         assert_eq!(status.unsendable, 0, "all frames can be sent");
         // A late word of an earlier life may be refused so, to nobody's ears.
         let told = status.last_error.contains("as another agent process");
         assert!(!told, "a restart is no fork: {}", status.last_error);
         status.acknowledged_seq
+    }
+
+    /// Whether a broker takes its frames.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.uplink.status().streaming
+    }
+
+    /// Whether nothing waits in its spool.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.spool.as_ref().is_none_or(Spool::is_empty)
     }
 
     /// The last number given.

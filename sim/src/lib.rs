@@ -5,7 +5,7 @@
 //! and redb. Simulated: time, and each machine's clocks; the threads' interleaving; the network (loses,
 //! doubles, delays, reorders, damages, parts one way and both, flaps, clogs); the disks (die at any call,
 //! tear, flip and forget what was not synced, are full, nearly full or slow, fail a sync of a file, of a
-//! directory's names, of the control plane); the agents' lives; operators who move shards, add
+//! directory's names, of the control plane); the agents' lives (half of them spool in memory what their ring cannot hold); operators who move shards, add
 //! and drain brokers, hand the lead over, write the configuration. A fourth of the seeds is one
 //! broker by itself. Some keep raw samples for minutes, some in little room.
 //!
@@ -62,6 +62,18 @@ pub fn keys() -> Keys {
 #[must_use]
 pub fn run(plan: Plan, keys: &Keys, trace: Trace) -> Tally {
     World::new(plan, keys, None, trace).run()
+}
+
+/// Runs the hosts of a plan, without its troubles, through so many milliseconds without their one
+/// broker, with spools on disk: how long live rows waited at most while the spools were sent, and
+/// how long that took, in milliseconds.
+///
+/// # Panics
+/// Something that must hold does not.
+#[must_use]
+pub fn cut(plan: &Plan, keys: &Keys, cut_ms: u64) -> (u64, u64) {
+    let plan = Plan { brokers: 1, troubles: Vec::new(), ..plan.clone() };
+    World::new(plan, keys, None, Trace::default()).cut(cut_ms)
 }
 
 /// Runs a plan with a bug put in.

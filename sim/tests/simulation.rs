@@ -73,6 +73,17 @@ fn what_is_acknowledged_is_stored_once_whatever_fails() {
     }
 }
 
+/// The rows of an hour wait on each agent's disk and are sent beside those of now.
+#[test]
+fn an_hour_without_a_broker_costs_nothing_and_delays_nothing() {
+    let keys = keys();
+    for seed in 1..=2 {
+        let (late_ms, took_ms) = strobe_sim::cut(&Plan::of(seed, None), &keys, 3_600_000);
+        println!("seed {seed}: live rows waited {late_ms} ms at most, the spool took {took_ms} ms");
+        assert!(late_ms < 1_000, "{late_ms} ms");
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     let keys = [keys(), keys()];

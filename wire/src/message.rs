@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An agent opens one bidirectional stream: `Hello`, then schemas and frames; the broker answers
-//! `Welcome` and then cumulative `Ack`s. A viz opens one bidirectional stream a request
+//! `Welcome` and then cumulative `Ack`s. A second one, `Replay`, is for what waited in its spool. A viz opens one bidirectional stream a request
 //! (`ApiRequest` → `ApiResponse`) and one for `Subscribe` (→ `Hosts`, schemas and frames).
 //! An enrolling agent opens one stream: `Enrol` → `Enrolled`; a joining broker too: `Join` → `Joined`.
 //! Between brokers the frames are the control plane's, opaque here.
@@ -125,6 +125,18 @@ pub enum Message {
     },
     /// Broker → agent: send what the flight recorder has, and what comes.
     Burst,
+    /// Agent → broker, before its `Hello`: these frames of its boot wait in its spool, and come on a
+    /// stream of their own beside the newer ones; both are 0 if all that waits is of earlier boots.
+    Spooled {
+        /// The first of them.
+        first_seq: u64,
+        /// The last of them.
+        last_seq: u64,
+    },
+    /// Agent → broker, first on a second stream, behind the `Welcome` on the first: schemas and
+    /// frames of its spool follow, of this boot and of earlier ones, those of each in order. They are
+    /// acknowledged here, each boot's by itself.
+    Replay,
 }
 
 /// Who an agent is.

@@ -110,9 +110,13 @@ impl Ledger {
         self.tail.load(Relaxed)
     }
 
+    /// How many there are.
+    pub(super) fn slots(&self) -> u64 {
+        u64::try_from(self.headers.len()).unwrap_or(u64::MAX)
+    }
+
     fn is_full(&self, ticket: u64, head: u64) -> bool {
-        let slots = u64::try_from(self.headers.len()).unwrap_or(u64::MAX);
-        slots <= ticket.saturating_sub(head)
+        self.slots() <= ticket.saturating_sub(head)
     }
 
     /// The length published for `ticket` (0: abandoned), or `None` while its writer writes.

@@ -231,6 +231,12 @@ impl Reader {
         self.memory.ledger.occupied()
     }
 
+    /// Slots there are.
+    #[must_use]
+    pub fn slots(&self) -> u64 {
+        self.memory.ledger.slots()
+    }
+
     /// Slots claimed since the start: it tells whether somebody wrote since it was last asked.
     #[must_use]
     pub fn claimed(&self) -> u64 {

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::recorder::Bell;
 use crate::ring::Reader;
 use crate::schemas::Table;
+use crate::spool::{Numbers, Spool, SpoolConfig};
 use crate::state::{State, StateError};
 use crate::uplink::{Renewed, Status, Uplink, UplinkConfig};
 use mio::{Interest, Registry};
@@ -34,6 +35,8 @@ pub(super) struct Network {
     pub(super) registry: Registry,
     pub(super) socket: Socket,
     pub(super) link: Link,
+    /// From the first turn on, if there is to be one.
+    pub(super) spool: Option<Spool>,
     /// An event that the sampler's thread left to the network's.
     pub(super) held: Option<Event>,
     /// Whether the poll tells when the socket can take more: only while it could not.
@@ -50,6 +53,8 @@ pub(super) struct Parts {
     pub(super) hello: Hello,
     pub(super) ring: Reader,
     pub(super) table: Arc<Table>,
+    pub(super) spool: Option<SpoolConfig>,
+    pub(super) spool_numbers: Arc<Numbers>,
     pub(super) status: Arc<Mutex<Status>>,
     /// Rung when the broker asks for a burst.
     pub(super) bell: Bell,
@@ -73,7 +78,15 @@ impl Network {
         let mut uplink = uplink_config(&parts.broker, &parts.hello, &parts.bell);
         let known = parts.state.brokers().into_iter().filter(|known| *known != parts.broker);
         uplink.brokers.extend(known);
-        Ok(Self { parts, uplink, registry, socket, link, held: None, blocked: false })
+        Ok(Self { parts, uplink, registry, socket, link, spool: None, held: None, blocked: false })
+    }
+
+    /// Takes up what the life before left in the spool; this reads all of it.
+    pub(super) fn open_spool(&mut self) {
+        let State { host, boot, .. } = self.parts.state;
+        let numbers = Arc::clone(&self.parts.spool_numbers);
+        self.spool =
+            self.parts.spool.clone().map(|config| Spool::open(config, (host, boot), numbers));
     }
 
     /// What to begin with.
@@ -115,6 +128,7 @@ impl Network {
         now: Instant,
         work: &mut Work,
     ) -> Result<Option<Work>, AgentError> {
+        self.spill(now, work);
         let Work::Send(uplink) = work else { return self.enrol(now, work) };
         while let Some(event) = self.held.take().or_else(|| self.link.poll()) {
             uplink.told(now, &event, &mut self.link, &mut self.parts.ring);
@@ -146,7 +160,30 @@ impl Network {
             uplink.dial(now, &mut self.link, remote);
         }
         uplink.pump(now, &mut self.link, &mut self.parts.ring, &self.parts.table);
+        if let Some(spool) = &mut self.spool {
+            uplink.replay(now, &mut self.link, spool, &self.parts.table);
+            if let Some(why) = spool.complaint() {
+                log::warn!("{why}");
+            }
+        }
         Ok(None)
+    }
+
+    /// Brings the older part of a ring that fills up to the spool.
+    fn spill(&mut self, now: Instant, work: &mut Work) {
+        let (Some(spool), ring) = (&mut self.spool, &mut self.parts.ring) else { return };
+        match work {
+            Work::Send(uplink) => uplink.spill(now, &mut self.link, ring, spool, &self.parts.table),
+            Work::Enrol { .. } => spool.spill(now, ring, &self.parts.table),
+        }
+    }
+
+    /// At the end: what nobody has acknowledged waits on the disk for the next life.
+    pub(super) fn keep_rest(&mut self, now: Instant) {
+        if let Some(spool) = &mut self.spool {
+            spool.keep(&mut self.parts.ring, &self.parts.table, u64::MAX);
+            spool.close(now);
+        }
     }
 
     fn enrol(&mut self, now: Instant, work: &mut Work) -> Result<Option<Work>, AgentError> {
@@ -268,7 +305,7 @@ fn uplink_config(broker: &str, hello: &Hello, bell: &Bell) -> UplinkConfig {
     UplinkConfig { brokers, hello, seed: low ^ high, bell }
 }
 
-fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
+pub(super) fn bind(any: SocketAddr) -> Result<Socket, AgentError> {
     // An agent hears acknowledgements: of the second buffer it only learns that it stayed empty.
     // One more than the answers to two ticks, which are read together: no call only to hear that
     // there is no third.
@@ -288,7 +325,7 @@ fn would_help(why: Distrust, token: &Token, identity: Option<&Identity>) -> bool
     }
 }
 
-fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {
+pub(super) fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError> {
     let wall_s = u64::try_from(clock::wall_ns() / 1_000_000_000).unwrap_or(0);
     Ok(Link::new(&LinkConfig {
         identity,
@@ -302,7 +339,7 @@ fn link(socket: &Socket, identity: Option<Identity>) -> Result<Link, AgentError>
 }
 
 /// Blocks for as long as the resolver does; the sampler does not wait for it.
-fn resolve(broker: &str) -> Result<SocketAddr, String> {
+pub(super) fn resolve(broker: &str) -> Result<SocketAddr, String> {
     let mut found = broker.to_socket_addrs().map_err(|e| format!("resolving {broker}: {e}"))?;
     found.next().ok_or_else(|| format!("{broker} has no address"))
 }

@@ -150,6 +150,8 @@ impl Errand {
     fn work(&mut self) -> Result<(), AgentError> {
         let mut events = Events::with_capacity(8);
         let mut wait = Duration::ZERO;
+        // Here, because the sampler does not wait for it.
+        lock(&self.shared.turns).network.open_spool();
         loop {
             let heard = self.listen(&mut events, wait)?;
             let ended = self.shared.ended.load(Acquire);
@@ -231,9 +233,11 @@ impl Turns {
         let idle = self.network.publish(&self.work);
         if ended && self.drain_until.is_none() {
             // It ended by itself; its thread says why.
+            self.network.keep_rest(now);
             return Ok(Next::Done);
         }
         if self.drain_until.is_some_and(|at| at <= now || (idle && ended)) {
+            self.network.keep_rest(now);
             self.network.link.close_all(now, "the agent stops");
             self.network.socket.transmit(now, &mut self.network.link);
             return Ok(Next::Done);

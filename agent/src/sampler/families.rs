@@ -11,6 +11,7 @@
 //! are staggered by a second each so that no tick pays for all of them.
 
 use super::catalog::{Collector, Pick, Source};
+use super::governor::{Governor, Thread};
 use super::patient::{Patient, Standing};
 use super::scores::{Judging, Scoring};
 use super::section::Section;
@@ -18,7 +19,7 @@ use super::source::files;
 use super::{Roots, SectionRow};
 use crate::readers::kept::Buffer;
 use crate::readers::leaf::{Found, Reader};
-use crate::readers::{GAUGE, column};
+use crate::readers::{COUNTER, GAUGE, column};
 use crate::schemas::Table;
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
@@ -68,6 +69,8 @@ struct Slow {
     cost_ns: u64,
     spent_ns: u64,
     succeeded: bool,
+    /// As its governor tells.
+    stretched: Option<(u64, u64)>,
 }
 
 /// One collector's files.
@@ -80,6 +83,7 @@ pub(super) struct Family {
     walk_ns: u64,
     read_ns: u64,
     interval_ns: u64,
+    governor: Governor,
     walked: bool,
     cost_ns: u64,
     spent_ns: u64,
@@ -120,6 +124,8 @@ impl Families {
             // On an interval of its own it is a section of its own.
             let shared = pick.interval_ms == pick.collector.interval_ms;
             let name = if shared { pick.collector.section } else { pick.collector.name };
+            let is_patient = pick.collector.patient.is_some();
+            let thread = if is_patient { Thread::Own } else { Thread::Sampler };
             let family = Family {
                 collector: pick.collector,
                 walk,
@@ -128,6 +134,7 @@ impl Families {
                 walk_ns: 0,
                 read_ns: 0,
                 interval_ns,
+                governor: Governor::new(interval_ns, thread),
                 walked: false,
                 cost_ns: 0,
                 spent_ns: 0,
@@ -146,6 +153,7 @@ impl Families {
                     cost_ns: 0,
                     spent_ns: 0,
                     succeeded: pick.collector.may_be_empty,
+                    stretched: None,
                 });
                 continue;
             }
@@ -256,11 +264,17 @@ impl Families {
             self.rebuilt += 1;
         }
         let members = self.groups.iter().flat_map(|group| &group.members);
-        let costs = members.map(|family| (family.cost_ns, family.succeeds()));
-        let costs = costs.chain(self.patients.iter().map(|slow| (slow.cost_ns, slow.succeeded)));
+        let costs = members.map(|of| (of.cost_ns, of.succeeds(), of.governor.told()));
+        let patients = self.patients.iter();
+        let costs = costs.chain(patients.map(|of| (of.cost_ns, of.succeeded, of.stretched)));
         let value = |member: usize, index: usize| {
-            let (cost_ns, succeeded) = costs.clone().nth(member)?;
-            Some(if index == 0 { cost_ns } else { u64::from(succeeded) })
+            let (cost_ns, succeeded, stretched) = costs.clone().nth(member)?;
+            match index {
+                0 => Some(cost_ns),
+                1 => Some(u64::from(succeeded)),
+                2 => stretched.map(|(factor, _)| factor),
+                _ => stretched.map(|(_, times)| times),
+            }
         };
         self.costs.emit(value, judging, sink);
     }
@@ -301,10 +315,12 @@ impl Slow {
                         section.rebuild(vec![found.columns()], table);
                     }
                     section.emit(|_, index| found.value(index), judging, sink);
-                    (changed, work.family.cost_ns, work.family.succeeds())
+                    let stretched = work.family.governor.told();
+                    (changed, work.family.cost_ns, work.family.succeeds(), stretched)
                 });
-                if let Some((changed, cost_ns, succeeded)) = taken {
+                if let Some((changed, cost_ns, succeeded, stretched)) = taken {
                     (self.cost_ns, self.succeeded) = (cost_ns, succeeded);
+                    self.stretched = stretched;
                     self.spent_ns = self.spent_ns.saturating_add(cost_ns);
                     return changed;
                 }
@@ -324,10 +340,17 @@ impl Family {
         reader: &mut Reader,
         buffer: &mut Buffer,
     ) -> bool {
-        let before = clock();
+        let (before, read_ns, walk_ns) = (clock(), self.read_ns, self.walk_ns);
+        let is_due = read_ns <= now_ns.saturating_add(SLACK_NS);
         let changed = self.walk_and_read(roots, now_ns, reader, buffer);
-        self.cost_ns = clock().saturating_sub(before);
-        self.spent_ns = self.spent_ns.saturating_add(self.cost_ns);
+        let cost_ns = clock().saturating_sub(before);
+        self.spent_ns = self.spent_ns.saturating_add(cost_ns);
+        if is_due || walk_ns != self.walk_ns {
+            self.cost_ns = cost_ns;
+        }
+        if is_due && walk_ns == self.walk_ns && !self.found.is_empty() {
+            self.governor.spent(cost_ns);
+        }
         changed
     }
 
@@ -354,8 +377,9 @@ impl Family {
             self.walked = true;
         }
         if self.read_ns <= now_ns.saturating_add(SLACK_NS) && !self.found.is_empty() {
-            let holds = ROW_NS_MAX < self.interval_ns;
-            self.read_ns = if holds { now_ns.saturating_add(self.interval_ns) } else { 0 };
+            let holds = ROW_NS_MAX < self.interval_ns || 1 < self.governor.factor();
+            let wait_ns = self.governor.wait_ns();
+            self.read_ns = if holds { now_ns.saturating_add(wait_ns) } else { 0 };
             let seen = self.found.read(now_ns, reader, buffer);
             if seen.gone {
                 self.walk_ns = 0;
@@ -418,6 +442,8 @@ fn cost_columns(collector: &str) -> Vec<Column> {
     vec![
         column("node_scrape_collector_duration_seconds", &labels, Kind::Gauge { scale: 9 }),
         column("node_scrape_collector_success", &labels, GAUGE),
+        column("strobe_collector_interval_factor", &labels, GAUGE),
+        column("strobe_collector_stretched_total", &labels, COUNTER),
     ]
 }
 

@@ -47,6 +47,19 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
     ]
 }
 
+/// The path of each file, how much of it is read, and whether something is missing without it.
+pub fn read_each_tick() -> impl Iterator<Item = (&'static str, String, bool)> {
+    files().into_iter().map(|(path, shape, feeds)| {
+        let how = match shape {
+            Shape::Whole => "read whole".to_owned(),
+            Shape::Line => "one line".to_owned(),
+            Shape::Fixed(_) => "as long as it was".to_owned(),
+            Shape::Records(_) => "line by line, with room for more".to_owned(),
+        };
+        (path, how, feeds.iter().any(|feed| feed.needed))
+    })
+}
+
 /// A disk's or device's name and twenty numbers of twenty digits.
 const LINE_BYTES_MAX: usize = 512;
 pub(super) const SECTIONS: [&str; 5] = ["host", "cpu", "disk", "net", "filesystem"];

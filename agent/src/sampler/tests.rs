@@ -338,3 +338,53 @@ fn patient_families_come_when_they_are_ready() {
         Some(&-1.0)
     );
 }
+
+/// Nanoseconds that each look at the clock takes.
+static STEP_NS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+fn slow_clock() -> u64 {
+    static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let step_ns = STEP_NS.load(std::sync::atomic::Ordering::Relaxed);
+    NOW.fetch_add(step_ns, std::sync::atomic::Ordering::Relaxed) + step_ns
+}
+
+/// Readings that take 3 ms are made every 4 minutes in the end, and every 15 s again when they are quick.
+#[test]
+fn a_dear_collector_is_read_less_often_until_it_is_cheap_again() {
+    let (tree, _) = server("governor", Choice::default());
+    let trees = Trees {
+        procfs: tree.0.join("proc"),
+        sysfs: tree.0.join("sys"),
+        rootfs: tree.0.clone(),
+        filesystem_interval_ms: 1000,
+        choice: Choice::default(),
+    };
+    let mut sampler = Sampler::new(&trees, slow_clock, Arc::new(Table::new()));
+    let available = "sys/kernel/random/entropy_avail";
+    fs::create_dir_all(tree.0.join("proc/sys/kernel/random")).unwrap();
+    let set = |second: u64| {
+        fs::write(tree.0.join("proc").join(available), format!("{second}\n")).unwrap();
+    };
+    // How old what is told is, at most, in this many seconds from there on.
+    let mut age = |from: u64, seconds: u64, step_ns: u64| {
+        STEP_NS.store(step_ns, std::sync::atomic::Ordering::Relaxed);
+        let mut oldest = 0.0_f64;
+        let mut told = None;
+        for second in from..from + seconds {
+            set(second);
+            let found = rows(&mut sampler, second);
+            let of = |section: &str, name: &str| found.get(section)?.get(name).copied();
+            if let Some(value) = of("slow", "node_entropy_available_bits{}") {
+                oldest = oldest.max(second as f64 - value);
+            }
+            let factor = "strobe_collector_interval_factor{entropy}";
+            told = of("collectors", factor).or(told);
+        }
+        (oldest, told)
+    };
+    assert_eq!(age(1, 120, 100_000), (0.0, None));
+    age(121, 1000, 3_000_000);
+    assert_eq!(age(1121, 900, 3_000_000), (225.0, Some(16.0)));
+    age(2021, 2500, 100_000);
+    assert_eq!(age(4521, 300, 100_000), (0.0, Some(1.0)));
+}

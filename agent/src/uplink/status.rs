@@ -62,6 +62,8 @@ impl Uplink {
         streaming
             && acknowledged
             && self.chunks.is_empty()
+            && self.spooled.is_none()
+            && self.replay.is_idle()
             && self.renewing.is_none()
             && self.renewed.is_none()
     }

@@ -16,17 +16,18 @@ pub(super) struct Cause {
     pub(super) time_ns: i64,
 }
 
-/// Closes the hole that an agent's entry of the ledger tells of, if it lies before the entry.
+/// Closes the hole that an agent's entry of the ledger tells of, if it lies before the entry. One by
+/// its spool stands at its last number, as the broker's do.
 pub(super) fn cover(
     window: &mut Window,
     seq: u64,
     loss: &ArchivedLoss,
 ) -> Option<(&'static str, u64, u64)> {
     let (first, last) = (loss.first.to_native(), loss.last.to_native());
-    if seq <= last {
+    if seq < last {
         return None;
     }
-    window.cover(first, last);
+    window.cover(first, last.min(seq.saturating_sub(1)));
     // A counter's label is not the agent's to choose.
     let reason = AGENT_REASONS.iter().find(|reason| **reason == loss.reason.as_str());
     Some((reason.copied().unwrap_or("other"), first, last))
@@ -59,4 +60,4 @@ pub(super) fn now_ns(now_ms: i64) -> i64 {
 }
 
 /// Reasons that agents give.
-const AGENT_REASONS: [&str; 3] = ["ring_full", "oversize", "malformed"];
+const AGENT_REASONS: [&str; 5] = ["ring_full", "oversize", "malformed", "spool_full", "thinned"];

@@ -12,6 +12,10 @@
 //! (boot, seq) has no hole without a reason here either: a row whose time is out of bounds, and
 //! numbers that a session skips, become entries of the loss ledger ([`Ingest::poll_loss`]).
 //!
+//! What waited in an agent's spool comes in a session of its own beside the live one
+//! ([`Ingest::replay_begins`]): of any boot of the host, each boot's frames in order. While it does,
+//! the live session begins behind a hole that is not closed.
+//!
 //! Invariants: a frame's host is its certificate's; a (host, boot, seq) is stored at most once,
 //! across sessions and restarts; of two live boots of one host one is told that it is forked; what is acknowledged
 //! is on disk ([`Ingest::stored`] moves only when the writer says so).
@@ -110,9 +114,20 @@ struct Session {
     certificate: [u8; 32],
     interval_ms: i64,
     heard_ms: i64,
-    begun: bool,
+    source: Source,
     schemas: HashMap<SchemaId, usize>,
     schema_order: VecDeque<SchemaId>,
+}
+
+/// Where a session's frames come from, and so what is not told before them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Source {
+    /// The ring, in order from the oldest that the agent has: what is before the first will not come.
+    Live { begun: bool },
+    /// The ring, and what is before the first may still come from the spool.
+    Beside { first: Option<u64> },
+    /// The spool: what is before any of them will not come.
+    Spool,
 }
 
 impl Ingest {
@@ -187,6 +202,43 @@ impl Ingest {
         self.boot(host, boot).map_or(0, |b| b.window.through())
     }
 
+    /// As [`Self::through`], from the session's first frame on.
+    #[must_use]
+    pub fn through_of(&self, session: SessionId, host: HostId, boot: BootId) -> u64 {
+        match self.sessions.get(&session).map(|session| session.source) {
+            Some(Source::Beside { first: Some(first) }) => {
+                self.boot(host, boot).map_or(0, |b| b.window.through_from(first))
+            }
+            _ => self.through(host, boot),
+        }
+    }
+
+    /// The session's host has a spool, with `first..=last` of this boot; what of it was acknowledged
+    /// elsewhere, up to `acknowledged`, is neither missing here nor to be taken.
+    pub fn spooled(&mut self, session: SessionId, (first, last): (u64, u64), acknowledged: u64) {
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        known.source = Source::Beside { first: None };
+        let (host, boot) = (known.host, known.boot);
+        if let Some(boot) = self.boot_mut(host, boot) {
+            boot.window.cover(1, acknowledged.min(first.saturating_sub(1)));
+            boot.window.cover(last.saturating_add(1), acknowledged.min(u64::MAX - 1));
+        }
+    }
+
+    /// The host of an open session sends its spool in a session of its own.
+    ///
+    /// # Errors
+    /// There is no such session.
+    pub fn replay_begins(&mut self, session: SessionId, live: SessionId) -> Result<(), Refusal> {
+        let order = Refusal::Order("a spool before the hello");
+        let live = self.sessions.get(&live).ok_or(order)?;
+        let (schemas, schema_order) = (HashMap::new(), VecDeque::new());
+        let source = Source::Spool;
+        let spool = Session { source, schemas, schema_order, ..*live };
+        self.sessions.insert(session, spool);
+        Ok(())
+    }
+
     /// Everything of this boot up to `seq` is on disk.
     pub fn stored(&mut self, host: HostId, boot: BootId, seq: u64) {
         if let Some(boot) = self.boot_mut(host, boot) {
@@ -212,14 +264,15 @@ impl Ingest {
 
     /// Frames `first..=last` were found in the log at start.
     pub fn replay(&mut self, host: HostId, boot: BootId, first: Seq, last: Seq) {
-        let boot = self.hosts.entry(host).or_default().boot(boot, first.0);
+        // What is before them in a log without a kept window may still wait in the agent's spool.
+        let boot = self.hosts.entry(host).or_default().boot(boot);
         boot.window.cover(first.0, last.0);
         boot.stored = boot.window.through();
     }
 
     /// A window kept from the life before, older than anything replayed.
     pub fn restore(&mut self, host: HostId, boot: BootId, window: Window) {
-        let boot = self.hosts.entry(host).or_default().boot(boot, 1);
+        let boot = self.hosts.entry(host).or_default().boot(boot);
         boot.stored = window.through();
         boot.window = window;
     }
@@ -276,7 +329,7 @@ impl Ingest {
             self.sessions.remove(&old);
         }
         host.live = Some(session);
-        let stored = host.boot(boot_id, 1).stored;
+        let stored = host.boot(boot_id).stored;
         self.sessions.insert(
             session,
             Session {
@@ -285,7 +338,7 @@ impl Ingest {
                 certificate: proof.certificate,
                 interval_ms: i64::try_from(hello.interval_ms).unwrap_or(i64::MAX / 4),
                 heard_ms: now_ms,
-                begun: false,
+                source: Source::Live { begun: false },
                 schemas: HashMap::new(),
                 schema_order: VecDeque::new(),
             },
@@ -323,7 +376,10 @@ impl Ingest {
             return Err(Refusal::Identity { certified: session.host, claimed: header.host });
         }
         if header.boot != session.boot {
-            return Err(Refusal::Boot { wanted: session.boot, claimed: header.boot });
+            if session.source != Source::Spool {
+                return Err(Refusal::Boot { wanted: session.boot, claimed: header.boot });
+            }
+            session.boot = header.boot;
         }
         if let Some(found) = frame.payload.columns() {
             let wanted = *session
@@ -339,13 +395,13 @@ impl Ingest {
             return Err(Refusal::Sequence(header.seq.0));
         }
         session.heard_ms = now_ms;
-        let window = &mut self.hosts.entry(session.host).or_default().boot(session.boot, 1).window;
+        let window = &mut self.hosts.entry(session.host).or_default().boot(session.boot).window;
         // An agent tells of a hole before it goes on behind it; its first frame may be that.
         let told = match frame.payload {
             Payload::Loss(loss) => cover(window, header.seq.0, loss),
             Payload::Row(_) | Payload::Event(_) | Payload::Burst(_) => None,
         };
-        if !std::mem::replace(&mut session.begun, true) {
+        if session.source.closes_holes(header.seq.0) {
             for (first, last) in window.skip_to(header.seq.0) {
                 let skipped = Cause { reason: "skipped", first, last, time_ns: now_ns(now_ms) };
                 self.losses.push_back(seal(&header, &skipped, now_ms));
@@ -389,14 +445,31 @@ impl Ingest {
     }
 }
 
-impl Host {
-    /// The boot's window; a boot seen for the first time begins before `first`.
-    fn boot(&mut self, id: BootId, first: u64) -> &mut Boot {
-        let at = self.boots.iter().position(|b| b.id == id).unwrap_or_else(|| {
-            if BOOTS_MAX <= self.boots.len() {
-                self.boots.pop_front();
+impl Source {
+    /// Whether what is missing before this frame will never come.
+    fn closes_holes(&mut self, seq: u64) -> bool {
+        match self {
+            Self::Live { begun } => !std::mem::replace(begun, true),
+            Self::Beside { first } => {
+                first.get_or_insert(seq);
+                false
             }
-            self.boots.push_back(Boot { id, window: Window::before(first), stored: 0 });
+            Self::Spool => true,
+        }
+    }
+}
+
+impl Host {
+    /// The boot, of which nothing is stored if it is seen for the first time.
+    fn boot(&mut self, id: BootId) -> &mut Boot {
+        let at = self.boots.iter().position(|b| b.id == id).unwrap_or_else(|| {
+            if BOOTS_MAX <= self.boots.len()
+                && let Some((oldest, _)) = self.boots.iter().enumerate().min_by_key(|(_, b)| b.id)
+            {
+                // Not the one that came first: a spool may come with boots before the live one.
+                self.boots.remove(oldest);
+            }
+            self.boots.push_back(Boot { id, window: Window::default(), stored: 0 });
             self.boots.len() - 1
         });
         &mut self.boots[at]

@@ -269,3 +269,75 @@ proptest! {
         }
     }
 }
+
+/// The ring's frames come first, those before them beside them from the spool: none is given up for the
+/// other, and each stream is told what of it is stored.
+#[test]
+fn a_spool_comes_beside_what_is_live_and_its_holes_are_told() {
+    let mut ingest = opened();
+    ingest.spooled(ONE, (3, 9), 0);
+    let of = |boot, seq| row(&Header { boot: BootId(boot), ..header(seq) }, &[seq]);
+    let through =
+        |ingest: &Ingest, session, boot| ingest.through_of(session, HostId(7), BootId(boot));
+    for seq in [10, 11, 12] {
+        assert_eq!(ingest.frame(ONE, &of(1, seq), NOW).unwrap(), Verdict::Store);
+    }
+    assert_eq!(losses(&mut ingest), [], "what is before may still come");
+    assert_eq!((through(&ingest, ONE, 1), ingest.through(HostId(7), BootId(1))), (12, 0));
+    // An earlier life, then this one; a record of each was broken.
+    ingest.replay_begins(TWO, ONE).unwrap();
+    ingest.schema(TWO, &schema()).unwrap();
+    for (boot, seq) in [(0, 5), (0, 6), (0, 8), (1, 3), (1, 4), (1, 6)] {
+        assert_eq!(ingest.frame(TWO, &of(boot, seq), NOW).unwrap(), Verdict::Store, "{boot} {seq}");
+    }
+    let skipped = |last, first| (last, "skipped".to_owned(), first, last);
+    assert_eq!(losses(&mut ingest), [skipped(4, 1), skipped(7, 7), skipped(2, 1), skipped(5, 5)]);
+    assert_eq!((through(&ingest, TWO, 0), through(&ingest, TWO, 1)), (8, 6));
+    assert_eq!(ingest.whose(TWO), Some((HostId(7), BootId(1))));
+    assert_eq!(ingest.frame(TWO, &of(0, 6), NOW).unwrap(), Verdict::Duplicate);
+    // A full spool's entry stands at its last number.
+    let told = Header { kind: FrameKind::Loss, schema: SchemaId(0), ..header(9) };
+    let reason = "spool_full".to_owned();
+    let loss = Loss { reason, first: 7, last: 9, from_ns: 1, to_ns: 2 };
+    let bytes = frame::seal_loss(&told, &loss).unwrap();
+    assert_eq!(ingest.frame(TWO, &bytes, NOW).unwrap(), Verdict::Store);
+    assert_eq!(losses(&mut ingest), []);
+    assert_eq!(ingest.counts().lost["spool_full"], 3);
+    assert_eq!((through(&ingest, ONE, 1), through(&ingest, TWO, 1)), (12, 12));
+    let refused = ingest.frame(ONE, &of(0, 9), NOW).unwrap_err();
+    assert_eq!(refused.reason(), "boot", "and only there");
+}
+
+/// Sixteen lives are remembered; a spool with more must not cost the live one its numbers.
+#[test]
+fn many_lives_in_a_spool_do_not_push_out_the_live_one() {
+    let mut ingest = Ingest::default();
+    ingest.hello(ONE, SEVEN, &hello(100), NOW).unwrap();
+    ingest.schema(ONE, &schema()).unwrap();
+    ingest.spooled(ONE, (0, 0), 0);
+    ingest.replay_begins(TWO, ONE).unwrap();
+    ingest.schema(TWO, &schema()).unwrap();
+    let of = |boot, seq| row(&Header { boot: BootId(boot), ..header(seq) }, &[seq]);
+    assert_eq!(ingest.frame(ONE, &of(100, 1), NOW).unwrap(), Verdict::Store);
+    for boot in 1..=40 {
+        assert_eq!(ingest.frame(TWO, &of(boot, 1), NOW).unwrap(), Verdict::Store);
+    }
+    assert_eq!(ingest.frame(ONE, &of(100, 1), NOW).unwrap(), Verdict::Duplicate);
+}
+
+/// A broker died between the live frames and those before them, which waited in the agent's spool: its
+/// log began with 40, and it said that it had everything before.
+#[test]
+fn a_log_that_begins_late_does_not_stand_for_what_is_before_it() {
+    let mut ingest = Ingest::default();
+    ingest.replay(HostId(7), BootId(1), Seq(40), Seq(60));
+    assert_eq!(ingest.hello(ONE, SEVEN, &hello(1), NOW).unwrap().stored, Seq(0));
+    ingest.spooled(ONE, (1, 39), 0);
+    ingest.replay_begins(TWO, ONE).unwrap();
+    ingest.schema(TWO, &schema()).unwrap();
+    for seq in 1..=39 {
+        let verdict = ingest.frame(TWO, &row(&header(seq), &[seq]), NOW).unwrap();
+        assert_eq!(verdict, Verdict::Store, "{seq}");
+    }
+    assert_eq!(ingest.through(HostId(7), BootId(1)), 60);
+}

@@ -18,8 +18,19 @@ pub(super) struct Turn {
     /// Failures that were heard of when it was made.
     pub(super) failures: u64,
     pub(super) frames: usize,
-    /// How far each boot will be stored when this turn is.
-    pub(super) reached: Vec<(HostId, BootId, SessionId, u64)>,
+    pub(super) reached: Vec<Reached>,
+}
+
+/// How far a boot will be stored when a turn is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reached {
+    pub(super) host: HostId,
+    pub(super) boot: BootId,
+    pub(super) session: SessionId,
+    /// From its first frame on.
+    pub(super) through: u64,
+    /// From the session's first frame on.
+    pub(super) acknowledged: u64,
 }
 
 impl Net {
@@ -52,6 +63,11 @@ impl Net {
         self.sessions.insert(session, place);
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
         stream.role = StreamRole::Agent(session);
+        if let Some(spooled) = stream.resumed.spooled {
+            // By itself, nobody else can have acknowledged what is not here.
+            let elsewhere = self.seat.as_ref().map_or(0, |_| stream.resumed.acknowledged_seq);
+            self.ingest.spooled(session, spooled, elsewhere);
+        }
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.say(place, &Message::Welcome { stored_seq: welcomed.stored.0, version })
     }
@@ -80,9 +96,12 @@ impl Net {
         let verdict =
             self.ingest.frame(session, &bytes, now_ms).map_err(|refusal| refusal.to_string())?;
         if let Some((host, boot)) = self.ingest.whose(session) {
-            self.touched.insert((host, boot), session);
+            self.touched.insert((host, boot, session));
         }
         self.items.extend(std::iter::from_fn(|| self.ingest.poll_loss()).map(Item::Frame));
+        if verdict == Verdict::Store && self.is_replay(place) {
+            self.late.insert(self.items.len());
+        }
         if verdict == Verdict::Store {
             self.items.push(Item::Frame(bytes));
         }
@@ -90,17 +109,21 @@ impl Net {
     }
 
     pub(super) fn on_stored(&mut self, turn: u64) {
-        let mut acks: BTreeMap<(HostId, BootId), (SessionId, u64)> = BTreeMap::new();
+        let mut acks: BTreeMap<(SessionId, BootId), Reached> = BTreeMap::new();
         while let Some(done) = self.turns.front().filter(|t| t.number <= turn) {
             self.frames_in_flight -= done.frames;
-            for (host, boot, session, through) in &done.reached {
-                acks.insert((*host, *boot), (*session, *through));
-            }
+            acks.extend(done.reached.iter().map(|of| ((of.session, of.boot), *of)));
             self.turns.pop_front();
         }
-        for ((host, boot), (session, seq)) in acks {
-            self.ingest.stored(host, boot, seq);
-            let Some(place) = self.sessions.get(&session).copied() else { continue };
+        for ((session, boot), reached) in acks {
+            let (host, seq) = (reached.host, reached.acknowledged);
+            self.ingest.stored(host, boot, reached.through);
+            // A spool's boots come one behind the other: the last one's word is for all before.
+            if self.ingest.whose(session) != Some((host, boot)) {
+                continue;
+            }
+            let place = self.sessions.get(&session).or_else(|| self.replays.get(&session)).copied();
+            let Some(place) = place else { continue };
             let Some(stream) = self.streams.get_mut(&place) else { continue };
             // A peer that does not read its acknowledgements gets only the newest, and everything
             // else that was said to it.
@@ -120,16 +143,38 @@ impl Net {
         let Some(failed) = self.turns.remove(at) else { return };
         self.frames_in_flight -= failed.frames;
         // They resend from what is stored when they come back.
-        for (_, _, session, _) in failed.reached {
-            if let Some(place) = self.sessions.get(&session).copied() {
+        for Reached { session, .. } in failed.reached {
+            let place = self.sessions.get(&session).or_else(|| self.replays.get(&session)).copied();
+            if let Some(place) = place {
                 self.refuse(place.conn, why, now);
             }
         }
     }
 
+    /// An agent sends its spool beside what is live.
+    pub(super) fn on_replay(&mut self, place: Place) -> Result<(), String> {
+        let beside = self.sessions.iter().find(|(_, live)| live.conn == place.conn);
+        let live = *beside.ok_or("a spool before the hello")?.0;
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        if !matches!(stream.role, StreamRole::New) {
+            return Err("a second meaning of one stream".to_owned());
+        }
+        let session = SessionId(self.session_next);
+        self.ingest.replay_begins(session, live).map_err(|refusal| refusal.to_string())?;
+        self.session_next += 1;
+        stream.role = StreamRole::Replay(session);
+        self.replays.insert(session, place);
+        Ok(())
+    }
+
+    pub(super) fn is_replay(&self, place: Place) -> bool {
+        let role = self.streams.get(&place).map(|stream| &stream.role);
+        matches!(role, Some(StreamRole::Replay(_)))
+    }
+
     pub(super) fn session(&self, place: Place) -> Result<SessionId, String> {
         match self.streams.get(&place).map(|stream| &stream.role) {
-            Some(StreamRole::Agent(session)) => Ok(*session),
+            Some(StreamRole::Agent(session) | StreamRole::Replay(session)) => Ok(*session),
             _ => Err("an agent says hello first".to_owned()),
         }
     }

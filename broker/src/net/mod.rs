@@ -36,7 +36,7 @@ use crate::ingest::{Counts, Ingest, SessionId};
 use crate::query::Caller;
 use crate::registry::{BootRecord, Registry};
 use crate::writer::{Batch, Item, Order, Report, Windows};
-use agents::Turn;
+use agents::{Reached, Turn};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -55,12 +55,16 @@ pub struct Net {
     certificates: Certificates<Place>,
     conns: HashMap<ConnId, Conn>,
     sessions: BTreeMap<SessionId, Place>,
+    /// Spools that are being sent, beside the live session of their connection.
+    replays: BTreeMap<SessionId, Place>,
     streams: HashMap<Place, Stream>,
     subscribers: BTreeSet<Place>,
     readable: VecDeque<Place>,
     parked: Vec<Place>,
     items: Vec<Item>,
-    touched: BTreeMap<(HostId, BootId), SessionId>,
+    /// Those of `items`, by index, that waited in a spool.
+    late: BTreeSet<usize>,
+    touched: BTreeSet<(HostId, BootId, SessionId)>,
     turns: VecDeque<Turn>,
     turn: u64,
     failures: u64,
@@ -162,12 +166,14 @@ impl Net {
             certificates,
             conns: HashMap::new(),
             sessions: BTreeMap::new(),
+            replays: BTreeMap::new(),
             streams: HashMap::new(),
             subscribers: BTreeSet::new(),
             readable: VecDeque::new(),
             parked: Vec::new(),
             items: Vec::new(),
-            touched: BTreeMap::new(),
+            late: BTreeSet::new(),
+            touched: BTreeSet::new(),
             turns: VecDeque::new(),
             turn: 0,
             failures: 0,
@@ -314,13 +320,16 @@ impl Net {
         self.turn += 1;
         let touched = std::mem::take(&mut self.touched);
         let mut reached = Vec::with_capacity(touched.len());
-        for ((host, boot), session) in touched {
+        for (host, boot, session) in touched {
             self.registry.seen(host, now_ms);
             self.changed.insert(host);
-            reached.push((host, boot, session, self.ingest.through(host, boot)));
+            let through = self.ingest.through(host, boot);
+            let acknowledged = self.ingest.through_of(session, host, boot);
+            reached.push(Reached { host, boot, session, through, acknowledged });
         }
         let items = std::mem::take(&mut self.items);
-        self.publish(&items);
+        let late = std::mem::take(&mut self.late);
+        self.publish(&items, &late);
         let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
         self.frames_in_flight += frames;
         self.turns.push_back(Turn { number: self.turn, failures: self.failures, frames, reached });
@@ -329,14 +338,17 @@ impl Net {
 
     /// Listeners see what was taken in before it is on disk: a live view is no promise, and a
     /// commit's 20 ms is most of what it would wait. What is not stored is sent, and seen, again.
-    fn publish(&self, items: &[Item]) {
+    /// What waited in a spool is no news: it is asked for like the rest of the past.
+    fn publish(&self, items: &[Item], late: &BTreeSet<usize>) {
         let heard = self.hub.is_heard();
         let mut updates = Vec::new();
-        for item in items {
+        for (index, item) in items.iter().enumerate() {
             match item {
                 // Kept by the hub for those who come later, and told before its first row.
                 Item::Schema(schema) => _ = self.hub.schema(schema),
-                Item::Frame(bytes) if heard => updates.push(Update::Frame(bytes.clone())),
+                Item::Frame(bytes) if heard && !late.contains(&index) => {
+                    updates.push(Update::Frame(bytes.clone()));
+                }
                 Item::Host(_) | Item::Frame(_) => {}
             }
         }

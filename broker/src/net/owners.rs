@@ -36,6 +36,8 @@ pub(super) struct Owners {
 pub(super) struct Resumed {
     pub(super) acknowledged_seq: u64,
     pub(super) silent: String,
+    /// The first and the last frame of its boot that wait in its spool.
+    pub(super) spooled: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -108,8 +110,12 @@ impl Net {
         let tags = labels.collect::<Vec<_>>().join(",");
         let (instance, now_ms) = (hello.instance.clone(), times.1);
         self.on_hello(place, hello, times)?;
-        let acknowledged = self.streams.get(&place).map_or(0, |s| s.resumed.acknowledged_seq);
-        self.ingest.elsewhere(host, boot, acknowledged);
+        // With a spool it is told already, and is not all up to there.
+        if let Some(Resumed { acknowledged_seq, spooled: None, .. }) =
+            self.streams.get(&place).map(|stream| &stream.resumed)
+        {
+            self.ingest.elsewhere(host, boot, *acknowledged_seq);
+        }
         let Some(seat) = &mut self.seat else { return Ok(()) };
         seat.tell(Order::Host { host: host.0, instance, tags, now_ms });
         let brokers = seat.owners.addresses();
@@ -177,9 +183,15 @@ impl Net {
                 },
             ));
         }
+        // Both sessions of a connection: a spool's frames, too, are acknowledged before it goes.
+        let conn = |session: &SessionId| {
+            let place = self.sessions.get(session).or_else(|| self.replays.get(session));
+            place.map(|place| place.conn)
+        };
         let done = |session: &SessionId| {
-            let busy = self.touched.values().any(|touched| touched == session)
-                || self.turns.iter().any(|t| t.reached.iter().any(|(_, _, s, _)| s == session));
+            let is_ours = |other: &SessionId| other == session || conn(other) == conn(session);
+            let busy = self.touched.iter().any(|(_, _, touched)| is_ours(touched))
+                || self.turns.iter().any(|t| t.reached.iter().any(|of| is_ours(&of.session)));
             !busy
         };
         let free: Vec<SessionId> = owners.leaving.keys().copied().filter(done).collect();
@@ -204,8 +216,13 @@ impl Net {
     /// Whether nothing of this stream is to be read: its host is another broker's by now.
     pub(super) fn is_leaving(&self, place: Place) -> bool {
         let Some(seat) = &self.seat else { return false };
-        let role = self.streams.get(&place).map(|stream| &stream.role);
-        matches!(role, Some(StreamRole::Agent(session)) if seat.owners.is_leaving(*session))
+        match self.streams.get(&place).map(|stream| &stream.role) {
+            Some(StreamRole::Agent(session)) => seat.owners.is_leaving(*session),
+            Some(StreamRole::Replay(_)) => {
+                seat.owners.leaving.values().any(|live| live.conn == place.conn)
+            }
+            _ => false,
+        }
     }
 
     /// The stream is gone, and what was kept for it.

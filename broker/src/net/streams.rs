@@ -50,6 +50,8 @@ pub(super) enum StreamRole {
     /// Nothing was said yet.
     New,
     Agent(SessionId),
+    /// What waited in an agent's spool.
+    Replay(SessionId),
     /// A request is being answered to this one.
     Asking(Caller),
     Subscriber(Subscription),
@@ -137,6 +139,12 @@ impl Net {
             }
         };
         if let Err(why) = outcome {
+            if self.is_replay(place) {
+                log::warn!("a spool from {:?} is refused: {why}", self.link.remote(place.conn));
+                // What is live goes on.
+                self.link.reset(place.conn, place.stream);
+                return self.forget_stream(place);
+            }
             log::warn!("connection from {:?} closed: {why}", self.link.remote(place.conn));
             self.refuse(place.conn, &why, now);
             return;
@@ -189,17 +197,7 @@ impl Net {
                 self.watch(place, now_s)?;
                 self.on_claim(place, hello, (now, now_ms))
             }
-            (Alpn::Agent, Message::Resume { acknowledged_seq, silent }) => {
-                let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
-                stream.resumed = Resumed { acknowledged_seq, silent };
-                Ok(())
-            }
-            (Alpn::Agent, Message::Schema(schema)) => {
-                let session = self.session(place)?;
-                self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
-                self.items.push(Item::Schema(Arc::new(schema)));
-                Ok(())
-            }
+            (Alpn::Agent, message) => self.on_agent(place, message),
             (Alpn::Viz, Message::ApiRequest(request)) => {
                 self.on_request(place, request, Ask::Api, ask)
             }
@@ -219,7 +217,31 @@ impl Net {
             (Alpn::Enrol, Message::Join { secret, address, disk }) => {
                 self.on_join(place, &secret, (address, disk), now_ms)
             }
-            _ => Err("this message is not for this kind of connection".to_owned()),
+            _ => Err(MISPLACED.to_owned()),
+        }
+    }
+
+    /// What an agent says before its hello and after it.
+    fn on_agent(&mut self, place: Place, message: Message) -> Result<(), String> {
+        let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
+        match message {
+            Message::Resume { acknowledged_seq, silent } => {
+                let spooled = stream.resumed.spooled;
+                stream.resumed = Resumed { acknowledged_seq, silent, spooled };
+                Ok(())
+            }
+            Message::Spooled { first_seq, last_seq } => {
+                stream.resumed.spooled = Some((first_seq, last_seq));
+                Ok(())
+            }
+            Message::Replay => self.on_replay(place),
+            Message::Schema(schema) => {
+                let session = self.session(place)?;
+                self.ingest.schema(session, &schema).map_err(|why| why.to_string())?;
+                self.items.push(Item::Schema(Arc::new(schema)));
+                Ok(())
+            }
+            _ => Err(MISPLACED.to_owned()),
         }
     }
 
@@ -231,7 +253,7 @@ impl Net {
             StreamRole::New if stream.out.is_empty() => self.forget_stream(place),
             StreamRole::New => stream.end = End::AfterOut,
             StreamRole::Questioned(_) | StreamRole::Feed(_) => self.forget_stream(place),
-            StreamRole::Agent(_) | StreamRole::Subscriber(_) => {
+            StreamRole::Agent(_) | StreamRole::Replay(_) | StreamRole::Subscriber(_) => {
                 self.link.finish(place.conn, place.stream);
                 self.forget_stream(place);
             }
@@ -282,6 +304,11 @@ impl Net {
         let Some(stream) = self.streams.remove(&place) else { return };
         let session = match stream.role {
             StreamRole::Agent(session) => session,
+            StreamRole::Replay(session) => {
+                self.ingest.close(session);
+                self.replays.remove(&session);
+                return;
+            }
             StreamRole::Asking(caller) => return caller.leave(),
             StreamRole::Questioned(ticket) => return self.unanswered(ticket),
             StreamRole::Feed(id) => return self.feed_gone(id, place),
@@ -311,3 +338,5 @@ pub(super) fn push_update(out: &mut VecDeque<Bytes>, update: Update) {
         Update::Lagged(_) => {}
     }
 }
+
+const MISPLACED: &str = "this message is not for this kind of connection";

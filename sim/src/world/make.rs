@@ -76,7 +76,12 @@ impl World<'_> {
         let index = usize::try_from(number - 1).expect("few hosts");
         let (host, boot) = (HOSTS[index], BootId(life.into()));
         let link = link(&self.keys.agents[index], Side::Agent, host.0 << 32, boot.0);
-        Agent::new((host, boot), agent_address(number, life), link, brokers, now)
+        let mut agent = Agent::new((host, boot), agent_address(number, life), link, brokers, now);
+        // Half of them keep what the ring cannot hold, in memory: the disks here are the brokers'.
+        if self.plan.seed.is_multiple_of(2) {
+            agent.set_spool(NOWHERE.into());
+        }
+        agent
     }
 
     /// A new cluster's first store, or that of a broker that was given a place in it.
@@ -122,6 +127,8 @@ pub(super) fn link(identity: &Identity, side: Side, who: u128, life: u128) -> Li
     .expect("a link")
 }
 
+/// Where no directory can be made.
+const NOWHERE: &str = "/dev/null/spool";
 const CLUSTER: u128 = 0x5afe;
 /// Less than a fleet of three says in a run.
 const ROOM_BYTES: u64 = 24 << 10;

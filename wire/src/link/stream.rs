@@ -12,6 +12,14 @@ impl Link {
         self.slot(conn)?.quic.streams().open(Dir::Bi)
     }
 
+    /// What is sent on the stream goes when the others of its connection have nothing to send.
+    pub fn yield_to_others(&mut self, conn: ConnId, stream: StreamId) {
+        if let Some(slot) = self.slot(conn) {
+            // It fails when the stream is over, and then it is no matter.
+            let _ = slot.quic.send_stream(stream).set_priority(-1);
+        }
+    }
+
     /// Gives the stream as much of `chunks` as it takes, in order, and returns how many bytes that
     /// was; taken chunks are left empty, one taken in part is advanced. Less than all: wait for
     /// `Event::Writable`.
