@@ -83,10 +83,13 @@ impl Remote {
         for _ in 0..CALL_WAITS {
             match answered.recv_timeout(CALL_WAIT) {
                 Ok(answer) => return answer,
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) if caller.has_left() => {
+                // The link lets go of a call whose caller has left, maybe before this looks.
+                Err(_) if caller.has_left() => {
                     self.wake();
                     return unavailable(503, "the caller hung up");
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return unavailable(503, "the link to the broker has ended");
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }

@@ -164,8 +164,8 @@ fn the_broker_stops_working_for_a_caller_that_hung_up() {
     let caller = Caller::default();
     let call = std::thread::spawn({
         let caller = caller.clone();
-        // 200 million additions, on an empty store: seconds.
-        let query = "query=sum_over_time(vector(1)[5h:1s])&start=1&end=11000&step=1";
+        // A billion additions, on an empty store: seconds.
+        let query = "query=sum_over_time(vector(1)[25h:1s])&start=1&end=11000&step=1";
         let path = "/api/v1/query_range".to_owned();
         let request = ApiRequest { path, query: query.to_owned(), ..ApiRequest::default() };
         let request = ApiRequest { method: "GET".to_owned(), ..request };

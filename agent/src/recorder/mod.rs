@@ -182,7 +182,7 @@ impl Recorder {
         let mut shelf = lock(&self.shelf);
         shelf.second_add(now.boottime_ns, self.hot.values());
         if let Some(reason) = begins {
-            shelf.begin(reason, now);
+            shelf.begin(reason, now, self.tag.first.boottime_ns);
         }
         if shelf.ends(now.boottime_ns) {
             drop(shelf);

@@ -130,15 +130,15 @@ impl Shelf {
         self.next += 1;
     }
 
-    /// A burst begins, or goes on for longer.
-    pub(super) fn begin(&mut self, reason: Reason, now: Tick) {
+    /// A burst begins, or goes on for longer. The block that is not full yet begins at `open_ns`.
+    pub(super) fn begin(&mut self, reason: Reason, now: Tick, open_ns: u64) {
         let from_ns = now.boottime_ns.saturating_sub(self.window_ns);
         let oldest = self.next.saturating_sub(self.count()).max(1);
         let inside =
             |number: &u64| self.block(*number).is_some_and(|block| from_ns <= block.tag.last_ns);
         let first = (oldest..self.next).find(inside).unwrap_or(self.next);
         let first_ns = self.block(first).filter(|_| first < self.next);
-        let first_ns = first_ns.map_or(now.boottime_ns, |block| block.tag.first.boottime_ns);
+        let first_ns = first_ns.map_or(open_ns, |block| block.tag.first.boottime_ns);
         let before_ns = now.boottime_ns.saturating_sub(first_ns.max(from_ns));
         let next = self.ship.map_or_else(|| first.max(self.shipped + 1), |ship| ship.next);
         let until_ns = now.boottime_ns.saturating_add(AFTER_NS);

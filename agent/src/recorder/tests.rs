@@ -250,7 +250,7 @@ fn the_window_is_bounded_and_what_could_not_be_sent_is_counted() {
         sent
     };
     (1..=20).for_each(|second| put(&mut shelf, second));
-    shelf.begin(Reason::Signal, at(21_000));
+    shelf.begin(Reason::Signal, at(21_000), 20_500_000_000);
     assert_eq!(sent(&mut shelf), (11..=20).collect::<Vec<_>>(), "ten seconds before");
     // Sixteen blocks are kept, and nobody ships while forty come.
     (21..=60).for_each(|second| put(&mut shelf, second));
@@ -260,15 +260,19 @@ fn the_window_is_bounded_and_what_could_not_be_sent_is_counted() {
     // What was sent is not sent again.
     assert_eq!(shelf.begun().len(), 1);
     put(&mut shelf, 61);
-    shelf.begin(Reason::Request, at(62_000));
-    shelf.begin(Reason::Signal, at(62_010));
+    shelf.begin(Reason::Request, at(62_000), 61_900_000_000);
+    shelf.begin(Reason::Signal, at(62_010), 61_900_000_000);
     shelf.end();
     assert_eq!(sent(&mut shelf), [61]);
     // Each is told, whoever comes second.
     let begun: Vec<_> = shelf.begun().iter().map(|begun| begun.reason).collect();
     assert_eq!(begun, [Reason::Request, Reason::Signal]);
-    (0..100).for_each(|n| shelf.begin(Reason::Signal, at(62_020 + n)));
+    (0..100).for_each(|n| shelf.begin(Reason::Signal, at(62_020 + n), 61_900_000_000));
     assert_eq!(shelf.begun().len(), BEGUN_MAX);
+    // With no full block yet, what is in the open one is of the time before.
+    let mut fresh = Shelf::new(10_000);
+    fresh.begin(Reason::Signal, at(3_000), 500_000_000);
+    assert_eq!(fresh.begun()[0].before_ns, 2_500_000_000);
 }
 
 #[test]

@@ -159,7 +159,11 @@ impl Uplink {
         table: &Table,
     ) {
         match self.conn().filter(|_| !matches!(self.state, State::Connecting { .. })) {
-            None => spool.spill(now, ring, table),
+            None => {
+                spool.spill(now, ring, table);
+                // Before the greeting that a connection just made is about to send.
+                self.note(spool);
+            }
             // A quarter is left for the time that the transport holds on to what it was given.
             Some(conn) if ring.slots() * 3 <= ring.occupied() * 4 => {
                 self.hang_up(
@@ -174,9 +178,14 @@ impl Uplink {
         }
     }
 
+    /// What a greeting says of the spool.
+    fn note(&mut self, spool: &Spool) {
+        self.spooled = (!spool.is_empty()).then(|| spool.mine().unwrap_or((0, 0)));
+    }
+
     /// Sends what waits in the spool, as far as the broker keeps up with it.
     pub fn replay(&mut self, now: Instant, link: &mut Link, spool: &mut Spool, table: &Table) {
-        self.spooled = (!spool.is_empty()).then(|| spool.mine().unwrap_or((0, 0)));
+        self.note(spool);
         let State::Streaming { conn, .. } = self.state else { return };
         let replay = &mut self.replay;
         let through = replay.release(spool, BootId(self.hello.boot));

@@ -22,6 +22,7 @@
 
 mod ledger;
 mod refusal;
+mod session;
 
 pub use refusal::Refusal;
 
@@ -29,6 +30,7 @@ use crate::window::{Admitted, Window};
 use bytes::Bytes;
 use ledger::{Cause, count_lost, cover, now_ns, seal};
 use refusal::fault;
+use session::{Session, Source};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::{BootId, HostId, SchemaId, Seq};
@@ -105,29 +107,6 @@ struct Boot {
     window: Window,
     /// Everything up to this is on disk.
     stored: u64,
-}
-
-#[derive(Debug)]
-struct Session {
-    host: HostId,
-    boot: BootId,
-    certificate: [u8; 32],
-    interval_ms: i64,
-    heard_ms: i64,
-    source: Source,
-    schemas: HashMap<SchemaId, usize>,
-    schema_order: VecDeque<SchemaId>,
-}
-
-/// Where a session's frames come from, and so what is not told before them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
-    /// The ring, in order from the oldest that the agent has: what is before the first will not come.
-    Live { begun: bool },
-    /// The ring, and what is before the first may still come from the spool.
-    Beside { first: Option<u64> },
-    /// The spool: what is before any of them will not come.
-    Spool,
 }
 
 impl Ingest {
@@ -213,12 +192,20 @@ impl Ingest {
         }
     }
 
-    /// The session's host has a spool, with `first..=last` of this boot; what of it was acknowledged
-    /// elsewhere, up to `acknowledged`, is neither missing here nor to be taken.
-    pub fn spooled(&mut self, session: SessionId, (first, last): (u64, u64), acknowledged: u64) {
+    /// The session's host has a spool, with `first..=last` of this boot. In a cluster, other brokers have
+    /// acknowledged up to `elsewhere` what does not come in the spool: that is neither missing here nor
+    /// to be taken.
+    pub fn spooled(
+        &mut self,
+        session: SessionId,
+        (first, last): (u64, u64),
+        elsewhere: Option<u64>,
+    ) {
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.source = Source::Beside { first: None };
         let (host, boot) = (known.host, known.boot);
+        known.elsewhere = elsewhere.map(|seq| (boot, seq));
+        let acknowledged = elsewhere.unwrap_or(0);
         if let Some(boot) = self.boot_mut(host, boot) {
             boot.window.cover(1, acknowledged.min(first.saturating_sub(1)));
             boot.window.cover(last.saturating_add(1), acknowledged.min(u64::MAX - 1));
@@ -339,6 +326,7 @@ impl Ingest {
                 interval_ms: i64::try_from(hello.interval_ms).unwrap_or(i64::MAX / 4),
                 heard_ms: now_ms,
                 source: Source::Live { begun: false },
+                elsewhere: None,
                 schemas: HashMap::new(),
                 schema_order: VecDeque::new(),
             },
@@ -402,7 +390,12 @@ impl Ingest {
             Payload::Row(_) | Payload::Event(_) | Payload::Burst(_) => None,
         };
         if session.source.closes_holes(header.seq.0) {
+            let elsewhere = session.acknowledged_elsewhere(header.boot);
             for (first, last) in window.skip_to(header.seq.0) {
+                let first = first.max(elsewhere.saturating_add(1));
+                if last < first {
+                    continue;
+                }
                 let skipped = Cause { reason: "skipped", first, last, time_ns: now_ns(now_ms) };
                 self.losses.push_back(seal(&header, &skipped, now_ms));
                 count_lost(&mut self.counts, skipped.reason, first, last);
@@ -442,20 +435,6 @@ impl Ingest {
 
     fn boot_mut(&mut self, host: HostId, boot: BootId) -> Option<&mut Boot> {
         self.hosts.get_mut(&host)?.boots.iter_mut().find(|b| b.id == boot)
-    }
-}
-
-impl Source {
-    /// Whether what is missing before this frame will never come.
-    fn closes_holes(&mut self, seq: u64) -> bool {
-        match self {
-            Self::Live { begun } => !std::mem::replace(begun, true),
-            Self::Beside { first } => {
-                first.get_or_insert(seq);
-                false
-            }
-            Self::Spool => true,
-        }
     }
 }
 

@@ -275,7 +275,7 @@ proptest! {
 #[test]
 fn a_spool_comes_beside_what_is_live_and_its_holes_are_told() {
     let mut ingest = opened();
-    ingest.spooled(ONE, (3, 9), 0);
+    ingest.spooled(ONE, (3, 9), None);
     let of = |boot, seq| row(&Header { boot: BootId(boot), ..header(seq) }, &[seq]);
     let through =
         |ingest: &Ingest, session, boot| ingest.through_of(session, HostId(7), BootId(boot));
@@ -314,7 +314,7 @@ fn many_lives_in_a_spool_do_not_push_out_the_live_one() {
     let mut ingest = Ingest::default();
     ingest.hello(ONE, SEVEN, &hello(100), NOW).unwrap();
     ingest.schema(ONE, &schema()).unwrap();
-    ingest.spooled(ONE, (0, 0), 0);
+    ingest.spooled(ONE, (0, 0), None);
     ingest.replay_begins(TWO, ONE).unwrap();
     ingest.schema(TWO, &schema()).unwrap();
     let of = |boot, seq| row(&Header { boot: BootId(boot), ..header(seq) }, &[seq]);
@@ -332,7 +332,7 @@ fn a_log_that_begins_late_does_not_stand_for_what_is_before_it() {
     let mut ingest = Ingest::default();
     ingest.replay(HostId(7), BootId(1), Seq(40), Seq(60));
     assert_eq!(ingest.hello(ONE, SEVEN, &hello(1), NOW).unwrap().stored, Seq(0));
-    ingest.spooled(ONE, (1, 39), 0);
+    ingest.spooled(ONE, (1, 39), None);
     ingest.replay_begins(TWO, ONE).unwrap();
     ingest.schema(TWO, &schema()).unwrap();
     for seq in 1..=39 {
@@ -340,4 +340,23 @@ fn a_log_that_begins_late_does_not_stand_for_what_is_before_it() {
         assert_eq!(verdict, Verdict::Store, "{seq}");
     }
     assert_eq!(ingest.through(HostId(7), BootId(1)), 60);
+}
+
+/// 63 to 91 went live to another broker while 31 to 62 waited in the spool; then 92 to 123 had to wait
+/// as well, and 100 broke there. (Seed 438 of the simulation.)
+#[test]
+fn what_another_broker_has_between_two_parts_of_a_spool_is_no_loss() {
+    let mut ingest = opened();
+    ingest.spooled(ONE, (31, 123), Some(91));
+    ingest.replay_begins(TWO, ONE).unwrap();
+    ingest.schema(TWO, &schema()).unwrap();
+    let of = |boot, seq| row(&Header { boot: BootId(boot), ..header(seq) }, &[seq]);
+    // Of an earlier boot nobody here knows what was acknowledged.
+    let spool =
+        [(0, 5)].into_iter().chain((31..=62).chain(92..=99).chain(101..=123).map(|s| (1, s)));
+    for (boot, seq) in spool {
+        assert_eq!(ingest.frame(TWO, &of(boot, seq), NOW).unwrap(), Verdict::Store, "{boot} {seq}");
+    }
+    assert_eq!(losses(&mut ingest), [(100, "skipped".to_owned(), 100, 100)]);
+    assert_eq!(ingest.through(HostId(7), BootId(1)), 123);
 }

@@ -65,7 +65,7 @@ impl Net {
         stream.role = StreamRole::Agent(session);
         if let Some(spooled) = stream.resumed.spooled {
             // By itself, nobody else can have acknowledged what is not here.
-            let elsewhere = self.seat.as_ref().map_or(0, |_| stream.resumed.acknowledged_seq);
+            let elsewhere = self.seat.as_ref().map(|_| stream.resumed.acknowledged_seq);
             self.ingest.spooled(session, spooled, elsewhere);
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
