@@ -190,7 +190,7 @@ fn watch(dashboard: &Subscription, hosts: &[HostId], seconds: u64) -> BTreeMap<H
 /// A shard that is given to another broker takes its agents along: no frame is lost, none is in two logs.
 #[test]
 fn a_shard_moves_when_told() {
-    let mut cluster = Cluster::start("move", 3);
+    let cluster = Cluster::start("move", 3);
     let agents = Agents::start(&cluster, 3);
     agents.wait_until_all_are_heard(30);
     let sessions = || -> Vec<usize> { (0..3).map(|at| cluster.sessions(at)).collect() };
@@ -215,12 +215,8 @@ fn a_shard_moves_when_told() {
     assert!(why.contains("no number below 256"), "{why}");
     let why = run("strobe", &["cluster", "move", "3", "9", "--dir", &cluster.dir(0)]).2;
     assert!(why.contains("no broker 9"), "{why}");
-    cluster.keep_logs();
-    let acknowledged = agents.stop();
-    cluster.stop();
-    let (all, twice) = cluster.assert_stored(&acknowledged);
-    println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
-    assert_eq!(twice, 0);
+    let all = assert_all_is_stored_once(cluster, agents);
+    println!("{all} frames were acknowledged, none is lost and none in two brokers' logs");
 }
 
 /// One `strobe up` becomes three brokers while rows come in: no gap, nothing lost, nothing twice, and what it
@@ -253,12 +249,8 @@ fn a_strobe_grows_under_load() {
         let now = cluster.query(0, "sum by (instance) (count_over_time(node_load1[5s]))").0;
         fresh.len() == 8 && ["up2", "up3"].iter().all(|up| now.get(*up).is_some_and(|n| 3 < *n))
     });
-    cluster.keep_logs();
-    let acknowledged = agents.stop();
-    cluster.stop();
-    let (all, twice) = cluster.assert_stored(&acknowledged);
-    println!("{all} frames were acknowledged and none is lost; {twice} are in two brokers' logs");
-    assert_eq!(twice, 0);
+    let all = assert_all_is_stored_once(cluster, agents);
+    println!("{all} frames were acknowledged, none is lost and none in two brokers' logs");
 }
 
 /// The leader is cut off, from the others alone or from agents too, and comes back: another one leads,
@@ -367,3 +359,13 @@ const GAP_MAX: Duration = Duration::from_secs(3);
 /// A broker that is cut off from agents looks like a slow one for a while.
 const CUT_MAX: Duration = Duration::from_secs(4);
 const ELECTION_MAX: Duration = Duration::from_secs(2);
+
+/// Everything ends, and what was acknowledged is in one broker's log; how many frames that is.
+fn assert_all_is_stored_once(mut cluster: Cluster, agents: Agents) -> u64 {
+    cluster.keep_logs();
+    let acknowledged = agents.stop();
+    cluster.stop();
+    let (all, twice) = cluster.assert_stored(&acknowledged);
+    assert_eq!(twice, 0, "of {all} frames");
+    all
+}

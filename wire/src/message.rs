@@ -6,8 +6,9 @@
 //! ```
 //!
 //! An agent opens one bidirectional stream: `Hello`, then schemas and frames; the broker answers
-//! `Welcome` and then cumulative `Ack`s. A second one, `Replay`, is for what waited in its spool. A viz opens one bidirectional stream a request
-//! (`ApiRequest` → `ApiResponse`) and one for `Subscribe` (→ `Hosts`, schemas and frames).
+//! `Welcome` and then cumulative `Ack`s. A second one, `Replay`, is for what waited in its spool.
+//! A viz opens one bidirectional stream a request (`ApiRequest` → `ApiResponse`) and one for
+//! `Subscribe` (→ `Hosts`, schemas and frames).
 //! An enrolling agent opens one stream: `Enrol` → `Enrolled`; a joining broker too: `Join` → `Joined`.
 //! Between brokers the frames are the control plane's, opaque here.
 //!

@@ -126,8 +126,13 @@ export class Bursts {
 
   /** Which one is open, by its moment. */
   show(at: number | null): void {
+    const opened = at !== null && at !== this.wanted;
     this.wanted = at;
     void this.present();
+    if (!opened) return;
+    // Once: a list that is read again, or a second try, must not move the page under a reader.
+    this.open.scrollIntoView({ block: "start" });
+    this.title.focus({ preventScroll: true });
   }
 
   stop(): void {
@@ -171,8 +176,6 @@ export class Bursts {
     close.href = this.link(null);
     text(this.title, `Burst at ${instant(at).slice(11)}`);
     text(this.when, "Loading…");
-    this.open.scrollIntoView({ block: "start" });
-    this.title.focus({ preventScroll: true });
     this.users.replaceChildren();
     for (const card of this.cards) {
       card.grid = null;
