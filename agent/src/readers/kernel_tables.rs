@@ -33,12 +33,17 @@ pub(super) fn parse_by_cpu(bytes: &[u8], sheet: &mut Sheet) {
         }
         let rest = words.rest().trim_ascii();
         let mut key = Key::new();
-        if cpus <= CPUS_MAX {
-            let whole = key.all(&[name, b"\n", heading, b"\n", rest]);
-            let values = values.get(..cpus).filter(|_| whole).unwrap_or(&[]);
-            sheet.put(EACH, key.bytes(), values, Repair::None);
-        } else if key.all(&[name, b"\n", rest]) {
-            sheet.put(SUM, key.bytes(), &[Some(sum)], Repair::None);
+        let each = cpus <= CPUS_MAX;
+        let whole = if each {
+            key.all(&[name, b"\n", heading, b"\n", rest])
+        } else {
+            key.all(&[name, b"\n", rest])
+        };
+        match values.get(..cpus) {
+            // A kernel's line of 64 CPUs has 700 bytes of heading.
+            _ if !whole => sheet.refuse(),
+            Some(values) if each => sheet.put(EACH, key.bytes(), values, Repair::None),
+            _ => sheet.put(SUM, key.bytes(), &[Some(sum)], Repair::None),
         }
     }
 }

@@ -162,7 +162,12 @@ impl Sheet {
         0 < self.seen
     }
 
-    /// Entries beyond [`COLUMNS_MAX`], left out.
+    /// Something in the file that is too long to be told is left out and counted.
+    pub(crate) fn refuse(&mut self) {
+        self.refused = self.refused.saturating_add(1);
+    }
+
+    /// Entries beyond [`COLUMNS_MAX`] or with too long a name, left out.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
@@ -178,7 +183,7 @@ impl Sheet {
 
     fn add(&mut self, shape: u8, key: &[u8], values: &[Option<u64>], repair: Repair) {
         if COLUMNS_MAX < self.values.len() + values.len() || KEY_BYTES_MAX < key.len() {
-            self.refused = self.refused.saturating_add(1);
+            self.refuse();
             return;
         }
         let Some((entries, old_values, _)) = &self.former else {

@@ -264,6 +264,23 @@ fn a_cpu_that_is_off_line_takes_nobodys_name() {
     );
 }
 
+/// Found by fuzzing: such a line was an entry without values and with a piece of a key.
+#[test]
+fn an_interrupt_with_too_long_a_name_is_refused() {
+    let file = format!(" CPU0\n 9: 5 {}\n10: 6 short\n", "x".repeat(1100));
+    let mut sheet = Sheet::new(Vanish::Go);
+    for learning in [false, true] {
+        if learning {
+            sheet.learn();
+        } else {
+            sheet.begin();
+        }
+        Format::Interrupts.parse(file.as_bytes(), &mut sheet);
+    }
+    sheet.learned();
+    assert_eq!((sheet.entries().len(), sheet.refused()), (1, 1));
+}
+
 /// 1,152 CPUs and 1,000 interrupts are a file of 13 MB, and a million series if nobody sums.
 #[test]
 fn a_machine_of_1152_cpus_has_sums_within_the_budget() {
