@@ -1,5 +1,7 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
+use crate::input::Inputs;
+use crate::input::config::INPUT_KEYS;
 use crate::sampler::{Choice, Scoring, Trees, collector};
 use crate::spool::SpoolConfig;
 use std::net::SocketAddr;
@@ -32,6 +34,8 @@ pub struct Config {
     pub choice: Choice,
     /// The flight recorder, if there is to be one.
     pub recorder: Option<Pace>,
+    /// Other inputs.
+    pub inputs: Inputs,
     /// The `instance` label; none means the host's name.
     pub instance: Option<String>,
     /// The `job` label.
@@ -60,7 +64,18 @@ pub struct Pace {
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[Key] = &{
+    let mut all = [HOST_KEYS[0]; HOST_KEYS.len() + INPUT_KEYS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        let own = at < HOST_KEYS.len();
+        all[at] = if own { HOST_KEYS[at] } else { INPUT_KEYS[at - HOST_KEYS.len()] };
+        at += 1;
+    }
+    all
+};
+
+const HOST_KEYS: &[Key] = &[
     Key {
         name: "agent.interval",
         flag: "interval",
@@ -268,6 +283,7 @@ impl Config {
         let is_on = settings.parse("agent.recorder.on", boolean)?;
         Ok(Self {
             recorder: is_on.then_some(pace),
+            inputs: Inputs::new(settings)?,
             interval_ms: between("agent.interval", 100, 300_000)?,
             filesystem_interval_ms: between("agent.filesystem_interval", 100, 3_600_000)?,
             dir: settings.parse("agent.dir", |text| dir(text, env))?,

@@ -12,6 +12,7 @@
 //! the broker refuses the token. On a stop, the sampler seals its last event, and the network loop
 //! gives the broker `DRAIN` to acknowledge.
 
+mod inputs;
 mod network;
 mod reach;
 mod recording;
@@ -21,6 +22,7 @@ pub use reach::reach;
 
 use crate::clock::{self, moment, until_multiple_ns};
 use crate::config::Config;
+use crate::input::Outbox;
 use crate::recorder::pressure::Watches;
 use crate::recorder::{Bell, Recorder, Shipper};
 use crate::ring::{Ring, RingError};
@@ -202,6 +204,7 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     });
     let (recorder, shipper) = recorder.unzip();
     let ring = ring.reader;
+    let inputs_table = Arc::clone(&table);
     let spool_numbers = Arc::new(Numbers::default());
     let spool_section = SpoolSection::new(Arc::clone(&spool_numbers), Arc::clone(&table));
     let spool = config.spool();
@@ -231,7 +234,8 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
             }
         })?;
     }
-    let sampled = Sampled { sampler, sealer, shipper, spool: spool_section };
+    let inputs = inputs::start(&config.inputs, &inputs_table, &stop)?;
+    let sampled = Sampled { sampler, sealer, shipper, spool: spool_section, inputs };
     let sampling = spawn("strobe-sample", move || sample(sampled, pace, &handover, &stop))?;
     Ok(errand.with(sampling))
 }
@@ -270,6 +274,10 @@ impl Stop {
             .map_err(io_error("make a timer"))?;
         let stopped = AtomicBool::new(false);
         Ok(Self(Arc::new(Ends { timer, stopped, event, signals, burst })))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::SeqCst)
     }
 
     /// Stops; it may be called any number of times, from anywhere.
@@ -311,12 +319,14 @@ struct Sampled {
     sealer: Sealer,
     shipper: Option<Shipper>,
     spool: SpoolSection,
+    /// Rows of other inputs, if there are any.
+    inputs: Option<Outbox>,
 }
 
 /// The sampler's loop: one tick at once, then one at the host's moment of every interval.
 #[expect(clippy::disallowed_methods, reason = "this is a loop that reads the clock")]
 fn sample(
-    Sampled { mut sampler, mut sealer, mut shipper, mut spool }: Sampled,
+    Sampled { mut sampler, mut sealer, mut shipper, mut spool, inputs }: Sampled,
     pace: Pace,
     handover: &Handover,
     stop: &Stop,
@@ -334,6 +344,9 @@ fn sample(
             }
         });
         spool.tick(|row| sealer.row(now, &row));
+        if let Some(inputs) = &inputs {
+            inputs.drain(|at, row| sealer.row(at, &row));
+        }
         if let Some(shipper) = &mut shipper {
             shipper.tick(now, &mut sealer);
         }
