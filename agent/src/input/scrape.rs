@@ -8,8 +8,9 @@
 
 use super::board::{Absent, Board, Put, Room};
 use super::config::ScrapeConfig;
+use super::line::Line;
 use super::outbox::Outbox;
-use super::text::{Line, series};
+use super::text::series;
 use crate::readers::text::lines;
 use crate::sampler::Tick;
 use crate::schemas::Table;

@@ -5,8 +5,9 @@
 //! sample is left out and counted.
 
 use super::board::{Absent, Board, Put, Room};
+use super::line::Line;
 use super::outbox::Outbox;
-use super::text::{Line, series};
+use super::text::series;
 use crate::sampler::Tick;
 use crate::schemas::Table;
 use std::sync::Arc;
