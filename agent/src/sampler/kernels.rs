@@ -268,7 +268,7 @@ fn every_kernel_and_size_has_the_same_rate_at_every_tick() {
             Trouble::default(),
             Trouble { off: Some(cpu), ..Trouble::default() },
             Trouble { gone: Some(disk), ..Trouble::default() },
-            Trouble { back: 3, ..Trouble::default() },
+            Trouble { back: 30, ..Trouble::default() },
             Trouble { anew: Some((disk, 5)), ..Trouble::default() },
             Trouble { anew: Some((disk, 5)), ..Trouble::default() },
         ];
