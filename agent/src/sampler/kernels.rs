@@ -374,6 +374,32 @@ fn a_wall_clock_that_is_set_changes_nothing_but_the_time() {
     assert!(rates.iter().any(|(_, rate)| rate.is_some()), "the rate is told");
 }
 
+/// A kernel of 32 bits counts bytes to 4 GiB and begins anew: the series falls as the counter did, which
+/// `rate()` takes for a beginning, and never jumps by what a subtraction without a sign would give.
+#[test]
+fn a_counter_of_32_bits_that_wraps_falls_and_never_jumps() {
+    let (tree, machine) = (Tree::new("wraps"), MACHINES[1]);
+    machine.write(&tree, 0, Trouble::default());
+    let mut sampler = tree.sampler(&[]);
+    let (mut before, mut falls) = (None, 0);
+    for second in 0..8_u64 {
+        let bytes = (u64::from(u32::MAX) - 3_500 + 1_000 * second) % (1 << 32);
+        let line =
+            format!(" face |bytes packets\neth0: {bytes} 1 0 0 0 0 0 0 {bytes} 1 0 0 0 0 0 0\n");
+        tree.write("net/dev", &format!("Inter-| Receive | Transmit\n{line}"));
+        let now = counters(&mut sampler, second, 0);
+        let name = "node_network_receive_bytes_total [(\"device\", \"eth0\")]";
+        assert_eq!(now[name], bytes, "it is what the kernel says");
+        match before.map(|before: u64| now[name].checked_sub(before)) {
+            None | Some(Some(1_000)) => {}
+            Some(None) => falls += 1,
+            Some(Some(grown)) => panic!("it jumped by {grown}"),
+        }
+        before = Some(now[name]);
+    }
+    assert_eq!(falls, 1);
+}
+
 /// Whatever stands in a file, no value is another than what a whole file would give, and the next whole
 /// file is read again.
 #[test]
