@@ -9,6 +9,7 @@ pub mod hosts;
 pub mod members;
 pub mod revocations;
 pub mod shards;
+pub mod targets;
 pub mod tokens;
 pub mod versions;
 
@@ -24,6 +25,7 @@ pub(crate) fn apply(state: &mut State, kind: u32, body: &Bytes) -> Option<Result
         shards::KIND => shards::apply(state, body),
         hosts::KIND => hosts::apply(state, body),
         versions::KIND => versions::apply(state, body),
+        targets::KIND => targets::apply(state, body),
         tokens::KIND => tokens::apply(state, body),
         revocations::KIND => revocations::apply(state, body),
         _ => return None,
