@@ -11,6 +11,7 @@ pub mod fuzz;
 mod gate;
 pub mod hub;
 pub mod ingest;
+pub mod lookout;
 pub mod net;
 mod own;
 pub mod peers;

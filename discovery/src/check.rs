@@ -206,6 +206,13 @@ impl Rounds {
         }
     }
 
+    /// How one stands, if it is wanted.
+    #[must_use]
+    pub fn standing(&self, name: &str, check: &Check) -> Option<Standing> {
+        let job = self.jobs.get(&(name.to_owned(), check.clone()))?;
+        Some(job.standing)
+    }
+
     /// How every check stands.
     pub fn standings(&self) -> impl Iterator<Item = (&str, &Check, Standing)> {
         self.jobs.iter().map(|((name, check), job)| (name.as_str(), check, job.standing))
