@@ -17,7 +17,7 @@ mod plane;
 mod report;
 
 pub use map::{Map, Owner};
-pub use plane::{Answer, Asked, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
+pub use plane::{Answer, Asked, Look, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
 pub use report::{Known, Report};
 
 use sha2::{Digest, Sha256};

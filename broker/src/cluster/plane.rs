@@ -6,13 +6,14 @@
 use super::{Map, Report};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use strobe_cluster::kinds::{Command, hosts, placement, revocations, shards};
 use strobe_cluster::{
-    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Store, Ticket,
+    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, State, Store, Ticket,
 };
 use strobe_wire::ids::HostId;
 use strobe_wire::shard::Shard;
@@ -85,6 +86,17 @@ pub enum Asked {
     Transfer(u64),
     /// Another owner for a shard; applied with 0 where it is that already.
     Move(Shard, u64),
+    /// To look at the agreed state, in the plane's thread.
+    Look(Look),
+}
+
+/// What somebody wants to see of the agreed state; it keeps what it saw by itself.
+pub struct Look(pub Box<dyn FnOnce(&State) + Send>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// What an operator is told.
@@ -381,6 +393,10 @@ impl Plane {
                 }
                 let moves = shards::Change::moves(&[(shard.0, now_owned.epoch, to)]);
                 self.propose(now, moves, Waiter::Operator(reply))
+            }
+            Asked::Look(Look(look)) => {
+                look(self.node.state());
+                Ok(())
             }
             Asked::Report => {
                 drop(reply.try_send(Answer::Report(Box::new(self.report()))));

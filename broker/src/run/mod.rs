@@ -14,6 +14,7 @@ mod clock;
 mod cluster;
 mod error;
 mod fleet;
+mod lookout;
 mod loops;
 mod operate;
 
@@ -36,6 +37,7 @@ use crate::store::{Recovery, RemoteSeries, Store, StoreConfig, Writer};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
+use lookout::{LookoutDoor, Told};
 use loops::{Loop, Question, join, log_loop, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
@@ -72,6 +74,7 @@ struct Shared {
     /// `Release` by [`Broker::stop`], `Acquire` by the loops: it carries nothing but itself.
     stopping: Arc<AtomicBool>,
     mirror: Option<Arc<Mutex<MirrorCounts>>>,
+    lookout: LookoutDoor,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
@@ -151,6 +154,7 @@ impl Broker {
         }
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
+        let (lookout, lookout_told) = LookoutDoor::new();
         let shared = Arc::new(Shared {
             config,
             engine: Engine::new(store.clone()).with_peers(peers.clone()),
@@ -165,6 +169,7 @@ impl Broker {
             counts: Arc::default(),
             stopping,
             mirror: mirror.as_ref().map(Mirror::counts),
+            lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -200,6 +205,7 @@ impl Broker {
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
         broker.shared.cluster.resume(broker.shared.config.durability)?;
+        others.push(broker.lookout(lookout_told)?);
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
@@ -230,11 +236,13 @@ impl Broker {
                 let (store, hosts) = (shared.store.counts(), self.known());
                 let queries_abandoned = shared.queries_abandoned.load(Ordering::Relaxed);
                 let members_silent = shared.peers.silent();
+                let lookout = shared.lookout.counts();
                 let numbers =
-                    own::Numbers { net, store, mirror, queries_abandoned, members_silent };
+                    own::Numbers { net, store, mirror, queries_abandoned, members_silent, lookout };
                 own::metrics(&numbers, &hosts, wall_ms())
             }
-            "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
+            "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
+            REGISTER if request.method == "POST" => self.register(request),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
@@ -312,6 +320,7 @@ impl Broker {
         let threads = std::mem::take(&mut *self.threads());
         self.shared.stopping.store(true, Ordering::Release);
         wake(&self.shared.waker);
+        self.shared.lookout.say(Told::Stop);
         join(threads.network);
         self.shared.cluster.stop();
         // The network loop's last batch stands before this in the queue.
@@ -481,6 +490,8 @@ fn store_config(config: &Config) -> StoreConfig {
     }
 }
 
+/// Where a machine is registered.
+const REGISTER: &str = "/api/strobe/v1/hosts/register";
 const SOCKET: Source = Source(0);
 const WAKE: Source = Source(1);
 /// Connections at once: ten thousand agents, and as many in their handshake.

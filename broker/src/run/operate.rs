@@ -1,6 +1,7 @@
 //! What only the owner of the state directory may ask, by the control socket: tokens, revocations.
 
 mod cluster;
+mod targets;
 
 use super::Broker;
 use super::clock::wall_s;
@@ -22,10 +23,15 @@ impl Broker {
             "/api/strobe/v1/tokens" => self.create_token(request),
             "/api/strobe/v1/revoke" => self.revoke(request),
             "/api/strobe/v1/burst" => self.ask_burst(request),
-            path => match path.strip_prefix("/api/strobe/v1/cluster/") {
-                Some(what) => return self.cluster(what, request),
-                None => return self.respond(request, &Caller::default()),
-            },
+            path => {
+                if let Some(what) = path.strip_prefix("/api/strobe/v1/cluster/") {
+                    return self.cluster(what, request);
+                }
+                if let Some(what) = path.strip_prefix("/api/strobe/v1/hosts/") {
+                    return self.targets(what, request);
+                }
+                return self.respond(request, &Caller::default());
+            }
         };
         answer.unwrap_or_else(|refused| refused)
     }

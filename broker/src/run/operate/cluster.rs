@@ -60,7 +60,7 @@ impl Broker {
     }
 
     /// The same in words.
-    pub(super) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
+    pub(in crate::run) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
         self.outcome(Asked::Propose(command))
     }
 
@@ -253,15 +253,15 @@ fn broker(form: &Form) -> Result<u64, Refused> {
     id.ok_or_else(|| bad("broker=NUMBER is wanted, as `strobe cluster status` lists them"))
 }
 
-fn bad(why: &str) -> Refused {
+pub(super) fn bad(why: &str) -> Refused {
     own::error(400, "bad_data", why)
 }
 
-fn unfit(why: &str) -> Refused {
+pub(super) fn unfit(why: &str) -> Refused {
     own::error(422, "execution", why)
 }
 
-fn unavailable(why: &str) -> Refused {
+pub(super) fn unavailable(why: &str) -> Refused {
     own::error(503, "unavailable", why)
 }
 
