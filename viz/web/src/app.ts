@@ -37,7 +37,7 @@ function show(moved: boolean): void {
     page.navigate(view);
     return;
   }
-  if (page instanceof HostPage) page.stop();
+  page?.stop();
   shown = view;
   document.title = view.page === "fleet" ? "Fleet · Strobe" : "Host · Strobe";
   page = view.page === "fleet"
