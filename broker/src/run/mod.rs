@@ -229,6 +229,7 @@ impl Broker {
                 own::text(503, "Strobe is stopping.")
             }
             "/-/ready" => own::text(200, "Strobe is ready."),
+<<<<<<< HEAD
             "/metrics" => {
                 let net = self.counts();
                 let mirror = shared.mirror.as_deref();
@@ -243,6 +244,11 @@ impl Broker {
             }
             "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
             REGISTER if request.method == "POST" => self.register(request),
+=======
+            "/metrics" => own::metrics(&self.numbers(), &self.known(), wall_ms()),
+            "/api/strobe/v1/cluster" => self.overview(),
+            "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
+>>>>>>> main
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
