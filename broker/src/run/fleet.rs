@@ -7,18 +7,12 @@ use crate::cluster::{Answer, Asked, Report};
 use crate::own;
 use crate::peers;
 use crate::query::{Caller, Deadline, Pulse};
-<<<<<<< HEAD
-use serde_json::Value;
-use std::collections::BTreeMap;
-use strobe_cluster::kinds::targets;
-=======
 use crate::vitals::Vitals;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use strobe_wire::health::Health;
->>>>>>> main
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo};
 use strobe_wire::shard::Shard;
@@ -62,48 +56,6 @@ impl Broker {
         hosts.into_iter().map(|info| (standing(&info), info)).map(|(s, info)| (info, s)).collect()
     }
 
-<<<<<<< HEAD
-    /// Every machine of the fleet, with or without an agent.
-    pub(super) fn machines(&self, caller: &Caller) -> own::Machines {
-        let shared = &self.shared;
-        let targets = shared.cluster.look(targets::targets);
-        let targets = targets.unwrap_or_else(|why| {
-            log::warn!("the list of hosts has only those with an agent: {why}");
-            Vec::new()
-        });
-        own::Machines {
-            hosts: self.fleet(),
-            // Without machines there are no checks, and nobody is asked for them.
-            checks: if targets.is_empty() { BTreeMap::new() } else { self.strikes(caller) },
-            targets,
-            enrolled: shared.registry.enrolled(),
-            strikes_max: shared.config.lookout.strikes_max,
-        }
-    }
-
-    /// By machine: its checks, and how often in a row each failed; as any broker's query knows it.
-    fn strikes(&self, caller: &Caller) -> BTreeMap<String, Vec<(String, f64)>> {
-        let request = ApiRequest {
-            method: "GET".to_owned(),
-            path: "/api/v1/query".to_owned(),
-            query: "query=strobe_check_strikes".to_owned(),
-            ..ApiRequest::default()
-        };
-        let answer = self.respond(&request, caller);
-        let told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let list = told.pointer("/data/result").and_then(Value::as_array);
-        let mut checks: BTreeMap<String, Vec<(String, f64)>> = BTreeMap::new();
-        for series in list.into_iter().flatten() {
-            let label = |name| series.pointer(name).and_then(Value::as_str);
-            let value = label("/value/1").and_then(|text| text.parse().ok());
-            if let (Some(name), Some(check), Some(value)) =
-                (label("/metric/instance"), label("/metric/check"), value)
-            {
-                checks.entry(name.to_owned()).or_default().push((check.to_owned(), value));
-            }
-        }
-        checks
-=======
     /// What it counts.
     pub(super) fn numbers(&self) -> own::Numbers {
         let shared = &self.shared;
@@ -114,6 +66,7 @@ impl Broker {
             mirror: mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner)),
             queries_abandoned: shared.queries_abandoned.load(Ordering::Relaxed),
             members_silent: shared.peers.silent(),
+            lookout: shared.lookout.counts(),
         }
     }
 
@@ -160,7 +113,6 @@ impl Broker {
             "id": null, "address": address, "me": true, "vitals": vitals, "hosts": states(&hosts),
         });
         json!({ "cluster": null, "now_ms": wall_ms(), "members": [member], "findings": list(&found) })
->>>>>>> main
     }
 
     /// The hosts that other brokers know.

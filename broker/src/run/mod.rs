@@ -16,6 +16,7 @@ mod error;
 mod fleet;
 mod lookout;
 mod loops;
+mod machines;
 mod operate;
 
 pub use error::BrokerError;
@@ -229,26 +230,10 @@ impl Broker {
                 own::text(503, "Strobe is stopping.")
             }
             "/-/ready" => own::text(200, "Strobe is ready."),
-<<<<<<< HEAD
-            "/metrics" => {
-                let net = self.counts();
-                let mirror = shared.mirror.as_deref();
-                let mirror = mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
-                let (store, hosts) = (shared.store.counts(), self.known());
-                let queries_abandoned = shared.queries_abandoned.load(Ordering::Relaxed);
-                let members_silent = shared.peers.silent();
-                let lookout = shared.lookout.counts();
-                let numbers =
-                    own::Numbers { net, store, mirror, queries_abandoned, members_silent, lookout };
-                own::metrics(&numbers, &hosts, wall_ms())
-            }
-            "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
-            REGISTER if request.method == "POST" => self.register(request),
-=======
             "/metrics" => own::metrics(&self.numbers(), &self.known(), wall_ms()),
             "/api/strobe/v1/cluster" => self.overview(),
-            "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
->>>>>>> main
+            "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
+            REGISTER if request.method == "POST" => self.register(request),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
