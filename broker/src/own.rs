@@ -15,8 +15,17 @@ use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiResponse, HostInfo};
 
 /// `/api/strobe/v1/hosts`.
-pub(crate) fn hosts(hosts: &[Known], now_ms: i64) -> ApiResponse {
-    let list: Vec<_> = hosts.iter().map(|known| host(known, now_ms)).collect();
+pub(crate) fn hosts(
+    hosts: &[Known],
+    configuration: &dyn Fn(&HostInfo) -> serde_json::Value,
+    now_ms: i64,
+) -> ApiResponse {
+    let one = |known: &Known| {
+        let mut row = host(known, now_ms);
+        row["configuration"] = configuration(&known.0);
+        row
+    };
+    let list: Vec<_> = hosts.iter().map(one).collect();
     json_answer(200, &serde_json::Value::Array(list))
 }
 
@@ -237,7 +246,10 @@ mod tests {
     fn a_host_as_json() {
         let hello = Hello { host: 7, instance: "a".into(), interval_ms: 1000, ..Hello::default() };
         let info = HostInfo { hello, last_seen_ms: 5, ..HostInfo::default() };
-        let body = String::from_utf8(hosts(&[(info, Standing::default())], 5).body).unwrap();
+        let body = String::from_utf8(
+            hosts(&[(info, Standing::default())], &|_| serde_json::Value::Null, 5).body,
+        )
+        .unwrap();
         assert!(body.starts_with("[{") && body.contains(r#""state":"fresh""#), "{body}");
         assert!(body.contains(r#""id":"00000000000000000000000000000007""#), "{body}");
     }

@@ -132,6 +132,24 @@ impl Peers {
         all
     }
 
+    /// What every other broker answers to `body` at `path`; those that are silent are left out.
+    pub fn gather(
+        &self,
+        path: &'static str,
+        body: &[u8],
+        deadline: Deadline<'_>,
+    ) -> Vec<(u64, Vec<u8>)> {
+        let Some(reach) = self.reach() else { return Vec::new() };
+        let mut told = Vec::new();
+        let mut take = |from: u64, body: &[u8]| {
+            told.push((from, body.to_vec()));
+            Ok(None)
+        };
+        // Whose time is over gets what there is.
+        drop(reach.ask((path, body.to_vec()), deadline, &mut |_| {}, &mut take));
+        told
+    }
+
     fn ask(&self, round: &mut Round<'_>, to: u64, body: Vec<u8>, at_ms: u64) -> bool {
         let mut inner = self.lock();
         let ticket = inner.next;
@@ -355,6 +373,10 @@ fn answer(status: u16, body: Vec<u8>) -> ApiResponse {
 pub const PATH: &str = "/peer/v1/page";
 /// Where it tells its hosts.
 pub const HOSTS_PATH: &str = "/peer/v1/hosts";
+/// Where another broker is asked what it and its hosts run.
+pub const VERSIONS_PATH: &str = "/peer/v1/versions";
+/// Where another broker is asked to ask one of its hosts.
+pub const ASK_PATH: &str = "/peer/v1/ask";
 /// Letters waiting for the network loop.
 pub const LETTERS_MAX: usize = 1024;
 /// So long a member may take for a page.

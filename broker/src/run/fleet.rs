@@ -28,6 +28,8 @@ impl Broker {
         match request.path.as_str() {
             peers::PATH => peers::page(&shared.store, &request.body, &|| caller.has_left()),
             peers::HOSTS_PATH => peers::hosts(shared.registry.hosts()),
+            peers::VERSIONS_PATH => self.versions_here(),
+            peers::ASK_PATH => self.asked_here(request),
             path => {
                 own::error(404, "not_found", &format!("{path} is nothing that a broker is asked"))
             }
