@@ -4,8 +4,11 @@ use crate::sampler::{Choice, Scoring, Trees, collector};
 use crate::spool::SpoolConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use strobe_wire::schema::{Labels, is_label_name};
-use strobe_wire::settings::{Key, Settings, SettingsError, boolean, duration_ms, size_bytes};
+use strobe_wire::message::Question;
+use strobe_wire::schema::Labels;
+use strobe_wire::settings::{
+    Key, Settings, SettingsError, boolean, duration_ms, labels, size_bytes,
+};
 
 /// How a host is watched.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +47,14 @@ pub struct Config {
     pub spool_bytes: u64,
     /// Bytes that they may take in memory while no disk takes them either.
     pub spool_memory_bytes: usize,
+    /// What may be asked of this host by its broker's operators.
+    pub commands: Vec<Question>,
+    /// Keys that the fleet's configuration does not change here.
+    pub locked: Vec<String>,
+    /// What sampling may cost where the fleet's configuration changes it, in millionths of a core.
+    pub cost_max_ppm: u32,
+    /// What all of this was read from, for what the fleet's configuration puts above it.
+    pub settings: Settings,
     /// Print one sample and end.
     pub once: bool,
     /// Print what each collector costs and end.
@@ -225,6 +236,30 @@ pub const KEYS: &[Key] = &[
         help: "Memory for them while that disk is full, read-only or gone, 64KiB to 1GiB.",
     },
     Key {
+        name: "agent.commands",
+        flag: "commands",
+        env: "STROBE_COMMANDS",
+        default: "burst",
+        help: "What the broker's operators may ask of this host: top, ss, mounts, doctor, burst; empty is \
+               nothing. burst has something to send only where the flight recorder is on.",
+    },
+    Key {
+        name: "agent.locked",
+        flag: "locked",
+        env: "STROBE_LOCKED",
+        default: "",
+        help: "Keys that the fleet's configuration (`strobe config apply`) does not change here, as in \
+               agent.interval,agent.labels; * is all.",
+    },
+    Key {
+        name: "agent.cost_max",
+        flag: "cost-max",
+        env: "STROBE_COST_MAX",
+        default: "2",
+        help: "Percent of a core that sampling may take with a new version of the fleet's configuration; \
+               one that takes more is taken back, 0.01 to 100.",
+    },
+    Key {
         name: "agent.once",
         flag: "once",
         env: "STROBE_AGENT_ONCE",
@@ -284,9 +319,32 @@ impl Config {
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
             spool_bytes: settings.parse("agent.spool.size", spool_bytes)?,
             spool_memory_bytes: settings.parse("agent.spool.memory", spool_memory_bytes)?,
+            commands: settings.parse("agent.commands", commands)?,
+            locked: names(settings.text("agent.locked")).map(str::to_owned).collect(),
+            cost_max_ppm: settings.parse("agent.cost_max", cost_max_ppm)?,
+            settings: settings.clone(),
             once: settings.parse("agent.once", boolean)?,
             costs: settings.parse("agent.costs", boolean)?,
         })
+    }
+
+    /// With what a version of the fleet's configuration says above it, and the keys that it says in vain,
+    /// because they are locked here.
+    ///
+    /// # Errors
+    /// The first value that is wrong.
+    pub fn with_fleet(
+        &self,
+        version: u64,
+        values: &[(String, String)],
+    ) -> Result<(Self, Vec<String>), SettingsError> {
+        let (settings, stayed) = self.settings.with_fleet(version, values, &self.locked);
+        let home = |_: &str| Some("/".to_owned());
+        let read = Self::new(&settings, &home)?;
+        // Who it is, and where it sends, are this life's, whoever set them.
+        let Self { dir, broker, token, listen, instance, commands, .. } = self.clone();
+        let own = Self { dir, broker, token, listen, instance, commands, ..read };
+        Ok((Self { settings: self.settings.clone(), ..own }, stayed))
     }
 
     /// Where frames go that the ring cannot hold, if anywhere.
@@ -319,6 +377,33 @@ pub fn help() -> String {
      Usage: strobe-agent [doctor [--json]] [--config FILE] [FLAGS]\n\n     doctor says what the agent finds on this host, what is denied and what would change that.\n\n"
         .to_owned()
         + &strobe_wire::program::help(KEYS)
+}
+
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
+fn commands(text: &str) -> Result<Vec<Question>, String> {
+    let known = |name| {
+        Question::of(name).ok_or_else(|| {
+            let words = Question::ALL.map(Question::word).join(", ");
+            format!("{name:?} is none of {words}")
+        })
+    };
+    names(text).map(known).collect()
+}
+
+/// `0.5` percent in millionths.
+fn cost_max_ppm(text: &str) -> Result<u32, String> {
+    let wanted = || "a number of percent from 0.01 to 100 is wanted".to_owned();
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    if 4 < part.len() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wanted());
+    }
+    let part: u32 = format!("{part:0<4}").parse().map_err(|_| wanted())?;
+    let whole: u32 = whole.parse().ok().filter(|whole| *whole <= 100).ok_or_else(wanted)?;
+    let ppm = whole * 10_000 + part;
+    if (100..=1_000_000).contains(&ppm) { Ok(ppm) } else { Err(wanted()) }
 }
 
 /// Which collectors are read: each key's own mistakes are named as that key's.
@@ -408,29 +493,6 @@ fn job(text: &str) -> Result<String, String> {
         return Err("1 to 256 bytes are wanted".to_owned());
     }
     Ok(text.to_owned())
-}
-
-fn labels(text: &str) -> Result<Labels, String> {
-    let mut pairs = Vec::new();
-    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (name, value) =
-            pair.split_once('=').ok_or_else(|| format!("{pair:?} is not name=value"))?;
-        let reserved = matches!(name, "job" | "instance") || name.starts_with("__");
-        if !is_label_name(name) || reserved || value.is_empty() || 1024 < value.len() {
-            return Err(format!(
-                "{pair:?}: a name of [a-zA-Z_][a-zA-Z0-9_]* (not job, instance or __…) and a value \
-                 of 1 to 1024 bytes are wanted"
-            ));
-        }
-        if pairs.iter().any(|(known, _)| known == name) {
-            return Err(format!("{name:?} stands twice"));
-        }
-        pairs.push((name.to_owned(), value.to_owned()));
-    }
-    if 32 < pairs.len() {
-        return Err(format!("{} labels; at most 32 are allowed", pairs.len()));
-    }
-    Ok(Labels::new(pairs))
 }
 
 fn spool_bytes(text: &str) -> Result<u64, String> {

@@ -21,6 +21,23 @@ pub struct Config {
     pub store: StoreChoice,
     /// What an acknowledgement means.
     pub durability: Durability,
+    /// What may change while it runs.
+    pub hot: Hot,
+    /// Longest wait for company before a commit.
+    pub commit_ms: u64,
+    /// How long a certificate is good.
+    pub certificate_life_s: u64,
+    /// Machines besides agents.
+    pub lookout: LookoutConfig,
+    /// Keys that the fleet's configuration does not change here.
+    pub locked: Vec<String>,
+    /// What all of this was read from, for what the fleet's configuration puts above it.
+    pub settings: Settings,
+}
+
+/// What may change while a broker runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hot {
     /// How long raw samples are kept.
     pub raw_retention_ms: i64,
     /// How long 1 min rollups are kept.
@@ -33,12 +50,10 @@ pub struct Config {
     pub free_bytes_min: u64,
     /// Memory for rows that are not sealed yet.
     pub head_bytes_max: usize,
-    /// Longest wait for company before a commit.
-    pub commit_ms: u64,
-    /// How long a certificate is good.
-    pub certificate_life_s: u64,
-    /// Machines besides agents.
-    pub lookout: LookoutConfig,
+    /// How long one query may take.
+    pub query_ms_max: u64,
+    /// Samples that one query may scan.
+    pub query_samples_max: u64,
 }
 
 /// When a row is acknowledged.
@@ -95,14 +110,9 @@ impl Config {
                     _ => Err("wal or wal+redis is wanted".to_owned()),
                 }
             })?,
-            raw_retention_ms: age("broker.retention")?,
-            minute_retention_ms: age("broker.minute_retention")?,
-            hour_retention_ms: age("broker.hour_retention")?,
-            bytes_max: settings.parse("broker.size_max", |text| at_least(text, 16 << 20))?,
-            free_bytes_min: settings.parse("broker.free_min", size_bytes)?,
-            head_bytes_max: settings.parse("broker.head_max", |text| {
-                usize::try_from(at_least(text, 1 << 20)?).map_err(|e| e.to_string())
-            })?,
+            hot: Hot::of(settings)?,
+            locked: list(settings.text("broker.locked")),
+            settings: settings.clone(),
             commit_ms: settings.parse("broker.commit_interval", |text| {
                 let ms = duration_ms(text)?;
                 if (1..=50).contains(&ms) { Ok(ms) } else { Err("1ms to 50ms is wanted".into()) }
@@ -115,6 +125,37 @@ impl Config {
             lookout: LookoutConfig::of(settings)?,
         })
     }
+}
+
+impl Hot {
+    /// Of `settings`.
+    ///
+    /// # Errors
+    /// As of [`Config::of`].
+    pub fn of(settings: &Settings) -> Result<Self, SettingsError> {
+        let age = |name| settings.parse(name, |text| retention_ms(text, 3_600_000));
+        Ok(Self {
+            raw_retention_ms: age("broker.retention")?,
+            minute_retention_ms: age("broker.minute_retention")?,
+            hour_retention_ms: age("broker.hour_retention")?,
+            bytes_max: settings.parse("broker.size_max", |text| at_least(text, 16 << 20))?,
+            free_bytes_min: settings.parse("broker.free_min", size_bytes)?,
+            head_bytes_max: settings.parse("broker.head_max", |text| {
+                usize::try_from(at_least(text, 1 << 20)?).map_err(|e| e.to_string())
+            })?,
+            query_ms_max: settings.parse("broker.query_time", |text| {
+                let ms = duration_ms(text)?;
+                let fits = (100..=600_000).contains(&ms);
+                fits.then_some(ms).ok_or_else(|| "100ms to 10m is wanted".to_owned())
+            })?,
+            query_samples_max: settings.parse("broker.query_samples", count)?,
+        })
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// The state directory that `text` means.
@@ -217,7 +258,7 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.dir, Path::new("/home/a/.local/share/strobe"));
         assert_eq!(config.listen.to_string(), "127.0.0.1:7801");
-        assert_eq!((config.raw_retention_ms, config.commit_ms), (604_800_000, 20));
+        assert_eq!((config.hot.raw_retention_ms, config.commit_ms), (604_800_000, 20));
     }
 
     #[test]

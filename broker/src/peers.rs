@@ -135,13 +135,25 @@ impl Peers {
 
     /// How the other brokers are doing, those that answer.
     pub fn vitals(&self, deadline: Deadline<'_>) -> BTreeMap<u64, Vitals> {
-        let mut told = BTreeMap::new();
-        let Some(reach) = self.reach() else { return told };
+        let told = self.gather(VITALS_PATH, &[], deadline).into_iter();
+        told.filter_map(|(id, body)| Some((id, serde_json::from_slice(&body).ok()?))).collect()
+    }
+
+    /// What every other broker answers to `body` at `path`; those that are silent are left out.
+    pub fn gather(
+        &self,
+        path: &'static str,
+        body: &[u8],
+        deadline: Deadline<'_>,
+    ) -> Vec<(u64, Vec<u8>)> {
+        let Some(reach) = self.reach() else { return Vec::new() };
+        let mut told = Vec::new();
         let mut take = |from: u64, body: &[u8]| {
-            told.insert(from, serde_json::from_slice(body).map_err(|why| why.to_string())?);
+            told.push((from, body.to_vec()));
             Ok(None)
         };
-        drop(reach.ask((VITALS_PATH, Vec::new()), deadline, &mut |_| {}, &mut take));
+        // Whose time is over gets what there is.
+        drop(reach.ask((path, body.to_vec()), deadline, &mut |_| {}, &mut take));
         told
     }
 
@@ -370,6 +382,10 @@ pub const PATH: &str = "/peer/v1/page";
 pub const HOSTS_PATH: &str = "/peer/v1/hosts";
 /// Where it tells how it is doing.
 pub const VITALS_PATH: &str = "/peer/v1/vitals";
+/// Where another broker is asked what it and its hosts run.
+pub const VERSIONS_PATH: &str = "/peer/v1/versions";
+/// Where another broker is asked to ask one of its hosts.
+pub const ASK_PATH: &str = "/peer/v1/ask";
 /// Letters waiting for the network loop.
 pub const LETTERS_MAX: usize = 1024;
 /// So long a member may take for a page.

@@ -30,10 +30,20 @@ impl To {
 
 /// The body of a good answer.
 pub(crate) fn get(to: &To, method: &str, path: &str, query: &str) -> Result<String, String> {
+    send(to, (method, path, query), "")
+}
+
+/// The same with a text in the request's body.
+pub(crate) fn send(
+    to: &To,
+    (method, path, query): (&str, &str, &str),
+    body: &str,
+) -> Result<String, String> {
     let request = ApiRequest {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
+        body: body.as_bytes().to_vec(),
         ..ApiRequest::default()
     };
     let answer = match &to.url {
@@ -73,9 +83,9 @@ pub(crate) fn revoke(to: &To, host: &str) -> Result<String, String> {
     get(to, "POST", "/api/strobe/v1/revoke", &format!("host={}", encoded(host)))
 }
 
-/// `strobe burst`.
-pub(crate) fn burst(to: &To, host: &str) -> Result<String, String> {
-    get(to, "POST", "/api/strobe/v1/burst", &format!("host={}", encoded(host)))
+/// `strobe host`, `strobe burst`.
+pub(crate) fn host(to: &To, what: &str, host: &str) -> Result<String, String> {
+    get(to, "POST", "/api/strobe/v1/ask", &format!("what={what}&host={}", encoded(host)))
 }
 
 /// The lines of `strobe hosts`.
@@ -85,7 +95,7 @@ pub(crate) fn host_rows(hosts: &[Value]) -> Vec<Vec<String>> {
 }
 
 /// What stands above them.
-pub(crate) const HOSTS_HEAD: [&str; 10] = [
+pub(crate) const HOSTS_HEAD: [&str; 11] = [
     "INSTANCE",
     "STATE",
     "CHECKS",
@@ -93,6 +103,7 @@ pub(crate) const HOSTS_HEAD: [&str; 10] = [
     "TAGS",
     "VERSION",
     "KERNEL",
+    "CONFIG",
     "CERTIFICATE",
     "LABELS",
     "ID",
@@ -111,6 +122,26 @@ fn checks(host: &Value) -> String {
     let parts = counted.map(|(count, word)| format!("{count} {word}")).chain(down);
     let parts: Vec<String> = parts.collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// Which version of the fleet's configuration it runs, and whether it should run another.
+pub(crate) fn configuration(of: Option<&Value>) -> String {
+    let Some(of) = of.filter(|of| of.is_object()) else { return "-".to_owned() };
+    if of.get("managed").and_then(Value::as_bool) != Some(true) {
+        return "unmanaged".to_owned();
+    }
+    let number = |key: &str| of.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let version = number("version");
+    match (of.get("lags").and_then(Value::as_bool), number("refused")) {
+        (Some(true), refused) if refused == number("wanted") => {
+            format!("{version} (refuses {refused})")
+        }
+        (Some(true), _) => format!("{version} (lags {})", number("wanted")),
+        _ if of.get("proven").and_then(Value::as_bool) == Some(false) => {
+            format!("{version} (trying)")
+        }
+        _ => version.to_string(),
+    }
 }
 
 /// How long the certificate is good.
@@ -152,6 +183,7 @@ fn row(host: &Value, now_s: u64) -> Vec<String> {
         tags.unwrap_or_default(),
         text("version"),
         text("kernel"),
+        configuration(host.get("configuration")),
         certificate(host, now_s),
         labels.unwrap_or_default(),
         text("id"),
@@ -193,8 +225,15 @@ mod tests {
         let printed = |host: &Value, now_s: u64| row(host, now_s).join("|");
         assert_eq!(
             printed(&host, 0),
-            "web1|late|1 up, tcp:22 down|web|eu,new|0.1.0|6.18|30d|site=berlin|07"
+            "web1|late|1 up, tcp:22 down|web|eu,new|0.1.0|6.18|-|30d|site=berlin|07"
         );
+        let mut of = serde_json::json!({"managed": true, "version": 3, "proven": true});
+        assert_eq!(configuration(Some(&of)), "3");
+        (of["wanted"], of["lags"]) = (4.into(), true.into());
+        assert_eq!(configuration(Some(&of)), "3 (lags 4)");
+        of["refused"] = 4.into();
+        assert_eq!(configuration(Some(&of)), "3 (refuses 4)");
+        assert_eq!(configuration(Some(&serde_json::json!({"managed": false}))), "unmanaged");
         assert!(
             printed(&host, 2_599_000).contains("|17min|")
                 && printed(&host, 1 << 40).contains("expired")

@@ -2,6 +2,7 @@
 
 mod ask;
 mod cluster;
+mod fleet;
 mod hosts;
 mod http;
 mod output;
@@ -52,13 +53,17 @@ enum Command {
         /// Its instance, or its id as `strobe hosts` lists it.
         host: String,
     },
+    /// Ask a host what is going on there, as far as its own configuration allows it.
+    Host(fleet::Host),
+    /// What people did with this broker and its hosts.
+    Audit(fleet::Audit),
     /// Ask a PromQL expression.
     Query(query::Args),
     /// Score how unusual each value of a CSV file is, as agents do with what they sample.
     Score(score::Args),
     /// Simulate a whole cluster on virtual clocks, with faults from a seed.
     Sim(sim::Args),
-    /// Check a configuration, or explain a key of it.
+    /// Configure the fleet, in versions; check a configuration file, or explain a key of it.
     #[command(subcommand)]
     Config(Config),
     /// Look after stored samples.
@@ -87,6 +92,8 @@ enum Token {
 
 #[derive(Debug, Subcommand)]
 enum Config {
+    #[command(flatten)]
+    Fleet(fleet::Config),
     /// Check file and environment; says the first thing that is wrong.
     Check {
         /// The file.
@@ -124,7 +131,10 @@ fn run(command: Command) -> Result<ExitCode, String> {
             output::print(&text);
             return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Burst { to, host } => output::print(&ask::burst(&to, &host)?),
+        Command::Burst { to, host } => output::print(&ask::host(&to, "burst", &host)?),
+        Command::Host(args) => output::print(&fleet::host(&args)?),
+        Command::Audit(args) => return fleet::audit(&args),
+        Command::Config(Config::Fleet(command)) => return fleet::config(&command),
         Command::Query(args) => output::print(&query::run(&args)?),
         Command::Score(args) => score::run(&args)?,
         Command::Sim(args) => return sim::run(&args),

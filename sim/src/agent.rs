@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use strobe_agent::recorder::Bell;
 use strobe_agent::ring::{Reader as Ring, Ring as Ends};
 use strobe_agent::sampler::{SectionRow, Tick};
 use strobe_agent::schemas::Table;
@@ -57,8 +56,7 @@ impl Agent {
             ..Hello::default()
         };
         let seed = u64::try_from(host.0 << 16 | boot.0).expect("small numbers");
-        let bell = Bell::default();
-        let config = UplinkConfig { brokers: brokers.clone(), hello, seed, bell };
+        let config = UplinkConfig { brokers: brokers.clone(), hello, seed };
         let table = Table::new();
         let schemas = schemas();
         for schema in &schemas {

@@ -138,6 +138,28 @@ pub const KEYS: &[Key] = &[
         help: "Memory for rows that are not sealed yet; more seals early (1MiB or more).",
     },
     Key {
+        name: "broker.query_time",
+        flag: "query-time",
+        env: "STROBE_QUERY_TIME",
+        default: "30s",
+        help: "How long one query may take (100ms to 10m).",
+    },
+    Key {
+        name: "broker.query_samples",
+        flag: "query-samples",
+        env: "STROBE_QUERY_SAMPLES",
+        default: "100000000",
+        help: "Samples that one query may scan.",
+    },
+    Key {
+        name: "broker.locked",
+        flag: "broker-locked",
+        env: "STROBE_BROKER_LOCKED",
+        default: "",
+        help: "Keys that the fleet's configuration (`strobe config apply`) does not change here, as in \
+               broker.retention,broker.size_max; * is all.",
+    },
+    Key {
         name: "broker.commit_interval",
         flag: "commit-interval",
         env: "STROBE_COMMIT_INTERVAL",

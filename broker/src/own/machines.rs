@@ -19,6 +19,8 @@ use strobe_wire::message::ApiResponse;
 pub(crate) struct Machines {
     /// Hosts with an agent.
     pub(crate) hosts: Vec<Known>,
+    /// What each of them says of its configuration, in their order.
+    pub(crate) configurations: Vec<Value>,
     /// Machines as agreed.
     pub(crate) targets: Vec<Target>,
     /// Hosts that have a certificate and never said hello.
@@ -39,9 +41,11 @@ impl Machines {
         let mut targets: BTreeMap<&str, &Target> =
             self.targets.iter().map(|target| (target.name.as_str(), target)).collect();
         let mut list: Vec<Value> = Vec::new();
-        for known in &self.hosts {
+        for (at, known) in self.hosts.iter().enumerate() {
             let target = targets.remove(known.0.hello.instance.as_str());
-            list.push(self.host(known, target, now_ms));
+            let mut host = self.host(known, target, now_ms);
+            host["configuration"] = self.configurations.get(at).cloned().unwrap_or_default();
+            list.push(host);
         }
         for target in targets.into_values() {
             let state = if target.retired_ms == 0 { "known" } else { "retired" };
@@ -131,6 +135,7 @@ mod tests {
         let checks =
             [("tcp:22".to_owned(), 3.0), ("tcp:80".to_owned(), 1.0), ("quic:1".to_owned(), 0.0)];
         let machines = Machines {
+            configurations: vec![json!({ "version": 3 })],
             hosts: vec![host(1, "a", 99_000), host(2, "b", 50_000), host(3, "c", 99_000)],
             targets: vec![target("a", 0), target("b", 60_000), target("c", 60_000), target("d", 0)],
             enrolled: vec![HostId(9)],
@@ -146,6 +151,7 @@ mod tests {
             [("a", "fresh"), ("b", "retired"), ("c", "fresh"), ("d", "known"), ("", "enrolled")];
         assert_eq!(told, wanted);
         assert_eq!((&list[0]["group"], &list[0]["tags"][0]), (&json!("web"), &json!("eu")));
+        assert_eq!(list[0]["configuration"]["version"], 3);
         assert_eq!(list[0]["id"], "00000000000000000000000000000001");
         let states: Vec<&Value> = (0..3).map(|at| &list[3]["checks"][at]["state"]).collect();
         assert_eq!(states, ["down", "failing", "up"]);

@@ -42,6 +42,8 @@ impl Broker {
                 ApiResponse { status: 200, content_type, body }
             }
             peers::HOSTS_PATH => peers::hosts(shared.registry.hosts()),
+            peers::VERSIONS_PATH => self.versions_here(),
+            peers::ASK_PATH => self.asked_here(request),
             path => {
                 own::error(404, "not_found", &format!("{path} is nothing that a broker is asked"))
             }

@@ -223,9 +223,12 @@ impl Watch {
             Act::Propose(found, way) => {
                 let address = found.address.map(|a| a.to_string()).unwrap_or_default();
                 let change = targets::Change::found(&found.name, &address, way, wall_ms());
-                match self.broker.agreed(change) {
+                match self.broker.settle(change) {
                     Ok(_) => log::info!("{} was found by {way} {address}", found.name),
-                    Err((_, why)) => log::warn!("{} was found and is not kept: {why}", found.name),
+                    Err(refused) => {
+                        let why = String::from_utf8_lossy(&refused.body);
+                        log::warn!("{} was found and is not kept: {why}", found.name);
+                    }
                 }
                 self.look_at = monotonic();
             }

@@ -17,8 +17,11 @@ impl Broker {
             log::warn!("the list of hosts has only those with an agent: {why}");
             Vec::new()
         });
+        let (hosts, runs) = (self.fleet(), self.running_of_fleet());
+        let configurations = hosts.iter().map(|(info, _)| self.configuration(&runs, info));
         own::Machines {
-            hosts: self.fleet(),
+            configurations: configurations.collect(),
+            hosts,
             // Without machines there are no checks, and nobody is asked for them.
             checks: if targets.is_empty() { BTreeMap::new() } else { self.strikes(caller) },
             targets,

@@ -10,6 +10,8 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+mod alone;
+mod begin;
 mod clock;
 mod cluster;
 mod error;
@@ -18,12 +20,14 @@ mod lookout;
 mod loops;
 mod machines;
 mod operate;
+mod tune;
 
 pub use error::BrokerError;
 
 use crate::api::{self, Answer};
+use crate::audit::Audit;
 use crate::certificates::Certificates;
-use crate::config::{Config, Durability, StoreChoice};
+use crate::config::{Config, Durability};
 use crate::control;
 use crate::dir::{self, StateDir};
 use crate::hub::{Hub, Subscription};
@@ -31,11 +35,12 @@ use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
-use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
+use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
-use crate::store::{Recovery, RemoteSeries, Store, StoreConfig, Writer};
+use crate::store::redis::{Mirror, MirrorCounts};
+use crate::store::{RemoteSeries, Store};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
+use begin::{listen, mirror, restore};
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
 use lookout::{LookoutDoor, Told};
@@ -49,9 +54,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
-use strobe_wire::link::{Accept, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
+use strobe_wire::link::{Accept, Link, LinkConfig, Side};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
+use tune::{Tuned, Tuner, store_config};
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]
@@ -68,6 +74,8 @@ struct Shared {
     registry: Registry,
     hub: Hub,
     cluster: Cluster,
+    tuned: Tuned,
+    audit: Audit,
     quic_addr: SocketAddr,
     orders: SyncSender<Order>,
     waker: Arc<Waker>,
@@ -145,6 +153,9 @@ impl Broker {
         let (cluster, ears) =
             Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
         let stopping = Arc::default();
+        let tuned = Tuned::new(&config);
+        let tuner = Tuner::new(&config, &store, &tuned);
+        let audit = Audit::open(&config.dir).map_err(io("open the audit log"))?;
         let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
         let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
@@ -164,6 +175,8 @@ impl Broker {
             registry,
             hub,
             cluster,
+            tuned,
+            audit,
             quic_addr,
             orders: orders.clone(),
             waker,
@@ -191,6 +204,7 @@ impl Broker {
             epochs: mirror.as_ref().map(Mirror::epochs),
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
+            tuner,
         };
         let mut others = broker.answerers(questions_in, &answers_out, Self::respond)?;
         others.extend(broker.answerers(pages_in, &answers_out, Self::respond_to_peer)?);
@@ -242,7 +256,7 @@ impl Broker {
     }
 
     fn evaluate(&self, request: &ApiRequest, caller: &Caller) -> ApiResponse {
-        let (shared, limits, since) = (&self.shared, Limits::usual(), monotonic());
+        let (shared, limits, since) = (&self.shared, self.shared.tuned.limits(), monotonic());
         let is_abandoned = || shared.stopping.load(Ordering::Acquire) || caller.has_left();
         let pulse = || match is_abandoned() {
             true => Pulse::Abandoned,
@@ -402,7 +416,9 @@ impl Broker {
                 }
                 let (broker, counted) = (broker.clone(), Arc::clone(&busy));
                 let serve = move || {
-                    if let Err(why) = control::serve(&mut stream, |ask| broker.operate(&ask)) {
+                    if let Err(why) =
+                        control::serve(&mut stream, |ask, who| broker.operate(&ask, who))
+                    {
                         log::debug!("control socket: {why}");
                     }
                     counted.fetch_sub(1, Ordering::Relaxed);
@@ -424,71 +440,12 @@ impl Broker {
     }
 }
 
-/// What was acknowledged before the directory was lost.
-fn restore(
-    config: &Config,
-    writer: &mut Writer,
-    recovery: &mut Recovery,
-    now_ms: i64,
-) -> Result<(), RedisError> {
-    let (StoreChoice::Redis(redis), Durability::WalRedis) = (&config.store, config.durability)
-    else {
-        return Ok(());
-    };
-    let records = redis::restore(redis, writer, recovery, now_ms)?;
-    if 0 < records {
-        log::info!("{records} records of the log were taken from Redis");
-    }
-    Ok(())
-}
-
-/// The mirror that the settings want.
-fn mirror(
-    config: &Config,
-    store: &Store,
-    registry: &Registry,
-    stopping: &Arc<AtomicBool>,
-    now_ms: i64,
-) -> Result<Option<Mirror>, RedisError> {
-    let StoreChoice::Redis(redis) = &config.store else { return Ok(None) };
-    let (registry, stopping) = (Some(registry.clone()), Arc::clone(stopping));
-    let parts = redis::Parts { store, registry, stopping, now_ms, clock: monotonic };
-    Mirror::new(redis.clone(), parts).map(Some)
-}
-
-fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
-    let fail = |source| BrokerError::Listen { address, source };
-    let config = SocketConfig {
-        bind: address,
-        offload: Offload::Auto,
-        batch: SOCKET_BATCH,
-        kernel_bytes: KERNEL_BYTES,
-    };
-    let socket = Socket::bind(&config).map_err(fail)?;
-    let bound = socket.local_addr().map_err(fail)?;
-    Ok((socket, bound))
-}
-
-fn store_config(config: &Config) -> StoreConfig {
-    StoreConfig {
-        raw_retention_ms: config.raw_retention_ms,
-        minute_retention_ms: config.minute_retention_ms,
-        hour_retention_ms: config.hour_retention_ms,
-        bytes_max: config.bytes_max,
-        free_bytes_min: config.free_bytes_min,
-        head_bytes_max: config.head_bytes_max,
-        ..StoreConfig::at(config.dir.join("store"))
-    }
-}
-
 /// Where a machine is registered.
 const REGISTER: &str = "/api/strobe/v1/hosts/register";
 const SOCKET: Source = Source(0);
 const WAKE: Source = Source(1);
 /// Connections at once: ten thousand agents, and as many in their handshake.
 const CONNECTIONS_MAX: usize = 20_000;
-const SOCKET_BATCH: usize = 32;
-const KERNEL_BYTES: usize = 8 << 20;
 /// Orders waiting for the writer: turns in flight, writes and windows.
 const ORDERS_MAX: usize = crate::net::TURNS_MAX + WRITES_MAX + 64;
 const QUESTIONS_MAX: usize = 64;

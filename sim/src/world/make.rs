@@ -91,7 +91,12 @@ impl World<'_> {
         let database = database(&machine.platter).expect("a new disk");
         let made = if id == 1 {
             let address = broker_address(1).to_string();
-            strobe_cluster::Store::init(&database, place, &address)
+            strobe_cluster::Store::init(
+                &database,
+                place,
+                &address,
+                &strobe_cluster::State::default(),
+            )
         } else {
             strobe_cluster::Store::join(&database, place)
         };

@@ -50,7 +50,7 @@ impl Broker {
     fn cluster_report(&self) -> Result<Report, Refused> {
         match self.shared.cluster.ask(Asked::Report).map_err(|why| unavailable(&why))? {
             Answer::Report(report) => Ok(*report),
-            Answer::Outcome(_) | Answer::Busy => Err(unavailable(BUSY)),
+            _ => Err(unavailable(BUSY)),
         }
     }
 
@@ -60,19 +60,12 @@ impl Broker {
     }
 
     /// The same in words.
-    pub(in crate::run) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
+    pub(super) fn agreed(&self, command: Command) -> Result<u64, (u16, String)> {
         self.outcome(Asked::Propose(command))
     }
 
     fn outcome(&self, asked: Asked) -> Result<u64, (u16, String)> {
-        match self.shared.cluster.ask(asked).map_err(|why| (503, why))? {
-            Answer::Outcome(Outcome::Applied(value)) => Ok(value),
-            Answer::Outcome(Outcome::Refused(refusal)) => {
-                Err((422, format!("the cluster refuses it: {refusal}")))
-            }
-            Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
-            Answer::Busy | Answer::Report(_) => Err((503, BUSY.to_owned())),
-        }
+        outcome(&self.shared.cluster.ask(asked).map_err(|why| (503, why))?)
     }
 
     /// A Redis has the log of one broker.
@@ -238,6 +231,18 @@ impl Broker {
             200,
             &format!("Broker {id} is no member any more; its shards go to the others."),
         ))
+    }
+}
+
+/// The outcome of a command, or a status and why there is none.
+pub(super) fn outcome(answer: &Answer) -> Result<u64, (u16, String)> {
+    match answer {
+        Answer::Outcome(Outcome::Applied(value)) => Ok(*value),
+        Answer::Outcome(Outcome::Refused(refusal)) => {
+            Err((422, format!("it is refused: {refusal}")))
+        }
+        Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
+        _ => Err((503, BUSY.to_owned())),
     }
 }
 

@@ -89,7 +89,7 @@ impl Broker {
         let source = OPERATOR.to_owned();
         let target = Target { name, address, source, tags, group, checks, first_ms, retired_ms };
         let text = format!("{} is known.", target.name);
-        self.put(target)?;
+        self.put_target(target)?;
         Ok(own::text(200, &text))
     }
 
@@ -98,7 +98,7 @@ impl Broker {
         if self.target(&name)?.is_none() {
             return Err(unknown(&name));
         }
-        self.agree(Change::remove(&name))?;
+        self.settle(Change::remove(&name))?;
         self.shared.lookout.say(Told::Look { find: false });
         Ok(own::text(200, &format!("{name} is forgotten, until it is found again.")))
     }
@@ -119,7 +119,7 @@ impl Broker {
         };
         let undo = form.optional("undo").is_some();
         let retired_ms = if undo { 0 } else { wall_ms() };
-        self.put(Target { retired_ms, ..before })?;
+        self.put_target(Target { retired_ms, ..before })?;
         let text = match undo {
             true => format!("{name} is in use again."),
             false => format!(
@@ -130,8 +130,8 @@ impl Broker {
         Ok(own::text(200, &text))
     }
 
-    fn put(&self, target: Target) -> Result<(), ApiResponse> {
-        self.agree(Change::put(target))?;
+    fn put_target(&self, target: Target) -> Result<(), ApiResponse> {
+        self.settle(Change::put(target))?;
         self.shared.lookout.say(Told::Look { find: false });
         Ok(())
     }

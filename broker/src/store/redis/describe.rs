@@ -41,7 +41,7 @@ impl Catalog {
         registry: Option<Registry>,
         config: &RedisConfig,
     ) -> Self {
-        let store = &shared.config;
+        let store = shared.config();
         let keep_ms = config.raw_ms.max(store.minute_retention_ms).max(store.hour_retention_ms);
         Self {
             shared: Arc::clone(shared),

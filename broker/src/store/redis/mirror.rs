@@ -98,7 +98,7 @@ impl Mirror {
         let Parts { store, registry, stopping, now_ms, clock } = parts;
         let shared = Arc::clone(&store.shared);
         let newest = shared.segments().iter().filter_map(|segment| segment.number()).max();
-        let era = Era::of(&shared.config.dir, newest.unwrap_or(0))?;
+        let era = Era::of(&shared.config().dir, newest.unwrap_or(0))?;
         let archive = Archive::new(&config, era.id, now_ms, clock)?;
         let target = Arc::new(Target::of(&config)?);
         let keys = Keys::new(&config.prefix);
@@ -424,7 +424,7 @@ impl Mirror {
     }
 
     fn keep_ms(&self, step_ms: u32) -> i64 {
-        let store = &self.shared.config;
+        let store = self.shared.config();
         match step_ms {
             0 => self.config.raw_ms,
             step if step == HOURS.step_ms => store.hour_retention_ms,
