@@ -15,11 +15,12 @@ impl Site {
         Self { dir: Folder::new(name), viz: free_address(), broker: free_address() }
     }
 
-    fn start(&self, more: &[&str]) -> Process {
+    fn start(&self, keys: &[&str]) -> Process {
         let base = self.base();
+        let more: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
         let args = ["up", "--no-agent", "--dir", &base];
         let ports = ["--listen", &self.viz, "--broker-listen", &self.broker];
-        let mut strobe = Process::start("strobe", &[&args[..], &ports, more].concat());
+        let mut strobe = Process::start("strobe", &[&args[..], &ports, &more].concat());
         strobe.line();
         strobe
     }
@@ -64,9 +65,12 @@ fn a_machine_without_an_agent_is_checked_and_three_strikes_are_told() {
     // The broker's own port speaks QUIC.
     let quic = format!("quic:{port}");
     let checks = format!("{tcp},{quic}");
-    let fast = ["--check-interval", "1s", "--check-timeout", "500ms"];
-    let found = ["--discover-static", "there=127.0.0.1", "--checks", &checks];
-    let mut strobe = site.start(&[&found[..], &fast].concat());
+    let mut strobe = site.start(&[
+        "broker.discover_static=there=127.0.0.1",
+        &format!("broker.checks={checks}"),
+        "broker.check_interval=1s",
+        "broker.check_timeout=500ms",
+    ]);
     wait("both checks are up", 20, || {
         site.check("there", &tcp) == "up" && site.check("there", &quic) == "up"
     });

@@ -33,6 +33,8 @@ pub struct Lookout {
     told_at_ms: u64,
     acts: VecDeque<Act>,
     samples: Vec<RemoteSeries>,
+    /// The series that it tells; of a check's, whose and which.
+    live: BTreeMap<Labels, Option<(String, Check)>>,
     counts: LookoutCounts,
 }
 
@@ -107,12 +109,13 @@ impl Lookout {
             told_at_ms: now_ms,
             acts: VecDeque::new(),
             samples: Vec::new(),
+            live: BTreeMap::new(),
             counts: LookoutCounts::default(),
         }
     }
 
     /// The machines as the fleet knows them now; none, if another broker looks after them.
-    pub fn know(&mut self, targets: Vec<Target>, now_ms: u64) {
+    pub fn know(&mut self, targets: Vec<Target>, now_ms: u64, wall_ms: i64) {
         self.targets = targets.into_iter().map(|target| (target.name.clone(), target)).collect();
         let used = self.targets.values().filter(|target| target.retired_ms == 0);
         let mut wanted: BTreeSet<(String, Check)> = BTreeSet::new();
@@ -124,6 +127,21 @@ impl Lookout {
         }
         self.rounds.set(wanted, now_ms);
         self.told_at_ms = self.told_at_ms.min(now_ms);
+        // What is not told any more ends now, not when a query's look-back is over.
+        let used = self.targets.values().filter(|target| target.retired_ms == 0);
+        let described: BTreeSet<Labels> = used.map(description).collect();
+        let rounds = &self.rounds;
+        let stays = |labels: &Labels, of: &Option<(String, Check)>| match of {
+            Some((name, check)) => rounds.standing(name, check).is_some(),
+            None => described.contains(labels),
+        };
+        let all = std::mem::take(&mut self.live);
+        let (live, ended) = all.into_iter().partition(|(labels, of)| stays(labels, of));
+        self.live = live;
+        let ended: BTreeMap<Labels, Option<(String, Check)>> = ended;
+        let stale = (wall_ms, f64::from_bits(STALE));
+        self.samples
+            .extend(ended.into_keys().map(|labels| RemoteSeries { labels, samples: vec![stale] }));
     }
 
     /// Machines were looked for by one way.
@@ -166,14 +184,15 @@ impl Lookout {
             // Not wanted any more.
             None => return,
         };
-        let check = check.to_string();
+        let text = check.to_string();
         let up = if result.is_ok() { 1.0 } else { 0.0 };
         for (metric, value) in [
             ("strobe_check_up", up),
             ("strobe_check_strikes", strikes),
             ("strobe_check_duration_seconds", *seconds),
         ] {
-            self.sample(metric, &[("check", &check), ("instance", name)], (*at_ms, value));
+            let labels = labels(metric, &[("check", &text), ("instance", name)]);
+            self.sample(labels, Some((name.clone(), check.clone())), (*at_ms, value));
         }
     }
 
@@ -192,17 +211,10 @@ impl Lookout {
         }
         if self.told_at_ms <= now_ms {
             self.told_at_ms = now_ms + INFO_EVERY_MS;
-            let all: Vec<Target> = self.targets.values().cloned().collect();
-            for target in all.iter().filter(|target| target.retired_ms == 0) {
-                let tags = target.tags.join(",");
-                let labels = [
-                    ("address", target.address.as_str()),
-                    ("group", &target.group),
-                    ("instance", &target.name),
-                    ("source", &target.source),
-                    ("tags", &tags),
-                ];
-                self.sample("strobe_target_info", &labels, (wall_ms, 1.0));
+            let used = self.targets.values().filter(|target| target.retired_ms == 0);
+            let described: Vec<Labels> = used.map(description).collect();
+            for labels in described {
+                self.sample(labels, None, (wall_ms, 1.0));
             }
         }
         if !self.samples.is_empty() {
@@ -254,19 +266,39 @@ impl Lookout {
         }
     }
 
-    fn sample(&mut self, metric: &str, labels: &[(&str, &str)], sample: (i64, f64)) {
-        let told = labels.iter().filter(|(_, value)| !value.is_empty());
-        let named = [("__name__", metric), ("job", JOB)];
-        let mut pairs: Vec<(String, String)> = named
-            .iter()
-            .chain(told)
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        pairs.sort();
-        self.samples.push(RemoteSeries { labels: Labels::new(pairs), samples: vec![sample] });
+    fn sample(&mut self, labels: Labels, of: Option<(String, Check)>, sample: (i64, f64)) {
+        self.live.entry(labels.clone()).or_insert(of);
+        self.samples.push(RemoteSeries { labels, samples: vec![sample] });
     }
 }
 
+fn description(target: &Target) -> Labels {
+    let tags = target.tags.join(",");
+    labels(
+        "strobe_target_info",
+        &[
+            ("address", &target.address),
+            ("group", &target.group),
+            ("instance", &target.name),
+            ("source", &target.source),
+            ("tags", &tags),
+        ],
+    )
+}
+
+/// An empty label is none.
+fn labels(metric: &str, more: &[(&str, &str)]) -> Labels {
+    let told = more.iter().filter(|(_, value)| !value.is_empty());
+    let named = [("__name__", metric), ("job", JOB)];
+    let pairs = named.iter().chain(told);
+    let mut pairs: Vec<(String, String)> =
+        pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    pairs.sort();
+    Labels::new(pairs)
+}
+
+/// Prometheus's marker: the series has ended.
+const STALE: u64 = 0x7ff0_0000_0000_0002;
 /// The `job` of the lookout's series.
 pub const JOB: &str = "strobe-check";
 /// A machine's group and tags are told so often: well within what a query looks back.
@@ -301,7 +333,7 @@ mod tests {
         lookout.on_timeout(1 << 40, 0, 9);
         assert_eq!((drain(&mut lookout), lookout.timeout_ms()), (vec![], None));
         // A machine that is only known is told about, and not spoken to.
-        lookout.know(vec![target("a")], 0);
+        lookout.know(vec![target("a")], 0, 0);
         lookout.on_timeout(2 << 40, 7, 9);
         let acts = drain(&mut lookout);
         let [Act::Store(series)] = acts.as_slice() else { panic!("{acts:?}") };
@@ -357,6 +389,7 @@ mod tests {
                 source("mdns", target("c")),
             ],
             6,
+            0,
         );
         lookout.found("mdns", vec![found("a", 9), found("b", 1), found("c", 9), found("d", 4)]);
         lookout.found("scan", vec![found("c", 8)]);
@@ -376,7 +409,7 @@ mod tests {
         let own =
             Target { checks: vec!["http:80/".into(), "from the future".into()], ..target("a") };
         let retired = Target { retired_ms: 1, ..target("b") };
-        lookout.know(vec![own, retired], 0);
+        lookout.know(vec![own, retired], 0, 0);
         lookout.on_timeout(30_000, 0, 9);
         let jobs: Vec<Job> = drain(&mut lookout)
             .into_iter()
@@ -399,6 +432,13 @@ mod tests {
         }
         let wanted = [(1.0, 0.0), (0.0, 1.0), (0.0, 2.0), (0.0, 3.0), (0.0, 3.0), (1.0, 0.0)];
         assert_eq!(strikes, wanted);
+        // What nobody looks after any more ends at once.
+        lookout.know(vec![Target { retired_ms: 7, ..target("a") }], 31_000, 11);
+        lookout.on_timeout(31_000, 11, 0);
+        let acts = drain(&mut lookout);
+        let [Act::Store(series)] = acts.as_slice() else { panic!("{acts:?}") };
+        let ended = |one: &RemoteSeries| one.samples[0].1.to_bits() == STALE;
+        assert!(series.len() == 4 && series.iter().all(ended), "{series:?}");
         assert_eq!((lookout.counts().checked, lookout.counts().failed), (6, 4));
     }
 }

@@ -202,7 +202,7 @@ impl Watch {
                 Ok(targets) => {
                     self.mark = wanted;
                     let now_ms = self.now_ms();
-                    self.lookout.know(targets, now_ms);
+                    self.lookout.know(targets, now_ms, wall_ms());
                 }
                 Err(why) => log::warn!("the machines that are agreed on are not known: {why}"),
             }
