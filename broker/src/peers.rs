@@ -13,6 +13,7 @@
 
 use crate::query::{Deadline, QueryError};
 use crate::store::{Depth, Elsewhere, Limits, Matcher, Store, TimeRange, Wanted};
+use crate::vitals::Vitals;
 use mio::Waker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,6 +149,12 @@ impl Peers {
         // Whose time is over gets what there is.
         drop(reach.ask((path, body.to_vec()), deadline, &mut |_| {}, &mut take));
         told
+    }
+
+    /// How the other brokers are doing, those that answer.
+    pub fn vitals(&self, deadline: Deadline<'_>) -> BTreeMap<u64, Vitals> {
+        let told = self.gather(VITALS_PATH, &[], deadline).into_iter();
+        told.filter_map(|(from, body)| Some((from, serde_json::from_slice(&body).ok()?))).collect()
     }
 
     fn ask(&self, round: &mut Round<'_>, to: u64, body: Vec<u8>, at_ms: u64) -> bool {
@@ -377,6 +384,8 @@ pub const HOSTS_PATH: &str = "/peer/v1/hosts";
 pub const VERSIONS_PATH: &str = "/peer/v1/versions";
 /// Where another broker is asked to ask one of its hosts.
 pub const ASK_PATH: &str = "/peer/v1/ask";
+/// Where it tells how it is doing.
+pub const VITALS_PATH: &str = "/peer/v1/vitals";
 /// Letters waiting for the network loop.
 pub const LETTERS_MAX: usize = 1024;
 /// So long a member may take for a page.

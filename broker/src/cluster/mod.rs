@@ -14,6 +14,7 @@
 
 mod alone;
 mod desired;
+pub mod findings;
 mod keeper;
 mod map;
 mod plane;
