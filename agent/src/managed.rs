@@ -197,6 +197,12 @@ impl Managed {
         }
     }
 
+    /// What it runs.
+    #[must_use]
+    pub fn running(&self) -> &Pushed {
+        &self.running
+    }
+
     /// How it stands, as a broker is told.
     #[must_use]
     pub fn standing(&self) -> Message {

@@ -205,6 +205,6 @@ impl Net {
 const PUSHES: usize = 50;
 const PUSH_EVERY: Duration = Duration::from_millis(100);
 const SAY_AGAIN: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_secs(300);
+const AGAIN: Duration = Duration::from_secs(60);
 const BURST_OF_OLD: &str = "asked for the last minute and the next ten seconds, which it has if its \
      flight recorder is on";

@@ -152,10 +152,13 @@ impl Broker {
             let why = format!("nothing is told that the audit log does not say: {why}");
             return unavailable(&why);
         }
-        answer.map_or_else(
-            |why| unfit(&format!("{name} ({id}): {why}")),
-            |text| own::text(200, &text),
-        )
+        match answer {
+            Ok(text) if what == Question::Burst => {
+                own::text(200, &format!("{name} ({id}) is {text}."))
+            }
+            Ok(text) => own::text(200, text.trim_end()),
+            Err(why) => unfit(&format!("{name} ({id}): {why}")),
+        }
     }
 
     fn ask_host(&self, host: HostId, what: Question) -> Result<String, String> {
