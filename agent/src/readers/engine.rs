@@ -1,5 +1,6 @@
 //! What is read otherwise than from one file: by a system call, or by a walk of its own.
 
+use super::cgroups::{self, Groups};
 use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
@@ -26,6 +27,8 @@ pub(crate) enum Call {
     Textfiles(Textfiles),
     /// Every /proc/PID/stat.
     Processes(Processes),
+    /// The tree of control groups.
+    Groups(Box<Groups>),
 }
 
 impl Engine {
@@ -57,6 +60,10 @@ impl Engine {
                 let passed_ns = processes.walk(now_ns);
                 fill(sheet, |sheet| processes.put(passed_ns, sheet))
             }
+            Call::Groups(groups) => {
+                groups.read(now_ns);
+                fill(sheet, |sheet| groups.put(sheet))
+            }
         }
     }
 
@@ -68,6 +75,7 @@ impl Engine {
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
             }
+            Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
         }
     }
 }

@@ -9,6 +9,7 @@ mod picks;
 pub(crate) mod sheet;
 pub(crate) mod text;
 
+mod cgroups;
 mod cpu;
 pub(crate) mod disk;
 pub(crate) mod filesystem;
@@ -23,6 +24,7 @@ mod zfs;
 mod engine;
 pub(crate) mod leaf;
 mod processes;
+mod ranks;
 mod sockets;
 mod table;
 mod textfile;

@@ -144,7 +144,10 @@ impl Families {
             }
             if let Some(base) = pick.collector.patient {
                 patients.push(Slow {
-                    section: Section::new(pick.collector.name, scoring),
+                    section: Section::new(
+                        pick.collector.name,
+                        if pick.collector.scored { scoring } else { Scoring::Off },
+                    ),
                     collector: pick.collector,
                     interval_ns,
                     next_ns: 0,
@@ -365,7 +368,7 @@ impl Family {
         if self.must_walk(now_ns) {
             self.found.close(reader);
             let had = !self.found.is_empty();
-            self.found = Found::default();
+            self.found = std::mem::take(&mut self.found).again();
             match self.walk {
                 Walk::Call(walk) => walk(roots, &mut self.found),
                 Walk::Files(collector) => files_of(collector, roots, &mut self.found),
