@@ -6,6 +6,7 @@ use super::kept::Shape;
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::processes::Processes;
 use super::sockets::{Question, Sockets};
+use super::tasks::Tasks;
 use super::textfile::Textfiles;
 use super::{Format, GAUGE, Roots, column, page_bytes};
 
@@ -51,6 +52,12 @@ pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
     found.table(roots.procfs.join("net/rpc/nfsd"), Shape::Whole, Format::NfsServer, "");
 }
 
+/// The busiest and largest processes.
+pub(crate) fn tasks(roots: &Roots, found: &mut Found) {
+    let (procfs, page_bytes) = (&roots.procfs, page_bytes());
+    found.engine(|| Call::Tasks(Box::new(Tasks::new(procfs, page_bytes))));
+}
+
 /// What control groups use.
 pub(crate) fn groups(roots: &Roots, found: &mut Found) {
     let groups = Groups::new(&roots.sysfs);
@@ -85,7 +92,7 @@ pub(crate) fn processes(roots: &Roots, found: &mut Found) {
         ],
         &[],
     );
-    found.engine(|| Call::Processes(Processes::new(&roots.procfs, page_bytes())));
+    found.engine(|| Call::Processes(Processes::new(&roots.procfs)));
 }
 
 /// Memory of each NUMA node.

@@ -242,6 +242,7 @@ pub const COLLECTORS: &[Collector] = &[
     // 5,000 processes are 40 ms: not for the sampler's thread.
     walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
     walked("cgroup", NONE, walk_tables::groups).opt_in().patient("fs/cgroup").unscored(),
+    walked("process", NONE, walk_tables::tasks).wanted().opt_in().patient("").unscored(),
     walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
     walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
     walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),
