@@ -157,12 +157,6 @@ impl Peers {
         told
     }
 
-    /// How the other brokers are doing, those that answer.
-    pub fn vitals(&self, deadline: Deadline<'_>) -> BTreeMap<u64, Vitals> {
-        let told = self.gather(VITALS_PATH, &[], deadline).into_iter();
-        told.filter_map(|(from, body)| Some((from, serde_json::from_slice(&body).ok()?))).collect()
-    }
-
     fn ask(&self, round: &mut Round<'_>, to: u64, body: Vec<u8>, at_ms: u64) -> bool {
         let mut inner = self.lock();
         let ticket = inner.next;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::families;
 use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
@@ -58,6 +59,8 @@ enum What {
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// strobe-agent on a host of many control groups and processes.
+    Families(FamiliesArguments),
     /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
     Queries(QueriesArguments),
     /// Many simulated agents against a cluster, whose brokers may be hurt; fails if a row is lost.
@@ -128,6 +131,22 @@ enum ShapeArgument {
     Host,
     /// As few frames as they need.
     Row,
+}
+
+#[derive(Args, Debug)]
+struct FamiliesArguments {
+    /// Processes that are started.
+    #[arg(long, default_value_t = 5000)]
+    processes: usize,
+    /// Control groups that are made.
+    #[arg(long, default_value_t = 1000)]
+    groups: usize,
+    /// How long it is measured.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Time between two readings of both families.
+    #[arg(long, default_value = "1s")]
+    interval: String,
 }
 
 #[derive(Args, Debug)]
@@ -219,6 +238,7 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Cluster(arguments) => cluster::measure(bench, &cluster_wanted(arguments)?)?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Families(arguments) => families(bench, arguments)?,
         What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
         What::Summary => {
             return summary::write(&bench.results).map_err(|why| why.to_string());
@@ -316,6 +336,19 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     }
     let (value, table) = compare(&comparison).map_err(|why| why.to_string())?;
     Ok(Found { name: "agents".into(), value, table, failed: None })
+}
+
+fn families(bench: &Bench, arguments: &FamiliesArguments) -> Result<Found, String> {
+    let wanted = families::Wanted {
+        programs: bench.programs.clone(),
+        processes: arguments.processes,
+        groups: arguments.groups,
+        lasting: Duration::from_secs(arguments.seconds.max(1)),
+        interval: arguments.interval.clone(),
+        dir: bench.scratch("families")?,
+    };
+    let (value, table) = families::measure(&wanted).map_err(|why| why.to_string())?;
+    Ok(Found { name: "families".into(), value, table, failed: None })
 }
 
 fn tell(bench: &Bench, found: &Found, command: &str) -> Result<(), String> {

@@ -135,6 +135,40 @@ test("the host page draws every chart, live", async () => visit(await host(), as
   assert.match(await page.locator("#chart-cpu-summary").textContent(), /5 minutes up to .*System now/);
 }));
 
+test("who is busy is named, with all others as one, wide and narrow", generated, async () => {
+  for (const width of [1280, 360]) {
+    await visit(await host(), async (page) => {
+      for (const kind of ["process", "cgroup"]) {
+        const table = page.locator(`table[aria-labelledby=busy-${kind}]`);
+        await table.waitFor(LONG);
+        await table.scrollIntoViewIfNeeded();
+        assert.equal(await table.locator("tbody tr").count(), 11, kind);
+        assert.match(await table.locator("tbody tr").last().innerText(), /^All others/);
+        const shares = (await table.locator("tbody tr:not([data-others]) td:nth-of-type(2)").allInnerTexts()).map(parseFloat);
+        assert.deepEqual(shares, [...shares].sort((a, b) => b - a), "the busiest first");
+        assert.ok(shares[0] > 100, "of one core, so more than all of one");
+        const fits = await table.evaluate((e) => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth);
+        assert.ok(fits, `${kind} fits ${width}`);
+        const paths = await table.locator(".spark-line").evaluateAll((lines) => lines.filter((line) => line.getAttribute("d").length > 20).length);
+        assert.equal(paths, 11);
+      }
+      assert.match(await page.locator("table[aria-labelledby=busy-process]").innerText(), /<script> \(959\)/);
+    }, { viewport: { width, height: 900 } });
+  }
+});
+
+test("an agent that names nobody is said to, and how it would", generated, async () => {
+  mock.state.nameless = true;
+  try {
+    await visit(await host(), async (page) => {
+      await page.getByText("It does with --collector.process").waitFor(LONG);
+      await page.getByText("It does with --collector.cgroup").waitFor(LONG);
+    });
+  } finally {
+    mock.state.nameless = false;
+  }
+});
+
 test("dragging zooms every chart, the URL holds it, and a reload restores it", async () => visit(await host("range=1m"), async (page) => {
   await ready(page);
   const over = page.locator("#chart-cpu .u-over");
@@ -244,14 +278,14 @@ test("a page that missed rows gets another snapshot, which closes the hole", gen
   assert.equal(await holes(page), 0);
 }));
 
-test("everything a page draws comes by its one socket", generated, async () => visit(await host("range=1h"), async (page) => {
+test("everything a chart draws comes by its one socket", generated, async () => visit(await host("range=1h"), async (page) => {
   const asked = [];
   page.on("request", (request) => asked.push(new URL(request.url()).pathname));
   await ready(page);
   await page.getByRole("button", { name: "15m: the last 15 minutes" }).click();
   await page.waitForURL(/range=15m/, LONG);
   await ready(page);
-  assert.deepEqual([...new Set(asked)].filter((path) => path.startsWith("/api/") && !["/api/strobe/v1/hosts", "/api/strobe/v1/bursts"].includes(path)), []);
+  assert.deepEqual([...new Set(asked)].filter((path) => path.startsWith("/api/") && !["/api/strobe/v1/hosts", "/api/strobe/v1/bursts", "/api/v1/query_range"].includes(path)), []);
 }));
 
 test("a burst is listed, opened at 10 ms, zoomed below a second, and closed", generated, async () => visit(await host(), async (page) => {

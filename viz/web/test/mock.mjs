@@ -151,6 +151,24 @@ function recorded(query, to) {
   }));
 }
 
+/** Who is busy, as /api/v1/query_range has it: twelve named of each kind, and all others. */
+function busiest(query, instance, [start, end, step]) {
+  const host = HOSTS.find((one) => one.name === instance);
+  const names = ["postgres", "postgres", "java", "node", "kworker/u16:3", "systemd-journal", "sshd", "<script>", "redis-server", "strobe-agent", "cron", "backup.sh"];
+  const groups = names.map((name, i) => (i % 3 === 2 ? `/kubepods.slice/kubepods-burstable.slice/kubepods-pod${i}aa0c.slice/cri-containerd-${String(i).repeat(12)}.scope` : `/system.slice/${name.replace("/", "-")}-${i}.service`));
+  const kinds = [
+    [/process/, (i) => (i < names.length ? { comm: names[i], pid: String(700 + i * 37) } : { comm: "other" })],
+    [/cgroup/, (i) => ({ cgroup: groups[i] ?? "other" })],
+  ];
+  const how = /cpu_seconds/.test(query) ? (w, t) => w.at(t) : /resident|memory_bytes/.test(query) ? (w) => w.at(0) * 3 * GIB : (w, t) => w.at(t) * 4e6;
+  const times = Array.from({ length: Math.floor((end - start) / step + 1e-6) + 1 }, (_, i) => start + i * step);
+  return kinds.filter(([pattern]) => pattern.test(query)).flatMap(([, labels]) => Array.from({ length: names.length + 1 }, (_, i) => {
+    const w = wave((host.busy * host.cores * 0.5) / (i + 1), host.seed + i);
+    // The third was named in the later half of the window only.
+    return { metric: { instance, ...labels(i) }, values: times.slice(i === 2 ? Math.floor(times.length / 2) : 0).map((t) => [t, String(how(w, t))]) };
+  }));
+}
+
 function lines({ metric, how, agg, by, where }, hosts, times, back) {
   const groups = new Map();
   for (const host of hosts) {
@@ -198,6 +216,11 @@ export async function start(port = 0) {
     if (url.pathname === "/api/strobe/v1/bursts") {
       const within = (burst) => (asked("start") ?? 0) * 1000 <= burst.at_ms && burst.at_ms <= (asked("end") ?? Infinity) * 1000;
       return json(200, BURSTS.filter((burst) => burst.instance === asked("host") && within(burst)));
+    }
+    if (url.pathname === "/api/v1/query_range") {
+      const [, instance] = /instance="([^"]*)"/.exec(asked("query")) ?? [];
+      const known = !state.nameless && HOSTS.some((one) => one.name === instance);
+      return json(200, { status: "success", data: { resultType: "matrix", result: known ? busiest(asked("query"), instance, ["start", "end", "step"].map((name) => Number(asked(name)))) : [] } });
     }
     if (url.pathname === "/api/v1/query") {
       if (state.fail) return json(503, { status: "error", error: "the store is not ready" });
