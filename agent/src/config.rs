@@ -1,5 +1,7 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
+#[cfg(feature = "inputs")]
+use crate::input::{Inputs, config::INPUT_KEYS};
 use crate::sampler::{Choice, Scoring, Trees, collector};
 use crate::spool::SpoolConfig;
 use std::net::SocketAddr;
@@ -35,6 +37,9 @@ pub struct Config {
     pub choice: Choice,
     /// The flight recorder, if there is to be one.
     pub recorder: Option<Pace>,
+    /// Other inputs.
+    #[cfg(feature = "inputs")]
+    pub inputs: Inputs,
     /// The `instance` label; none means the host's name.
     pub instance: Option<String>,
     /// The `job` label.
@@ -71,7 +76,21 @@ pub struct Pace {
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[Key] = &{
+    let mut all = [HOST_KEYS[0]; HOST_KEYS.len() + INPUT_KEYS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        let own = at < HOST_KEYS.len();
+        all[at] = if own { HOST_KEYS[at] } else { INPUT_KEYS[at - HOST_KEYS.len()] };
+        at += 1;
+    }
+    all
+};
+
+#[cfg(not(feature = "inputs"))]
+const INPUT_KEYS: &[Key] = &[];
+
+const HOST_KEYS: &[Key] = &[
     Key {
         name: "agent.interval",
         flag: "interval",
@@ -189,7 +208,7 @@ pub const KEYS: &[Key] = &[
         name: "agent.recorder.window",
         flag: "recorder-window",
         env: "STROBE_RECORDER_WINDOW",
-        default: "60s",
+        default: if SMALL { "10s" } else { "60s" },
         help: "How much of the past the recorder keeps, 1s to 60s: 6 KiB of memory a second.",
     },
     Key {
@@ -217,14 +236,14 @@ pub const KEYS: &[Key] = &[
         name: "agent.ring_slots",
         flag: "ring-slots",
         env: "STROBE_RING_SLOTS",
-        default: "512",
+        default: if SMALL { "256" } else { "512" },
         help: "4 KiB slots for frames the broker has not stored yet, a power of two, 16 to 65536.",
     },
     Key {
         name: "agent.spool.size",
         flag: "spool-size",
         env: "STROBE_SPOOL_SIZE",
-        default: "64MiB",
+        default: if SMALL { "8MiB" } else { "64MiB" },
         help: "Disk in the state directory for frames that no broker takes and the ring cannot hold, 1MiB \
                to 64GiB; 0 is no spool.",
     },
@@ -232,7 +251,7 @@ pub const KEYS: &[Key] = &[
         name: "agent.spool.memory",
         flag: "spool-memory",
         env: "STROBE_SPOOL_MEMORY",
-        default: "4MiB",
+        default: if SMALL { "1MiB" } else { "4MiB" },
         help: "Memory for them while that disk is full, read-only or gone, 64KiB to 1GiB.",
     },
     Key {
@@ -303,6 +322,8 @@ impl Config {
         let is_on = settings.parse("agent.recorder.on", boolean)?;
         Ok(Self {
             recorder: is_on.then_some(pace),
+            #[cfg(feature = "inputs")]
+            inputs: Inputs::new(settings)?,
             interval_ms: between("agent.interval", 100, 300_000)?,
             filesystem_interval_ms: between("agent.filesystem_interval", 100, 3_600_000)?,
             dir: settings.parse("agent.dir", |text| dir(text, env))?,
@@ -514,6 +535,9 @@ fn ring_slots(text: &str) -> Result<usize, String> {
         .filter(|slots| (16..=65_536).contains(slots))
         .ok_or_else(|| "a power of two from 16 to 65536 is wanted".to_owned())
 }
+
+/// Whether this is an agent for small machines.
+const SMALL: bool = cfg!(feature = "small");
 
 #[cfg(test)]
 mod tests {

@@ -93,6 +93,7 @@ impl Store {
             config: RwLock::new(Arc::new(config)),
             sources: RwLock::default(),
             instances: RwLock::default(),
+            guests: AtomicU64::new(0),
             segments: RwLock::default(),
             counts: Mutex::default(),
             horizon: Mutex::new(horizon),

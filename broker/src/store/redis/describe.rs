@@ -235,6 +235,11 @@ impl Catalog {
         if source.read().labels.0.is_empty() {
             self.shared.label(&source, labels_of(&host.fields));
         }
+        for (id, _) in &host.sections {
+            if let Some(schema) = schemas.get(id) {
+                self.shared.welcome(&source, *id, schema);
+            }
+        }
         let mut state = source.write();
         for (id, last_ms) in &host.sections {
             let Some(schema) = schemas.get(id) else { continue };
