@@ -41,6 +41,14 @@ impl Broker {
                 let content_type = "application/json".to_owned();
                 ApiResponse { status: 200, content_type, body }
             }
+            peers::BURST_PATH => {
+                let id: Option<HostId> =
+                    std::str::from_utf8(&request.body).ok().and_then(|text| text.parse().ok());
+                match id.filter(|id| self.burst_of(*id)) {
+                    Some(_) => own::text(200, "asked"),
+                    None => own::error(404, "not_found", "it is not connected here"),
+                }
+            }
             peers::HOSTS_PATH => peers::hosts(shared.registry.hosts()),
             path => {
                 own::error(404, "not_found", &format!("{path} is nothing that a broker is asked"))
@@ -56,10 +64,15 @@ impl Broker {
         hosts.into_iter().map(|info| (standing(&info), info)).map(|(s, info)| (info, s)).collect()
     }
 
+    /// Whether another broker has asked the host, which is connected there, for a burst.
+    pub(super) fn burst_elsewhere(&self, id: HostId) -> bool {
+        Self::briefly(|deadline| self.shared.peers.burst(id, deadline))
+    }
+
     /// What it counts.
     pub(super) fn numbers(&self) -> own::Numbers {
         let shared = &self.shared;
-        let mirror = shared.mirror.as_deref();
+        let mirror = shared.mirror.get();
         own::Numbers {
             net: self.counts(),
             store: shared.store.counts(),

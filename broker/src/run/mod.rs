@@ -10,6 +10,7 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+mod attach;
 mod clock;
 mod cluster;
 mod error;
@@ -21,7 +22,7 @@ pub use error::BrokerError;
 
 use crate::api::{self, Answer};
 use crate::certificates::Certificates;
-use crate::config::{Config, Durability, StoreChoice};
+use crate::config::{Config, Durability};
 use crate::control;
 use crate::dir::{self, StateDir};
 use crate::hub::{Hub, Subscription};
@@ -31,8 +32,8 @@ use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
 use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
-use crate::store::{Recovery, RemoteSeries, Store, StoreConfig, Writer};
+use crate::store::redis::{Epochs, Mirror, MirrorCounts};
+use crate::store::{RemoteSeries, Store, StoreConfig};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
@@ -42,7 +43,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
@@ -71,7 +72,10 @@ struct Shared {
     counts: Arc<Mutex<NetCounts>>,
     /// `Release` by [`Broker::stop`], `Acquire` by the loops: it carries nothing but itself.
     stopping: Arc<AtomicBool>,
-    mirror: Option<Arc<Mutex<MirrorCounts>>>,
+    /// Empty while there is no Redis.
+    mirror: OnceLock<Arc<Mutex<MirrorCounts>>>,
+    /// What writes to Redis carry.
+    epochs: Arc<Epochs>,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
@@ -98,7 +102,7 @@ impl Broker {
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
         let (registry, windows) = Registry::open(&config.dir)?;
         let (store, mut writer, mut recovery) = Store::open(store_config(&config), now_ms)?;
-        restore(&config, &mut writer, &mut recovery, now_ms)?;
+        attach::restore(&config, &mut writer, &mut recovery, now_ms)?;
         for damage in &recovery.damage {
             log::warn!("damage found and left out: {damage}");
         }
@@ -141,7 +145,8 @@ impl Broker {
         let (cluster, ears) =
             Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
         let stopping = Arc::default();
-        let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
+        let epochs = Arc::new(Epochs::none());
+        let mirror = attach::mirror(&config, &store, &registry, (&stopping, &epochs), now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
         let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
         let wanted = config.durability == Durability::WalRedis;
@@ -164,7 +169,8 @@ impl Broker {
             waker,
             counts: Arc::default(),
             stopping,
-            mirror: mirror.as_ref().map(Mirror::counts),
+            mirror: mirror.as_ref().map(Mirror::counts).map_or_else(OnceLock::new, OnceLock::from),
+            epochs: Arc::clone(&epochs),
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -182,7 +188,7 @@ impl Broker {
             pages: Some(pages),
             peers,
             letters,
-            epochs: mirror.as_ref().map(Mirror::epochs),
+            epochs,
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
         };
@@ -413,38 +419,6 @@ impl Broker {
     fn threads(&self) -> std::sync::MutexGuard<'_, Threads> {
         self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What was acknowledged before the directory was lost.
-fn restore(
-    config: &Config,
-    writer: &mut Writer,
-    recovery: &mut Recovery,
-    now_ms: i64,
-) -> Result<(), RedisError> {
-    let (StoreChoice::Redis(redis), Durability::WalRedis) = (&config.store, config.durability)
-    else {
-        return Ok(());
-    };
-    let records = redis::restore(redis, writer, recovery, now_ms)?;
-    if 0 < records {
-        log::info!("{records} records of the log were taken from Redis");
-    }
-    Ok(())
-}
-
-/// The mirror that the settings want.
-fn mirror(
-    config: &Config,
-    store: &Store,
-    registry: &Registry,
-    stopping: &Arc<AtomicBool>,
-    now_ms: i64,
-) -> Result<Option<Mirror>, RedisError> {
-    let StoreChoice::Redis(redis) = &config.store else { return Ok(None) };
-    let (registry, stopping) = (Some(registry.clone()), Arc::clone(stopping));
-    let parts = redis::Parts { store, registry, stopping, now_ms, clock: monotonic };
-    Mirror::new(redis.clone(), parts).map(Some)
 }
 
 fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {

@@ -70,13 +70,10 @@ impl Broker {
     /// Asks a connected host for what its flight recorder has.
     fn ask_burst(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
         let (asked, id) = self.named(request)?;
-        if !self.shared.registry.host(id).is_some_and(|info| info.connected) {
+        if !self.burst_of(id) && !self.burst_elsewhere(id) {
             let why = format!("{asked} ({id}) is not connected, so nobody can be asked");
             return Err(own::error(422, "execution", &why));
         }
-        self.shared.registry.ask_burst(id);
-        wake(&self.shared.waker);
-        log::info!("{id} is asked for a burst");
         let text = format!(
             "{asked} ({id}) is asked for the last minute and the next ten seconds, \
              which it has if its flight recorder is on."
@@ -84,14 +81,25 @@ impl Broker {
         Ok(own::text(200, &text))
     }
 
+    /// Asks a host that is connected here; false if it is not.
+    pub(super) fn burst_of(&self, id: HostId) -> bool {
+        let here = self.shared.registry.host(id).is_some_and(|info| info.connected);
+        if here {
+            self.shared.registry.ask_burst(id);
+            wake(&self.shared.waker);
+            log::info!("{id} is asked for a burst");
+        }
+        here
+    }
+
     /// The host that a request names by its instance or id, as it was named.
     fn named(&self, request: &ApiRequest) -> Result<(String, HostId), ApiResponse> {
         let bad = |why: &str| own::error(400, "bad_data", why);
         let form = Form::of(request).map_err(|why| bad(&why))?;
         let asked = form.optional("host").ok_or_else(|| bad("host=INSTANCE or ID is wanted"))?;
-        let hosts = self.shared.registry.hosts();
-        let named = hosts.iter().filter(|info| info.hello.instance == asked);
-        let mut ids: Vec<HostId> = named.map(|info| HostId(info.hello.host)).collect();
+        let hosts = self.fleet();
+        let named = hosts.iter().filter(|(info, _)| info.hello.instance == asked);
+        let mut ids: Vec<HostId> = named.map(|(info, _)| HostId(info.hello.host)).collect();
         // One that enrolled and never said hello is known by its id alone.
         if ids.is_empty() {
             ids.extend(asked.parse::<HostId>().ok());
@@ -99,7 +107,7 @@ impl Broker {
         match ids.as_slice() {
             [id] => Ok((asked.to_owned(), *id)),
             [] => {
-                let why = format!("no host {asked:?} is known here; `strobe hosts` lists them");
+                let why = format!("no host {asked:?} is known; `strobe hosts` lists them");
                 Err(own::error(404, "not_found", &why))
             }
             several => {
