@@ -19,6 +19,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where samples go.
     pub store: StoreChoice,
+    /// Which Redis, and how it is used; without a URL, one that is given later.
+    pub redis: RedisConfig,
     /// What an acknowledgement means.
     pub durability: Durability,
     /// What may change while it runs.
@@ -66,12 +68,12 @@ pub enum Durability {
 }
 
 /// Which store.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StoreChoice {
     /// Files in the state directory.
     Local,
     /// Files in the state directory, and every sealed block in this Redis.
-    Redis(RedisConfig),
+    Redis,
 }
 
 impl Config {
@@ -81,26 +83,28 @@ impl Config {
     /// The first value that is wrong, who set it, and what is wanted.
     pub fn of(settings: &Settings, home: Option<&Path>, root: bool) -> Result<Self, SettingsError> {
         let age = |name| settings.parse(name, |text| retention_ms(text, 3_600_000));
+        let url = settings.parse("broker.store", store)?;
         Ok(Self {
             dir: settings.parse("broker.dir", |text| state_dir(text, home, root))?,
             listen: settings.parse("broker.listen", address)?,
-            store: match settings.parse("broker.store", store)? {
+            store: match &url {
                 None => StoreChoice::Local,
-                Some(url) => StoreChoice::Redis(RedisConfig {
-                    url,
-                    ca: settings.parse("broker.redis_ca", file)?,
-                    identity: identity(settings)?,
-                    read_replicas: settings.parse("broker.redis_reads", |text| match text {
-                        "primary" => Ok(false),
-                        "replica" => Ok(true),
-                        _ => Err("primary or replica is wanted".to_owned()),
-                    })?,
-                    prefix: settings.parse("broker.redis_prefix", prefix)?,
-                    raw_ms: age("broker.redis_retention")?,
-                    metadata_ms: age("broker.redis_metadata_retention")?,
-                    queue_ms: age("broker.redis_queue_retention")?,
-                    queue_max: settings.parse("broker.redis_queue", count)?,
-                }),
+                Some(_) => StoreChoice::Redis,
+            },
+            redis: RedisConfig {
+                url: url.unwrap_or_default(),
+                ca: settings.parse("broker.redis_ca", file)?,
+                identity: identity(settings)?,
+                read_replicas: settings.parse("broker.redis_reads", |text| match text {
+                    "primary" => Ok(false),
+                    "replica" => Ok(true),
+                    _ => Err("primary or replica is wanted".to_owned()),
+                })?,
+                prefix: settings.parse("broker.redis_prefix", prefix)?,
+                raw_ms: age("broker.redis_retention")?,
+                metadata_ms: age("broker.redis_metadata_retention")?,
+                queue_ms: age("broker.redis_queue_retention")?,
+                queue_max: settings.parse("broker.redis_queue", count)?,
             },
             durability: settings.parse("broker.durability", |text| {
                 match (text, settings.text("broker.store")) {
@@ -181,7 +185,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// The URL of a Redis; `None`: none.
-fn store(text: &str) -> Result<Option<String>, String> {
+pub(crate) fn store(text: &str) -> Result<Option<String>, String> {
     match text {
         "local" => Ok(None),
         url if SCHEMES.iter().any(|scheme| url.starts_with(scheme)) => Ok(Some(url.to_owned())),

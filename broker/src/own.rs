@@ -178,6 +178,13 @@ impl Exposition {
             "Shards that a newer owner writes to.",
             mirror.fenced_shards,
         );
+        self.head(
+            "redis_import_segments",
+            "gauge",
+            "Segments of before Redis, left here or moved.",
+        );
+        self.line("redis_import_segments", "{state=\"left\"}", mirror.import_left);
+        self.line("redis_import_segments", "{state=\"moved\"}", mirror.import_done);
         self.gauge("redis_connected", "1 if Redis took the last pass.", mirror.connected.into());
     }
 

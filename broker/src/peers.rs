@@ -12,7 +12,7 @@
 //! not connected, or silent for 2 s, is left out: the answer's warnings name it.
 
 use crate::query::{Deadline, QueryError};
-use crate::store::{Depth, Elsewhere, Limits, Matcher, Store, TimeRange, Wanted};
+use crate::store::{Depth, Elsewhere, Limits, Matcher, PAGE_VERSION, Store, TimeRange, Wanted};
 use crate::vitals::Vitals;
 use mio::Waker;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo, Incoming, Message, Reader};
 
 /// Asks the other members; clones share it. A broker by itself has nobody to ask.
@@ -123,7 +124,7 @@ impl Peers {
             Ok(None)
         };
         // Whose time is over gets what there is.
-        drop(reach.ask((HOSTS_PATH, Vec::new()), deadline, &mut |_| {}, &mut take));
+        drop(reach.ask((HOSTS_PATH, Vec::new()), deadline, &mut |_, _| {}, &mut take));
         let mut inner = self.lock();
         let mut all: Vec<HostInfo> = told.values().flatten().cloned().collect();
         for (_, old) in inner.hosts.iter().filter(|(id, _)| !told.contains_key(id)) {
@@ -153,7 +154,7 @@ impl Peers {
             Ok(None)
         };
         // Whose time is over gets what there is.
-        drop(reach.ask((path, body.to_vec()), deadline, &mut |_| {}, &mut take));
+        drop(reach.ask((path, body.to_vec()), deadline, &mut |_, _| {}, &mut take));
         told
     }
 
@@ -221,10 +222,29 @@ impl Reach {
         store: &Store,
         deadline: Deadline<'_>,
     ) -> Result<Found, QueryError> {
+        loop {
+            let (found, broken) = self.select_once(selection, store, deadline)?;
+            // Rows of rollups are added up: those of one that fell silent in the middle are dropped
+            // with all others', and it is not asked again. Samples count once anyway.
+            if !(broken && matches!(selection.depth, Depth::Rolled(_))) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// And whether somebody told a part and no more.
+    fn select_once(
+        &self,
+        selection: Selection<'_>,
+        store: &Store,
+        deadline: Deadline<'_>,
+    ) -> Result<(Found, bool), QueryError> {
         let Selection { matchers, range, depth, limits } = selection;
         let elsewhere = Elsewhere::new(range, matches!(depth, Depth::Rolled(_)));
         let matchers = matchers.to_vec();
-        let mut wanted = Wanted { matchers, range, depth, limits, next: None };
+        let (version, shares) = (PAGE_VERSION, store.shares().is_some());
+        let mut wanted = Wanted { matchers, range, depth, limits, next: None, version, shares };
+        let (mut open, mut lost) = (BTreeSet::new(), Vec::new());
         let text = |wanted: &Wanted| serde_json::to_vec(wanted).unwrap_or_default();
         let first = text(&wanted);
         let mut coarser = None;
@@ -235,10 +255,20 @@ impl Reach {
             said.notes.into_iter().for_each(|n| store.note(format!("broker {from} ({name}): {n}")));
             coarser = coarser.max(said.coarser_ms);
             wanted.next = said.next;
+            if wanted.next.is_some() {
+                open.insert(from)
+            } else {
+                open.remove(&from)
+            };
             Ok(wanted.next.is_some().then(|| text(&wanted)))
         };
-        self.ask((PATH, first), deadline, &mut |note| store.note(note), &mut take)?;
-        Ok(coarser.map_or(Found::All(elsewhere), Found::Coarser))
+        let mut note = |id, why: String| {
+            store.note(format!("{why}: {}", store.missing_of(id)));
+            lost.push(id);
+        };
+        self.ask((PATH, first), deadline, &mut note, &mut take)?;
+        let broken = lost.iter().any(|id| open.contains(id));
+        Ok((coarser.map_or(Found::All(elsewhere), Found::Coarser), broken))
     }
 
     /// Asks every member, and again where `take` makes another question of an answer.
@@ -247,7 +277,7 @@ impl Reach {
         &self,
         (path, first): (&'static str, Vec<u8>),
         deadline: Deadline<'_>,
-        note: &mut dyn FnMut(String),
+        note: &mut dyn FnMut(u64, String),
         take: &mut dyn FnMut(u64, &[u8]) -> Result<Option<Vec<u8>>, String>,
     ) -> Result<(), QueryError> {
         let members = self.peers.lock().members.clone();
@@ -257,7 +287,7 @@ impl Reach {
             self.silent().insert(id);
             self.peers.silent.fetch_add(1, Ordering::Relaxed);
             let address = members.get(&id).map_or("", String::as_str);
-            note(format!("broker {id} ({address}) {why}: what only it has stored is missing"));
+            note(id, format!("broker {id} ({address}) {why}"));
         };
         let mut now_ms = deadline.elapsed_ms()?;
         for &id in members.keys() {
@@ -323,9 +353,10 @@ impl Drop for Round<'_> {
 pub(crate) fn page(store: &Store, body: &[u8], is_left: &dyn Fn() -> bool) -> ApiResponse {
     let wanted: Result<Wanted, _> = serde_json::from_slice(body);
     let page = match wanted {
-        Ok(wanted) => {
-            store.for_query().page(&wanted, is_left).map_err(|why| (422, why.to_string()))
-        }
+        Ok(wanted) => store
+            .for_peer(wanted.shares)
+            .page(&wanted, is_left)
+            .map_err(|why| (422, why.to_string())),
         Err(why) => Err((400, why.to_string())),
     };
     match page {

@@ -61,7 +61,7 @@ impl Broker {
     /// What it counts.
     pub(super) fn numbers(&self) -> own::Numbers {
         let shared = &self.shared;
-        let mirror = shared.mirror.as_deref();
+        let mirror = shared.mirror.get();
         own::Numbers {
             net: self.counts(),
             store: shared.store.counts(),

@@ -11,6 +11,7 @@
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
 mod alone;
+mod attach;
 mod begin;
 mod clock;
 mod cluster;
@@ -37,10 +38,10 @@ use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
 use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{Mirror, MirrorCounts};
+use crate::store::redis::{Epochs, Mirror, MirrorCounts};
 use crate::store::{RemoteSeries, Store};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
-use begin::{listen, mirror, restore};
+use begin::listen;
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
 use lookout::{LookoutDoor, Told};
@@ -50,7 +51,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
@@ -82,7 +83,10 @@ struct Shared {
     counts: Arc<Mutex<NetCounts>>,
     /// `Release` by [`Broker::stop`], `Acquire` by the loops: it carries nothing but itself.
     stopping: Arc<AtomicBool>,
-    mirror: Option<Arc<Mutex<MirrorCounts>>>,
+    /// Empty while there is no Redis.
+    mirror: OnceLock<Arc<Mutex<MirrorCounts>>>,
+    /// What writes to Redis carry.
+    epochs: Arc<Epochs>,
     lookout: LookoutDoor,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
@@ -110,7 +114,7 @@ impl Broker {
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
         let (registry, windows) = Registry::open(&config.dir)?;
         let (store, mut writer, mut recovery) = Store::open(store_config(&config), now_ms)?;
-        restore(&config, &mut writer, &mut recovery, now_ms)?;
+        attach::restore(&config, &mut writer, &mut recovery, now_ms)?;
         for damage in &recovery.damage {
             log::warn!("damage found and left out: {damage}");
         }
@@ -156,7 +160,8 @@ impl Broker {
         let tuned = Tuned::new(&config);
         let tuner = Tuner::new(&config, &store, &tuned);
         let audit = Audit::open(&config.dir).map_err(io("open the audit log"))?;
-        let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
+        let epochs = Arc::new(Epochs::none());
+        let mirror = attach::mirror(&config, &store, &registry, (&stopping, &epochs), now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
         let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
         let wanted = config.durability == Durability::WalRedis;
@@ -182,7 +187,8 @@ impl Broker {
             waker,
             counts: Arc::default(),
             stopping,
-            mirror: mirror.as_ref().map(Mirror::counts),
+            mirror: mirror.as_ref().map(Mirror::counts).map_or_else(OnceLock::new, OnceLock::from),
+            epochs: Arc::clone(&epochs),
             lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
@@ -201,7 +207,7 @@ impl Broker {
             pages: Some(pages),
             peers,
             letters,
-            epochs: mirror.as_ref().map(Mirror::epochs),
+            epochs,
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
             tuner,

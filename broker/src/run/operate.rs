@@ -121,7 +121,7 @@ impl Broker {
         match ids.as_slice() {
             [id] => Ok((asked.to_owned(), *id)),
             [] => {
-                let why = format!("no host {asked:?} is known here; `strobe hosts` lists them");
+                let why = format!("no host {asked:?} is known; `strobe hosts` lists them");
                 Err(own::error(404, "not_found", &why))
             }
             several => {
