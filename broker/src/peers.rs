@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo, Incoming, Message, Reader};
 
 /// Asks the other members; clones share it. A broker by itself has nobody to ask.
