@@ -1,3 +1,5 @@
+//! Control groups: trees of version 1 and 2, churn, and hostile files.
+
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::*;

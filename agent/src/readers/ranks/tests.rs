@@ -1,3 +1,5 @@
+//! What holds of ranks, whatever comes and goes.
+
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;

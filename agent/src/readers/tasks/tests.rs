@@ -1,3 +1,5 @@
+//! What holds of tasks, whatever comes and goes.
+
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::*;
