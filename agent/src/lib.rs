@@ -25,6 +25,9 @@ pub mod score;
 
 pub mod recorder;
 
+mod answers;
+pub mod managed;
+
 pub mod spool;
 pub mod state;
 pub mod uplink;

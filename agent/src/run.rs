@@ -12,21 +12,23 @@
 //! the broker refuses the token. On a stop, the sampler seals its last event, and the network loop
 //! gives the broker `DRAIN` to acknowledge.
 
+mod answering;
 #[cfg(feature = "inputs")]
 mod inputs;
 mod network;
 mod reach;
 mod recording;
+mod remake;
 mod turns;
 
 pub use reach::reach;
 
-use crate::clock::{self, moment, until_multiple_ns};
+use crate::clock::{self, until_multiple_ns};
 use crate::config::Config;
 #[cfg(feature = "inputs")]
 use crate::input::Outbox;
-use crate::recorder::pressure::Watches;
-use crate::recorder::{Bell, Recorder, Shipper};
+use crate::managed::Managed;
+use crate::recorder::{Bell, Shipper};
 use crate::ring::{Ring, RingError};
 use crate::sampler::{Sampler, Tick};
 use crate::schemas::Table;
@@ -42,6 +44,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use remake::{Desk, Remaker};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -195,18 +198,17 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     region.prefault();
     let ring = Ring::new(config.ring_slots, region)?;
     let table = Arc::new(Table::new());
+    let (managed, config) = Managed::new(config.clone(), state.configuration());
+    let config = &config;
     let sampler = Sampler::new(&config.trees(), clock::monotonic_ns, Arc::clone(&table));
     let hello = hello(config, &state, &sampler);
     let sealer = Sealer::new(state.host, state.boot, ring.writer);
-    // Before the sampler's thread: what fails here must not leave one behind.
-    let every = Duration::from_millis(config.interval_ms);
-    let pace = Pace { every, after: moment(every, state.host.0) };
     let bell = Bell::default();
-    let recorder = config.recorder.map(|of| {
-        let (table, bell) = (Arc::clone(&table), bell.clone());
-        Recorder::new(&config.trees(), of.window_ms, clock::monotonic_ns, table, bell)
-    });
-    let (recorder, shipper) = recorder.unzip();
+    let mut remaker = Remaker::new(Arc::clone(&table), bell.clone(), stop.clone(), state.host.0);
+    // Before the sampler's thread: what fails here must not leave one behind. The recorder's ends with
+    // its remaker.
+    let (pace, shipper) = (remaker.pace(config), remaker.record(config)?);
+    let desk = remaker.desk();
     let ring = ring.reader;
     #[cfg(feature = "inputs")]
     let inputs_table = Arc::clone(&table);
@@ -225,25 +227,18 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
         spool_numbers,
         status,
         bell,
+        config: config.clone(),
+        managed,
+        remaker,
     };
-    let bell = parts.bell.clone();
     let errand = Errand::new(parts, stop.clone())?;
     let handover = errand.handover();
-    if let (Some(recorder), Some(of)) = (recorder, config.recorder) {
-        let watches = Watches::new(&config.procfs);
-        let (every, stop) = (Duration::from_millis(of.interval_ms), stop.clone());
-        // It ends with the others, and has nothing that would have to be waited for.
-        spawn("strobe-record", move || {
-            if let Err(error) = recording::record(recorder, &bell, watches, every, &stop) {
-                log::error!("the flight recorder has ended: {error}");
-            }
-        })?;
-    }
     let sampled = Sampled {
         sampler,
         sealer,
         shipper,
         spool: spool_section,
+        desk,
         #[cfg(feature = "inputs")]
         inputs: inputs::start(&config.inputs, &inputs_table, &stop)?,
     };
@@ -330,6 +325,7 @@ struct Sampled {
     sealer: Sealer,
     shipper: Option<Shipper>,
     spool: SpoolSection,
+    desk: Arc<Desk>,
     /// Rows of other inputs, if there are any.
     #[cfg(feature = "inputs")]
     inputs: Option<Outbox>,
@@ -337,8 +333,8 @@ struct Sampled {
 
 /// The sampler's loop: one tick at once, then one at the host's moment of every interval.
 #[expect(clippy::disallowed_methods, reason = "this is a loop that reads the clock")]
-fn sample(of: Sampled, pace: Pace, handover: &Handover, stop: &Stop) -> Result<(), AgentError> {
-    let Sampled { mut sampler, mut sealer, mut shipper, mut spool, .. } = of;
+fn sample(of: Sampled, mut pace: Pace, handover: &Handover, stop: &Stop) -> Result<(), AgentError> {
+    let Sampled { mut sampler, mut sealer, mut shipper, mut spool, desk, .. } = of;
     aim(&stop.0.timer, pace)?;
     let tick = || Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
     sealer.event(tick(), "start", concat!("strobe-agent ", env!("CARGO_PKG_VERSION")));
@@ -359,10 +355,16 @@ fn sample(of: Sampled, pace: Pace, handover: &Handover, stop: &Stop) -> Result<(
         if let Some(shipper) = &mut shipper {
             shipper.tick(now, &mut sealer);
         }
+        desk.ticked();
         handover.ticked(Instant::now());
         if wait(pace, stop)? == Woken::Stopped {
             sealer.event(tick(), "stop", "the agent was stopped");
             return Ok(());
+        }
+        if let Some(remade) = desk.take() {
+            (sampler, pace) = (remade.sampler, remade.pace);
+            shipper = remade.shipper.unwrap_or(shipper);
+            sealer.event(tick(), "configured", "another configuration is in force");
         }
     }
 }

@@ -22,7 +22,8 @@ use strobe_wire::score::Scores;
 /// What the writer and the readers have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: StoreConfig,
+    /// Its limits may change while it is open.
+    pub(super) config: RwLock<Arc<StoreConfig>>,
     pub(super) sources: RwLock<BTreeMap<u128, Arc<Source>>>,
     /// The same by `instance`, none for those without: a question about one of a thousand hosts
     /// looks at that one.
@@ -53,6 +54,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// As it is now.
+    pub(super) fn config(&self) -> Arc<StoreConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Behind the last committed record of the WAL.
     pub(super) fn synced(&self) -> Position {
         *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
@@ -180,7 +186,7 @@ impl Shared {
         if horizon == self.horizon() {
             return Ok(());
         }
-        horizon.write(&self.config.dir.join(SEGMENTS))?;
+        horizon.write(&self.config().dir.join(SEGMENTS))?;
         *self.horizon.lock().unwrap_or_else(PoisonError::into_inner) = horizon;
         Ok(())
     }
@@ -328,7 +334,7 @@ impl Shared {
 
     /// The next free file of a kind. A number is not used twice: Redis knows what it means.
     pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
-        let dir = self.config.dir.join(SEGMENTS);
+        let dir = self.config().dir.join(SEGMENTS);
         let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
         let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
         let next = last.saturating_add(1);
