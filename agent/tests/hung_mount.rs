@@ -9,7 +9,7 @@
 #[expect(dead_code, reason = "other tests let it die and renew certificates")]
 mod broker;
 
-use broker::{Broker, config, fresh_dir};
+use broker::{Broker, config_with, fresh_dir};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::fs::{self, File, OpenOptions};
@@ -92,9 +92,10 @@ fn a_mount_that_never_answers_delays_no_tick() {
     };
     procfs(&dir.join("proc"), &format!("dead {} fuse rw 0 0\n", dead.at.display()));
     let mut broker = Broker::new();
-    let mut config = config(&dir.join("agent"), broker.addr(), Some(&broker.token));
-    config.procfs = dir.join("proc");
-    config.filesystem_interval_ms = 1000;
+    let more =
+        [format!("--procfs={}", dir.join("proc").display()), "--filesystem-interval=1s".into()];
+    let token = broker.token;
+    let config = config_with(&dir.join("agent"), broker.addr(), Some(&token), &more);
     let agent = Agent::start(&config).unwrap();
     broker.serve(|broker| dead.asked.load(Ordering::SeqCst) && 100 < broker.ticks_ns.len());
     let begun = broker.ticks_ns.len();

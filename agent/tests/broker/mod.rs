@@ -266,7 +266,17 @@ pub(crate) fn fresh_dir(name: &str) -> PathBuf {
 }
 
 pub(crate) fn config(dir: &std::path::Path, broker: SocketAddr, token: Option<&Token>) -> Config {
+    config_with(dir, broker, token, &[])
+}
+
+pub(crate) fn config_with(
+    dir: &std::path::Path,
+    broker: SocketAddr,
+    token: Option<&Token>,
+    more: &[String],
+) -> Config {
     let mut args = vec!["--interval=100ms".to_owned(), "--ring-slots=128".to_owned()];
+    args.extend_from_slice(more);
     args.push(format!("--dir={}", dir.display()));
     args.push(format!("--broker={broker}"));
     args.extend(token.map(|token| format!("--token={token}")));
