@@ -23,6 +23,7 @@ mod nfs;
 mod zfs;
 
 mod engine;
+mod latency;
 pub(crate) mod leaf;
 mod processes;
 mod ranks;

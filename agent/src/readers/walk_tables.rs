@@ -3,6 +3,7 @@
 use super::cgroups::Groups;
 use super::engine::Call;
 use super::kept::Shape;
+use super::latency::Latency;
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::processes::Processes;
 use super::sockets::{Question, Sockets};
@@ -50,6 +51,11 @@ pub(crate) fn nfs(roots: &Roots, found: &mut Found) {
 
 pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
     found.table(roots.procfs.join("net/rpc/nfsd"), Shape::Whole, Format::NfsServer, "");
+}
+
+/// How long disks take.
+pub(crate) fn latency(roots: &Roots, found: &mut Found) {
+    found.engine(|| Call::Latency(Box::new(Latency::new(&roots.procfs))));
 }
 
 /// The busiest and largest processes.
