@@ -1,6 +1,7 @@
 //! What is read otherwise than from one file: by a system call, or by a walk of its own.
 
 use super::cgroups::{self, Groups};
+use super::exits::{self, Exits};
 use super::latency::{self, Latency};
 use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
@@ -29,6 +30,8 @@ pub(crate) enum Call {
     Textfiles(Textfiles),
     /// Every /proc/PID/stat.
     Processes(Processes),
+    /// The kernel's records of processes that ended.
+    Exits(Box<Exits>),
     /// /proc/diskstats, as histograms.
     Latency(Box<Latency>),
     /// The busiest and largest processes.
@@ -66,6 +69,10 @@ impl Engine {
                 processes.walk();
                 fill(sheet, |sheet| processes.put(sheet))
             }
+            Call::Exits(exits) => {
+                exits.read();
+                fill(sheet, |sheet| exits.put(sheet))
+            }
             Call::Latency(latency) => {
                 latency.read();
                 fill(sheet, |sheet| latency.put(sheet))
@@ -89,6 +96,7 @@ impl Engine {
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
             }
+            Call::Exits(_) => exits::columns(),
             Call::Latency(_) => latency::columns(entry.shape, &entry.key),
             Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
             Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),

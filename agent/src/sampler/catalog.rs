@@ -253,6 +253,7 @@ pub const COLLECTORS: &[Collector] = &[
         .unscored(),
     // A set of histograms that changes only with the disks; a second is what a mean is taken over.
     walked("disk_latency", NONE, walk_tables::latency).every(1000).opt_in().unscored(),
+    walked("process_exits", NONE, walk_tables::exits).wanted().every(1000).opt_in(),
     walked("process", NONE, walk_tables::tasks)
         .wanted()
         .every(5000)
