@@ -231,7 +231,8 @@ mod tests {
             "{before:?} {:?}",
             exits.counts
         );
-        assert!(short <= all && 0 < short_us);
+        // What so short a process used may be less than the kernel counts.
+        assert!(short <= all && short_us < 3_000_000);
         assert_eq!(columns().len(), 4);
     }
 

@@ -216,6 +216,9 @@ mod tests {
         // Two reads of 3 s, three writes of 10 ms; then a disk that began anew.
         write("122 0 0 7004 13 0 0 80 0 0 0");
         read(&mut latency, &mut sheet);
+        // Milliseconds of 32 bits that wrapped, then counters that began anew.
+        write("123 0 0 5 13 0 0 80 0 0 0");
+        read(&mut latency, &mut sheet);
         write("1 0 0 1 0 0 0 0 0 0 0");
         let values = read(&mut latency, &mut sheet);
         for (name, wanted) in [
