@@ -1,9 +1,15 @@
 # Two commands: `make run` and `make test`. Both do all their own set-up.
-.PHONY: run test web lint perf bench package soak setup-run setup-test setup-bench setup-package clean
+# And `make cluster`: three brokers with Redis and Sentinels on this machine.
+.PHONY: run cluster test web lint perf bench package soak setup-run setup-cluster setup-test setup-bench setup-package clean
 
 run: setup-run web
 	cargo build --release --package strobe
 	exec $${CARGO_TARGET_DIR:-target}/release/strobe up $(ARGS)
+
+# Until Ctrl-C. ARGS=--chaos kills a broker now and then; scripts/cluster lists the rest.
+cluster: setup-cluster web
+	cargo build --release --bins
+	exec scripts/cluster $(ARGS)
 
 test: setup-test web
 	scripts/test
@@ -38,6 +44,9 @@ package: setup-package web
 
 setup-run:
 	scripts/setup run
+
+setup-cluster:
+	scripts/setup cluster
 
 setup-test:
 	scripts/setup test

@@ -21,6 +21,7 @@ mod run;
 pub mod store;
 pub mod tokens;
 pub mod trust;
+pub mod vitals;
 pub mod window;
 pub mod writer;
 

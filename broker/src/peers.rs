@@ -13,6 +13,7 @@
 
 use crate::query::{Deadline, QueryError};
 use crate::store::{Depth, Elsewhere, Limits, Matcher, Store, TimeRange, Wanted};
+use crate::vitals::Vitals;
 use mio::Waker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,6 +131,18 @@ impl Peers {
         }
         inner.hosts.extend(told);
         all
+    }
+
+    /// How the other brokers are doing, those that answer.
+    pub fn vitals(&self, deadline: Deadline<'_>) -> BTreeMap<u64, Vitals> {
+        let mut told = BTreeMap::new();
+        let Some(reach) = self.reach() else { return told };
+        let mut take = |from: u64, body: &[u8]| {
+            told.insert(from, serde_json::from_slice(body).map_err(|why| why.to_string())?);
+            Ok(None)
+        };
+        drop(reach.ask((VITALS_PATH, Vec::new()), deadline, &mut |_| {}, &mut take));
+        told
     }
 
     fn ask(&self, round: &mut Round<'_>, to: u64, body: Vec<u8>, at_ms: u64) -> bool {
@@ -355,6 +368,8 @@ fn answer(status: u16, body: Vec<u8>) -> ApiResponse {
 pub const PATH: &str = "/peer/v1/page";
 /// Where it tells its hosts.
 pub const HOSTS_PATH: &str = "/peer/v1/hosts";
+/// Where it tells how it is doing.
+pub const VITALS_PATH: &str = "/peer/v1/vitals";
 /// Letters waiting for the network loop.
 pub const LETTERS_MAX: usize = 1024;
 /// So long a member may take for a page.

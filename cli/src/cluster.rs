@@ -157,6 +157,8 @@ fn doctor(body: &str) -> Result<(String, bool), String> {
     if found.is_empty() {
         return Ok(("The cluster is well.".to_owned(), true));
     }
-    let lines = found.iter().map(|f| format!("{}: {}", text(f, "kind"), text(f, "why")));
+    let line =
+        |f: &Value| format!("{}: {} ({})", text(f, "kind"), text(f, "why"), text(f, "runbook"));
+    let lines = found.iter().map(line);
     Ok((lines.collect::<Vec<_>>().join("\n"), well))
 }

@@ -93,7 +93,7 @@ pub const KEYS: &[Key] = &[
         flag: "broker",
         env: "STROBE_VIZ_BROKER",
         default: "127.0.0.1:7801",
-        help: "host:port of the broker.",
+        help: "host:port of the broker; of several of one cluster, by commas.",
     },
     Key {
         name: "viz.token",

@@ -28,7 +28,7 @@ use crate::session::{Parts, Session};
 /// What the link needs.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
-    /// `host:port` of the broker.
+    /// `host:port` of the broker; of several of one cluster, by commas.
     pub broker: String,
     /// Enrolment token; needed while there is no identity in `dir`, or one that is refused.
     pub token: Option<pki::Token>,
@@ -95,7 +95,7 @@ impl BrokerLink {
         end.wake_by(Waker::new(poll.registry(), WAKER)?);
         let (told, enrolment) = sync_channel(1);
         let enrolment = identity.is_none().then_some(enrolment);
-        let line = Line { settings, identity, poll, end, told, stop: stopped };
+        let line = Line { settings, at: 0, identity, poll, end, told, stop: stopped };
         let thread =
             std::thread::Builder::new().name("viz-link".to_owned()).spawn(move || line.run())?;
         Ok((Self { stop, thread: Some(thread), enrolment }, remote))
@@ -124,6 +124,8 @@ impl Drop for BrokerLink {
 /// What outlives a connection.
 struct Line {
     settings: LinkSettings,
+    /// How many brokers were left so far: the next one's turn.
+    at: usize,
     identity: Option<Identity>,
     poll: Poll,
     end: RemoteEnd,
@@ -140,7 +142,8 @@ impl Line {
             let began = clock();
             let ended = self.session();
             self.end.connected(false);
-            let broker = &self.settings.broker;
+            let broker = self.broker().to_owned();
+            self.at = self.at.wrapping_add(1);
             match ended {
                 Ok(_) if self.is_stopping() => return,
                 // The token pins its broker: to try it at another one gives nothing away.
@@ -182,6 +185,13 @@ impl Line {
         }
     }
 
+    /// Whose turn it is.
+    fn broker(&self) -> &str {
+        let all = self.settings.broker.split(',').map(str::trim);
+        let count = all.clone().count().max(1);
+        all.clone().nth(self.at % count).unwrap_or_default()
+    }
+
     /// Nobody may wait for it any more, and more than the first is no news.
     fn tell(&self, enrolment: Enrolment) {
         let _ = self.told.try_send(enrolment);
@@ -193,7 +203,7 @@ impl Line {
 
     /// From the first datagram to the last; enrols first if it must.
     fn session(&mut self) -> Result<Why, BrokerLinkError> {
-        let broker = self.settings.broker.to_socket_addrs()?.next();
+        let broker = self.broker().to_socket_addrs()?.next();
         let broker = broker.ok_or_else(|| io::Error::other("the name has no address"))?;
         let any: SocketAddr = match broker {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),

@@ -12,6 +12,7 @@
 //! that stays in force when the plane stalls or the quorum is lost. So a broken control plane stops
 //! changes and not ingest. A store that several brokers write to has to refuse old epochs itself.
 
+pub mod findings;
 mod map;
 mod plane;
 mod report;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use strobe_cluster::kinds::members::{self, Stage};
 use strobe_cluster::kinds::shards;
 use strobe_cluster::{Identity, Role, State, Status};
-use strobe_wire::limits::SHARDS;
+use strobe_wire::shard::Shard;
 
 /// What one broker knows.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Report {
     pub refused: u64,
     /// The same, dropped on their way to peers.
     pub dropped: u64,
+    /// Of each shard its owner; 0: none.
+    pub owners: Vec<u64>,
 }
 
 /// A member.
@@ -60,6 +62,9 @@ impl Report {
             address: member.address,
         };
         let Status { role, term, leader, committed, applied, voters, refused, .. } = status;
+        let owners = shards::owners(state);
+        let owner = |shard| owners.owner(shard).map_or(0, |broker| broker.0);
+        let owners = Shard::all().map(owner).collect();
         let (cluster, me, members) = (identity.cluster, identity.broker, here.map(known).collect());
         Self {
             cluster,
@@ -73,6 +78,7 @@ impl Report {
             members,
             refused,
             dropped,
+            owners,
         }
     }
 
@@ -101,56 +107,6 @@ impl Report {
             "messages_dropped": self.dropped,
             "members": self.members.iter().map(member).collect::<Vec<_>>(),
         })
-    }
-
-    /// What an operator should look at: (how bad, a sentence each).
-    #[must_use]
-    pub fn findings(&self) -> Vec<(&'static str, String)> {
-        let mut found = Vec::new();
-        let voting = |known: &&Known| self.voters.contains(&known.id);
-        let down: Vec<&Known> = self.members.iter().filter(|known| known.down).collect();
-        if !self.members.iter().any(|known| known.id == self.me) {
-            let why = "this broker is no member of the cluster any more: stop it";
-            found.push(("bad", why.to_owned()));
-        }
-        if self.leader.is_none() {
-            let why = "no leader is known: less than half of the voters can be reached, or an \
-                       election is under way. Ingest goes on; nothing can be changed";
-            found.push(("bad", why.to_owned()));
-        }
-        for known in &down {
-            let Known { id, address, .. } = known;
-            let why = format!(
-                "broker {id} ({address}) is not heard of: start it, or `strobe cluster remove {id}`"
-            );
-            found.push(("bad", why));
-        }
-        let owned: usize = self.members.iter().map(|known| known.shards).sum();
-        if owned < usize::from(SHARDS) {
-            let why = format!("{} shards have no owner", usize::from(SHARDS) - owned);
-            found.push(("bad", why));
-        }
-        for known in self.members.iter().filter(|known| known.stage == Stage::Learner) {
-            found.push(("note", format!("broker {} is still catching up", known.id)));
-        }
-        match self.members.iter().filter(voting).count() {
-            1 => found.push(("note", "one voter: it is not survived by anybody".to_owned())),
-            count if count % 2 == 0 => {
-                let why = format!(
-                    "{count} voters survive the loss of {}, as {} would: add one",
-                    (count - 1) / 2,
-                    count - 1
-                );
-                found.push(("note", why));
-            }
-            _ => {}
-        }
-        if 0 < self.dropped {
-            let why =
-                format!("{} messages to peers were dropped: they do not keep up", self.dropped);
-            found.push(("note", why));
-        }
-        found
     }
 }
 

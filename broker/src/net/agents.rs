@@ -15,6 +15,7 @@ use strobe_wire::message::{Hello, Message, encode};
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) number: u64,
+    pub(super) at: Instant,
     /// Failures that were heard of when it was made.
     pub(super) failures: u64,
     pub(super) frames: usize,
@@ -108,10 +109,11 @@ impl Net {
         Ok(())
     }
 
-    pub(super) fn on_stored(&mut self, turn: u64) {
+    pub(super) fn on_stored(&mut self, turn: u64, now: Instant) {
         let mut acks: BTreeMap<(SessionId, BootId), Reached> = BTreeMap::new();
         while let Some(done) = self.turns.front().filter(|t| t.number <= turn) {
             self.frames_in_flight -= done.frames;
+            self.waits.add(done.at, now, done.frames);
             acks.extend(done.reached.iter().map(|of| ((of.session, of.boot), *of)));
             self.turns.pop_front();
         }

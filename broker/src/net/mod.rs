@@ -18,6 +18,7 @@
 //! When the writer is behind or the disk is full, agents' streams are not read: QUIC's flow control
 //! stops them and they keep their frames. Dashboards are answered all the same.
 
+mod acks;
 mod agents;
 mod certify;
 mod feeds;
@@ -75,6 +76,7 @@ pub struct Net {
     keep_at: Instant,
     session_next: u64,
     acks: u64,
+    waits: acks::Waits,
     revocations: u64,
     /// In a cluster; none of a broker by itself.
     seat: Option<peers::Seat>,
@@ -122,6 +124,8 @@ pub struct NetCounts {
     pub frames_in_flight: usize,
     /// Acknowledgements sent.
     pub acks: u64,
+    /// So long, in ms, 99 of 100 frames of the last seconds waited for theirs, at most.
+    pub ack_ms_p99: Option<u64>,
     /// Certificates given, renewed, ended.
     pub certificates: CertificateCounts,
     /// TLS handshakes that failed.
@@ -184,6 +188,7 @@ impl Net {
             keep_at: now + KEEP_EVERY,
             session_next: 1,
             acks: 0,
+            waits: acks::Waits::new(now),
             revocations: 0,
             seat: None,
             joining: joining::Waiting::default(),
@@ -224,7 +229,8 @@ impl Net {
 
     /// The end of a turn: what goes to the writer, if anything, and what listeners wait for.
     pub fn end_turn(&mut self, now: Instant, now_ms: i64, order: &mut dyn FnMut(Order)) {
-        if let Some(batch) = self.batch(now_ms) {
+        self.waits.turn(now);
+        if let Some(batch) = self.batch(now, now_ms) {
             order(Order::Batch(batch));
         }
         if self.keep_at <= now {
@@ -263,7 +269,7 @@ impl Net {
     /// The writer says what became of a turn.
     pub fn on_report(&mut self, report: Report, now: Instant) {
         match report {
-            Report::Stored { turn } => self.on_stored(turn),
+            Report::Stored { turn } => self.on_stored(turn, now),
             Report::Failed { turn, failures, frames, why } => {
                 self.failures = failures;
                 self.on_failed(turn, &frames, &why, now);
@@ -300,6 +306,7 @@ impl Net {
             subscribers: self.subscribers.len(),
             frames_in_flight: self.frames_in_flight,
             acks: self.acks,
+            ack_ms_p99: self.waits.p99_ms(),
             certificates: self.certificates.counts(),
             handshakes_failed: link.handshakes_failed,
             connections_refused: link.refused_full + link.refused_role,
@@ -312,7 +319,7 @@ impl Net {
         }
     }
 
-    fn batch(&mut self, now_ms: i64) -> Option<Batch> {
+    fn batch(&mut self, now: Instant, now_ms: i64) -> Option<Batch> {
         let nothing = self.items.is_empty() && self.touched.is_empty();
         if nothing || TURNS_MAX <= self.turns.len() || self.is_stale() {
             return None;
@@ -332,8 +339,9 @@ impl Net {
         self.publish(&items, &late);
         let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
         self.frames_in_flight += frames;
-        self.turns.push_back(Turn { number: self.turn, failures: self.failures, frames, reached });
-        Some(Batch { turn: self.turn, failures: self.failures, items })
+        let (number, failures) = (self.turn, self.failures);
+        self.turns.push_back(Turn { number, at: now, failures, frames, reached });
+        Some(Batch { turn: number, failures, items })
     }
 
     /// Listeners see what was taken in before it is on disk: a live view is no promise, and a

@@ -1,12 +1,21 @@
 //! What this broker tells others of itself, and what they tell of the rest of the fleet.
 
 use super::Broker;
-use super::clock::monotonic;
+use super::clock::{monotonic, wall_ms};
+use crate::cluster::findings::{self, Finding};
+use crate::cluster::{Answer, Asked, Report};
 use crate::own;
 use crate::peers;
 use crate::query::{Caller, Deadline, Pulse};
+use crate::vitals::Vitals;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use strobe_wire::health::Health;
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo};
+use strobe_wire::shard::Shard;
 
 impl Broker {
     /// The instance of an agent that is run beside this broker and enrols anew by itself whenever
@@ -27,6 +36,11 @@ impl Broker {
         let shared = &self.shared;
         match request.path.as_str() {
             peers::PATH => peers::page(&shared.store, &request.body, &|| caller.has_left()),
+            peers::VITALS_PATH => {
+                let body = serde_json::to_vec(&self.vitals()).unwrap_or_default();
+                let content_type = "application/json".to_owned();
+                ApiResponse { status: 200, content_type, body }
+            }
             peers::HOSTS_PATH => peers::hosts(shared.registry.hosts()),
             path => {
                 own::error(404, "not_found", &format!("{path} is nothing that a broker is asked"))
@@ -42,16 +56,119 @@ impl Broker {
         hosts.into_iter().map(|info| (standing(&info), info)).map(|(s, info)| (info, s)).collect()
     }
 
+    /// What it counts.
+    pub(super) fn numbers(&self) -> own::Numbers {
+        let shared = &self.shared;
+        let mirror = shared.mirror.as_deref();
+        own::Numbers {
+            net: self.counts(),
+            store: shared.store.counts(),
+            mirror: mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner)),
+            queries_abandoned: shared.queries_abandoned.load(Ordering::Relaxed),
+            members_silent: shared.peers.silent(),
+        }
+    }
+
+    fn vitals(&self) -> Vitals {
+        let own::Numbers { net, store, mirror, .. } = self.numbers();
+        Vitals::of(&net, &store, mirror.as_ref(), wall_ms())
+    }
+
+    /// How every broker is doing that answers.
+    pub(super) fn all_vitals(&self, me: u64) -> BTreeMap<u64, Vitals> {
+        let mut all = Self::briefly(|deadline| self.shared.peers.vitals(deadline));
+        all.insert(me, self.vitals());
+        all
+    }
+
+    /// How the cluster stands, for whoever may see the fleet: brokers, shards, hosts and findings. A
+    /// broker by itself is one member without a number.
+    pub(super) fn overview(&self) -> ApiResponse {
+        let report = match self.shared.cluster.ask(Asked::Report) {
+            Ok(Answer::Report(report)) => Some(*report),
+            // Its control plane may have ended: its numbers are there all the same.
+            Ok(_) | Err(_) => None,
+        };
+        let hosts = self.fleet();
+        own::json_answer(
+            200,
+            &match report {
+                Some(report) => clustered(&report, &self.all_vitals(report.me), &hosts),
+                None => self.alone(&hosts),
+            },
+        )
+    }
+
+    fn alone(&self, hosts: &[own::Known]) -> Value {
+        let vitals = self.vitals();
+        let mut found = Vec::new();
+        findings::of_broker("this broker", &vitals, &mut found);
+        if self.shared.is_clustered() {
+            found.push(findings::stalled());
+        }
+        let hosts: Vec<&HostInfo> = hosts.iter().map(|(info, _)| info).collect();
+        let address = self.quic_addr().to_string();
+        let member = json!({
+            "id": null, "address": address, "me": true, "vitals": vitals, "hosts": states(&hosts),
+        });
+        json!({ "cluster": null, "now_ms": wall_ms(), "members": [member], "findings": list(&found) })
+    }
+
     /// The hosts that other brokers know.
     pub(super) fn elsewhere(&self) -> Vec<HostInfo> {
+        Self::briefly(|deadline| self.shared.peers.hosts(deadline))
+    }
+
+    /// A list is not waited for as long as samples are.
+    fn briefly<T>(ask: impl FnOnce(Deadline<'_>) -> T) -> T {
         let since = monotonic();
         let pulse = || {
             let elapsed = monotonic().saturating_duration_since(since).as_millis();
             Pulse::Elapsed(u64::try_from(elapsed).unwrap_or(u64::MAX))
         };
-        self.shared.peers.hosts(Deadline::new(&pulse, HOSTS_MS_MAX))
+        ask(Deadline::new(&pulse, LISTS_MS_MAX))
     }
 }
 
-/// A list of hosts is not waited for as long as samples are.
-const HOSTS_MS_MAX: u64 = 1_000;
+fn clustered(report: &Report, vitals: &BTreeMap<u64, Vitals>, hosts: &[own::Known]) -> Value {
+    let owner = |info: &HostInfo| {
+        let shard = usize::from(Shard::of(HostId(info.hello.host)).0);
+        report.owners.get(shard).copied().unwrap_or(0)
+    };
+    let mut of: BTreeMap<u64, Vec<&HostInfo>> = BTreeMap::new();
+    hosts.iter().for_each(|(info, _)| of.entry(owner(info)).or_default().push(info));
+    let mut json = report.json();
+    let members = json.get_mut("members").and_then(Value::as_array_mut);
+    for member in members.into_iter().flatten() {
+        let id = member.get("id").and_then(Value::as_u64).unwrap_or(0);
+        member["vitals"] = json!(vitals.get(&id));
+        member["hosts"] = states(of.get(&id).map_or(&[][..], Vec::as_slice));
+    }
+    json["now_ms"] = json!(wall_ms());
+    json["shards"] = json!(report.owners);
+    json["findings"] = list(&findings::of_cluster(report, vitals));
+    json
+}
+
+fn list(found: &[Finding]) -> Value {
+    Value::Array(found.iter().map(Finding::json).collect())
+}
+
+/// How many hosts are in which state, and the first of their names.
+fn states(hosts: &[&HostInfo]) -> Value {
+    let now_ms = wall_ms();
+    let mut counts: BTreeMap<&str, u64> = Health::ALL.map(|state| (state.word(), 0)).into();
+    for info in hosts {
+        *counts.entry(Health::of(info, now_ms).word()).or_default() += 1;
+    }
+    let mut names: Vec<&str> = hosts.iter().map(|info| info.hello.instance.as_str()).collect();
+    names.sort_unstable();
+    names.truncate(NAMES_MAX);
+    let mut json = json!(counts);
+    json["names"] = json!(names);
+    json
+}
+
+const LISTS_MS_MAX: u64 = 1_000;
+/// Names of a broker's hosts that are told.
+const NAMES_MAX: usize = 48;

@@ -223,17 +223,8 @@ impl Broker {
                 own::text(503, "Strobe is stopping.")
             }
             "/-/ready" => own::text(200, "Strobe is ready."),
-            "/metrics" => {
-                let net = self.counts();
-                let mirror = shared.mirror.as_deref();
-                let mirror = mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
-                let (store, hosts) = (shared.store.counts(), self.known());
-                let queries_abandoned = shared.queries_abandoned.load(Ordering::Relaxed);
-                let members_silent = shared.peers.silent();
-                let numbers =
-                    own::Numbers { net, store, mirror, queries_abandoned, members_silent };
-                own::metrics(&numbers, &hosts, wall_ms())
-            }
+            "/metrics" => own::metrics(&self.numbers(), &self.known(), wall_ms()),
+            "/api/strobe/v1/cluster" => self.overview(),
             "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)

@@ -68,6 +68,50 @@ function matrix(body: unknown): Raw[] {
   }));
 }
 
+/** What a broker says of itself; null where it did not answer. */
+export interface BrokerVitals {
+  version: string;
+  now_ms: number;
+  sessions: number;
+  connections: number;
+  frames: number;
+  ack_ms_p99: number | null;
+  in_flight: number;
+  wal_bytes: number;
+  segment_bytes: number;
+  storing: boolean;
+  redis: { connected: boolean; lag_ms: number; lag_segments: number } | null;
+}
+
+export interface Member {
+  id: number | null;
+  address: string;
+  stage?: "learner" | "voter" | "draining";
+  down?: boolean;
+  shards?: number;
+  leader?: boolean;
+  me: boolean;
+  vitals: BrokerVitals | null;
+  hosts: { fresh: number; late: number; lost: number; names: string[] };
+}
+
+/** How the cluster stands; `cluster` is null of a broker by itself, which is then the only member. */
+export interface ClusterState {
+  cluster: string | null;
+  broker?: number;
+  term?: number;
+  committed?: number;
+  members: Member[];
+  shards?: number[];
+  findings: { kind: string; why: string; runbook: string }[];
+}
+
+export async function cluster(signal: AbortSignal): Promise<ClusterState> {
+  const body = (await ask("/api/strobe/v1/cluster", signal)) as ClusterState;
+  if (!Array.isArray(body?.members)) throw new Error("The state of the cluster came back in a form this page does not know.");
+  return body;
+}
+
 async function ask(path: string, signal?: AbortSignal): Promise<unknown> {
   let response: Response;
   try {

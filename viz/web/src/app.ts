@@ -1,6 +1,7 @@
 // The page: reads the view from the URL, shows it, and keeps the two in step.
 
 import { text } from "./dom";
+import { ClusterPage } from "./cluster";
 import { FleetPage } from "./fleet";
 import { HostPage } from "./host";
 import { Live, type Link } from "./live";
@@ -12,7 +13,7 @@ const status = document.querySelector<HTMLElement>("#connection")!;
 const announcer = document.querySelector<HTMLElement>("#announcer")!;
 
 const live = new Live(connection);
-let page: FleetPage | HostPage | null = null;
+let page: FleetPage | HostPage | ClusterPage | null = null;
 let shown: View | null = null;
 let countdown = 0;
 
@@ -37,10 +38,17 @@ function show(moved: boolean): void {
     page.navigate(view);
     return;
   }
-  if (page instanceof HostPage) page.stop();
+  if (page instanceof HostPage || page instanceof ClusterPage) page.stop();
   shown = view;
-  document.title = view.page === "fleet" ? "Fleet · Strobe" : "Host · Strobe";
-  page = view.page === "fleet"
+  document.title = `${{ fleet: "Fleet", host: "Host", cluster: "Cluster" }[view.page]} · Strobe`;
+  const here = { fleet: "#/", host: "", cluster: "#/cluster" }[view.page];
+  for (const link of document.querySelectorAll(".pages a")) {
+    if (link.getAttribute("href") === here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  page = view.page === "cluster"
+    ? new ClusterPage(live)
+    : view.page === "fleet"
     ? new FleetPage(live, view.filter, (filter) => remember({ page: "fleet", filter }))
     : new HostPage(live, view, remember);
   main.replaceChildren(page.root);

@@ -3,9 +3,14 @@
 //   #/?q=web                       the fleet, filtered
 //   #/host/<id>?range=5m           a host, live
 //   #/host/<id>?from=…&to=…&range=5m   a host, held still; `range` is what "live" goes back to
+//   #/cluster                     the brokers
 //   …&burst=<ms>                   with the burst of that moment open
 
-export type View = Fleet | Host;
+export type View = Fleet | Host | Cluster;
+
+export interface Cluster {
+  page: "cluster";
+}
 
 export interface Fleet {
   page: "fleet";
@@ -58,6 +63,7 @@ export function parse(hash: string): View {
   const cut = text.indexOf("?");
   const path = cut < 0 ? text : text.slice(0, cut);
   const query = new URLSearchParams(cut < 0 ? "" : text.slice(cut + 1));
+  if (path === "/cluster") return { page: "cluster" };
   const host = /^\/host\/([^/]+)$/.exec(path);
   if (!host) return { page: "fleet", filter: (query.get("q") ?? "").slice(0, 200) };
   const asked = query.get("range") ?? "";
@@ -67,6 +73,7 @@ export function parse(hash: string): View {
 
 export function print(view: View): string {
   const query = new URLSearchParams();
+  if (view.page === "cluster") return "#/cluster";
   if (view.page === "fleet") {
     if (view.filter) query.set("q", view.filter);
     return query.size ? `#/?${query}` : "#/";

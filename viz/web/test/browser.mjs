@@ -359,6 +359,10 @@ test("360 pixels wide, by touch: nothing sticks out and a finger zooms", async (
     await rows(page).first().tap();
     await page.waitForURL(/#\/host\//);
   }, narrow);
+  await visit("#/cluster", async (page) => {
+    await page.locator(".broker .badge").first().waitFor(LONG);
+    assert.ok(await fits(page), "cluster");
+  }, narrow);
   await visit(await host(), async (page, context) => {
     await ready(page);
     assert.ok(await fits(page), "host");
@@ -414,10 +418,11 @@ test("light and dark follow the system and the person, and the choice is kept", 
 for (const colorScheme of ["light", "dark"]) {
   for (const width of [1280, 360]) {
     test(`axe finds nothing critical or serious, ${colorScheme} at ${width}`, async () => {
-      for (const path of ["#/", await host()]) {
+      for (const path of ["#/", "#/cluster", await host()]) {
         await visit(path, async (page) => {
-          await (path === "#/" ? rows(page).first().waitFor(LONG) : ready(page));
-          if (path !== "#/" && !real) {
+          if (path === "#/cluster") await page.locator(".broker .badge").first().waitFor(LONG);
+          else await (path === "#/" ? rows(page).first().waitFor(LONG) : ready(page));
+          if (path.startsWith("#/host") && !real) {
             await page.locator(".burst-list a").first().click();
             await page.waitForSelector("#chart-burst-cpu canvas", LONG);
           }
@@ -430,6 +435,24 @@ for (const colorScheme of ["light", "dark"]) {
     });
   }
 }
+
+test("the cluster page tells of brokers, shards and what is wrong, and goes on by itself", generated, async () => {
+  await visit("#/", async (page) => {
+    await page.getByRole("link", { name: "Cluster" }).click();
+    await page.getByRole("heading", { name: "Broker 3" }).waitFor(LONG);
+    await page.getByText("Broker 3 (127.0.0.1:7803) is not heard of").waitFor(LONG);
+    assert.equal(await page.locator(".shards i").count(), 256);
+    assert.equal(await page.locator(".broker .badge").allTextContents().then((all) => all.join()), "up,up,down");
+    await page.waitForFunction(() => /\/s/.test(document.querySelector(".figures").textContent), null, LONG);
+    mock.state.fail = true;
+    await page.getByText("No news: the store is not ready").waitFor(LONG);
+    mock.state.fail = false;
+    await page.waitForFunction(() => document.querySelector(".cluster .wrong").hidden, null, LONG);
+  }, { tolerate: /503/ });
+  mock.state.alone = true;
+  await visit("#/cluster", (page) => page.getByText("This broker is by itself").waitFor(LONG));
+  mock.state.alone = false;
+});
 
 test("a lost connection is said, and mended by itself", generated, () => visit("#/", async (page) => {
   await rows(page).first().waitFor(LONG);

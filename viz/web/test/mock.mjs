@@ -184,15 +184,28 @@ function lines({ metric, how, agg, by, where }, hosts, times, back) {
   return Object.fromEntries([...groups].map(([key, list]) => [key, times.map((t) => at(list, t))]));
 }
 
+/** Three brokers of which the last is down, or one by itself. */
+function cluster(alone) {
+  const now = Date.now();
+  const vitals = (id) => ({ version: "0.1.0", now_ms: now, sessions: 4 + id, connections: 8, frames: Math.floor(now / 1000) * 40 * id, ack_ms_p99: 30, in_flight: id, wal_bytes: 3_400_000 * id, head_bytes: 1, segment_bytes: 72_000_000, storing: true, redis: alone ? null : { connected: true, lag_ms: 0, lag_segments: 0 } });
+  const member = (id, more) => ({ id, address: `127.0.0.1:780${id}`, stage: "voter", down: false, shards: 128, leader: id === 1, me: id === 1, vitals: vitals(id), hosts: { fresh: 4, late: 1, lost: 0, names: HOSTS.slice(id * 5 - 5, id * 5).map((host) => host.name) }, ...more });
+  if (alone) return { cluster: null, now_ms: now, members: [{ ...member(1), id: null, leader: undefined, stage: undefined, down: undefined }], findings: [] };
+  const gone = { down: true, shards: 0, vitals: null, hosts: { fresh: 0, late: 0, lost: 0, names: [] } };
+  const shards = Array.from({ length: 256 }, (_, i) => 1 + ((i * 7) % 11 % 2));
+  const findings = [{ kind: "bad", code: "broker-down", why: "broker 3 (127.0.0.1:7803) is not heard of: start it, or `strobe cluster remove 3`", runbook: "docs/runbooks.md#broker-down" }];
+  return { cluster: "5be0cd19137e2179".repeat(2), broker: 1, term: 4, leader: 1, committed: 5120, now_ms: now, members: [member(1), member(2), member(3, gone)], shards, findings };
+}
+
 export async function start(port = 0) {
   const sockets = new Set();
-  const state = { refuse: false, fail: false, empty: false, mute: false };
+  const state = { refuse: false, fail: false, empty: false, mute: false, alone: false };
   const server = createServer((request, response) => {
     const url = new URL(request.url, "http://x");
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
     if (url.pathname === "/api/strobe/v1/hosts") {
       return json(200, HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) })));
     }
+    if (url.pathname === "/api/strobe/v1/cluster") return state.fail ? json(503, { status: "error", error: "the store is not ready" }) : json(200, cluster(state.alone));
     const asked = (name) => url.searchParams.get(name);
     if (url.pathname === "/api/strobe/v1/bursts") {
       const within = (burst) => (asked("start") ?? 0) * 1000 <= burst.at_ms && burst.at_ms <= (asked("end") ?? Infinity) * 1000;

@@ -3,6 +3,7 @@
 use super::super::clock::wall_ms;
 use super::super::{Broker, BrokerError};
 use crate::api::Form;
+use crate::cluster::findings::{self, Finding};
 use crate::cluster::{Answer, Asked, Known, Report, join_hash};
 use crate::config::Durability;
 use crate::own;
@@ -26,9 +27,8 @@ impl Broker {
         let answer = Form::of(request).map_err(|why| bad(&why)).and_then(|form| match what {
             "status" => self.cluster_report().map(|report| own::json_answer(200, &report.json())),
             "doctor" => self.cluster_report().map(|report| {
-                let found = report.findings();
-                let list: Vec<_> =
-                    found.iter().map(|(kind, why)| json!({ "kind": kind, "why": why })).collect();
+                let found = findings::of_cluster(&report, &self.all_vitals(report.me));
+                let list: Vec<_> = found.iter().map(Finding::json).collect();
                 own::json_answer(200, &json!(list))
             }),
             "init" => self.cluster_init(&form),

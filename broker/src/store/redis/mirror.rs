@@ -68,6 +68,8 @@ pub struct Parts<'a> {
 /// What the mirror counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MirrorCounts {
+    /// Segments that are whole there.
+    pub segments: u64,
     /// Blocks that Redis acknowledged.
     pub blocks: u64,
     /// Their bytes.
@@ -204,6 +206,7 @@ impl Mirror {
             let field = if segment.step_ms == 0 { "raw" } else { "rollup" };
             self.mark(&mut link, &[(field, *number)])?;
             self.era.note(*number);
+            self.count(|counts| counts.segments += 1);
             self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
         }
         self.note_fenced();
