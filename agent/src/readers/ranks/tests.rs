@@ -1,3 +1,5 @@
+//! Whoever comes, goes or dies: named and other add up.
+
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+//! Trees of processes, and what comes of them.
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::*;
