@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Both do all their own set-up.
 # And `make cluster`: three brokers with Redis and Sentinels on this machine.
-.PHONY: run cluster test web lint perf bench package soak setup-run setup-cluster setup-test setup-bench setup-package clean
+.PHONY: run cluster test web lint perf bench package agent-small soak setup-run setup-cluster setup-test setup-bench setup-package clean
 
 run: setup-run web
 	cargo build --release --package strobe
@@ -40,7 +40,13 @@ soak: setup-run web
 # Debian and RPM packages, in target/package.
 package: setup-package web
 	cargo build --release --bins
+	# By itself, without what only a broker needs.
+	cargo build --release --package strobe-agent
 	scripts/package
+
+# Static agents in target/static: the default one and one for small machines.
+agent-small:
+	scripts/agent-small
 
 setup-run:
 	scripts/setup run

@@ -450,4 +450,6 @@ const COLLECTOR: u8 = 0;
 const TOTALS: u8 = 1;
 
 #[cfg(test)]
+mod kernels;
+#[cfg(test)]
 mod tests;

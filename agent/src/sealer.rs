@@ -248,6 +248,40 @@ mod tests {
         assert_eq!(account(read(&mut ring)), sealer.seq().0);
     }
 
+    /// An hour and a day, forth and back: each step is one event that says by how much, and every tick
+    /// before, at and behind it has its number.
+    #[test]
+    fn each_step_of_the_clock_is_one_event_and_no_hole() {
+        let (mut sealer, mut ring) = sealer(64);
+        let (mut wall_ns, mut told) = (NOW.wall_ns, Vec::new());
+        for second in 0..20_u64 {
+            let step_s = match second {
+                4 => 3_600,
+                8 => -3_600,
+                12 => 86_400,
+                16 => -86_400,
+                _ => 0,
+            };
+            wall_ns += (step_s + 1) * 1_000_000_000;
+            let now = Tick { wall_ns, boottime_ns: NOW.boottime_ns + second * 1_000_000_000 };
+            sealer.begin(now);
+            sealer.event(now, "tick", "");
+            while let Some(slot) = ring.next() {
+                let frame = frame::open(&slot).unwrap();
+                let Payload::Event(event) = frame.payload else { panic!("{frame:?}") };
+                told.push((frame.header.seq.0, event.name.to_string(), event.text.to_string()));
+                let ticket = slot.ticket();
+                ring.release(ticket);
+            }
+        }
+        assert!((1..).zip(&told).all(|(wanted, (seq, ..))| wanted == *seq), "{told:?}");
+        assert_eq!(told.iter().filter(|(_, name, _)| name == "tick").count(), 20);
+        let steps: Vec<_> = told.iter().filter(|(_, name, _)| name == "clock_step").collect();
+        let texts: Vec<_> =
+            steps.iter().map(|(.., text)| text.rsplit(' ').nth(1).unwrap()).collect();
+        assert_eq!(texts, ["3600000", "-3600000", "86400000", "-86400000"]);
+    }
+
     #[test]
     fn a_set_clock_is_an_event_and_a_suspend_is_none() {
         let (mut sealer, mut ring) = sealer(4);

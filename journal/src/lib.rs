@@ -29,7 +29,7 @@ pub use anew::Anew;
 pub use file::{Damage, Journal, free_bytes};
 pub use scan::{Bounds, Then};
 pub use tail::{Position, read_between};
-pub use uring::Commit;
+pub use uring::{Commit, try_uring};
 
 use std::path::PathBuf;
 

@@ -67,6 +67,14 @@ pub(crate) fn choose(dir: &Path) -> Engine {
     }
 }
 
+/// Whether a ring that a journal would use can be had on this host.
+///
+/// # Errors
+/// The kernel's words: it is too old, or it is not permitted.
+pub fn try_uring() -> io::Result<()> {
+    Uring::new().map(drop)
+}
+
 /// A ring, if it was faster.
 fn trial(dir: &Path) -> io::Result<Option<Uring>> {
     let path = dir.join(PROBE);

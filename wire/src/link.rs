@@ -25,6 +25,7 @@
 //! Above [`HANDSHAKES_BEFORE_RETRY`] handshakes at once, clients must prove their address first.
 
 mod admit;
+mod algorithms;
 mod connection;
 mod event;
 mod proof;

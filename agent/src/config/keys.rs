@@ -106,7 +106,7 @@ pub(super) const HOST_KEYS: &[Key] = &[
         name: "agent.scores",
         flag: "scores",
         env: "STROBE_SCORES",
-        default: "true",
+        default: if SMALL { "false" } else { "true" },
         help: "Score how unusual each column is, and tell the host's anomaly rate.",
     },
     Key {

@@ -112,12 +112,13 @@ pub(super) fn clock(config: &Config) -> Vec<Finding> {
 /// The initial namespaces' numbers (`include/linux/proc_ns.h`).
 const HOSTS_PIDS: &str = "pid:[4026531836]";
 const HOSTS_CGROUPS: &str = "cgroup:[4026531835]";
-const CAPABILITIES: [(u32, &str, &str); 2] = [
+const CAPABILITIES: [(u32, &str, &str); 3] = [
     (
         2,
         "CAP_DAC_READ_SEARCH",
         "files of root alone are read: rapl, dmi's serial numbers, slabinfo",
     ),
+    (12, "CAP_NET_ADMIN", "taskstats and the proc connector tell of processes that live shortly"),
     (24, "CAP_SYS_RESOURCE", "the kernel watches pressure over one second instead of two"),
 ];
 const SLOW_CLOCKS: [&str; 3] = ["hpet", "acpi_pm", "jiffies"];

@@ -6,6 +6,7 @@
 mod files;
 mod host;
 mod json;
+mod probe;
 mod state;
 
 use crate::config::Config;
@@ -29,7 +30,8 @@ pub struct Report {
 pub struct Finding {
     /// How it is.
     pub state: Health,
-    /// Which part it is about: `files`, `sight`, `pressure`, `memory`, `clock`, `state`, `spool`, `broker`.
+    /// Which part it is about: `files`, `sight`, `kernel`, `pressure`, `memory`, `clock`, `state`, `spool`,
+    /// `broker`.
     pub area: &'static str,
     /// What was looked at.
     pub name: String,
@@ -78,6 +80,7 @@ pub fn examine(
     let mut findings = host::sight(config);
     findings.extend(files::look(config));
     findings.extend(idle(&costs));
+    findings.extend(probe::look(config));
     findings.extend(host::pressure(config));
     findings.extend(host::memory(config));
     findings.extend(host::clock(config));

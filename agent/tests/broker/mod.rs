@@ -44,6 +44,8 @@ pub(crate) struct Broker {
     /// What came of spools, in the order it came.
     pub(crate) replayed: Vec<(u128, u64, String)>,
     pub(crate) repeated: u64,
+    /// Wall time of each row of the section `host`.
+    pub(crate) ticks_ns: Vec<i64>,
     /// A connection's certificate is asked about after this many frames.
     pub(crate) renew_after: Option<u64>,
     pub(crate) renewed: u64,
@@ -74,6 +76,7 @@ impl Broker {
             sections: BTreeMap::new(),
             replayed: Vec::new(),
             repeated: 0,
+            ticks_ns: Vec::new(),
             renew_after: None,
             renewed: 0,
             ends_s: Vec::new(),
@@ -219,6 +222,9 @@ impl Broker {
             }
         } else {
             of.last = seq;
+        }
+        if what == "host" && of.replayed.is_none() {
+            self.ticks_ns.push(frame.header.wall_ns);
         }
         if self.stored.insert(seq, what).is_some() {
             self.repeated += 1;

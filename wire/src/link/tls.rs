@@ -72,7 +72,7 @@ impl Tls {
             identity.subject()?;
         }
         Ok(Self {
-            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            provider: Arc::new(super::algorithms::provider()),
             wall: Arc::new(Wall(AtomicU64::new(config.wall_s))),
             identity: config.identity.clone(),
             accept: config.accept,
