@@ -7,7 +7,7 @@ use crate::input::{Inputs, config::INPUT_KEYS};
 use crate::sampler::{Choice, Scoring, Trees, collector};
 use crate::spool::SpoolConfig;
 use keys::HOST_KEYS;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use strobe_wire::message::Question;
 use strobe_wire::schema::Labels;
@@ -30,6 +30,8 @@ pub struct Config {
     pub token: Option<String>,
     /// Where `/metrics` is served, if anywhere.
     pub listen: Option<SocketAddr>,
+    /// On which interface this host says that it is here, if anywhere.
+    pub announce: Option<Ipv4Addr>,
     /// The tree that stands for `/proc`.
     pub procfs: PathBuf,
     /// The tree that stands for `/sys`.
@@ -129,6 +131,7 @@ impl Config {
             broker: settings.parse("agent.broker", broker)?,
             token: optional("agent.token"),
             listen: settings.parse("agent.listen", listen)?,
+            announce: settings.parse("agent.announce", interface)?,
             procfs: path("agent.procfs")?,
             sysfs: path("agent.sysfs")?,
             rootfs: path("agent.rootfs")?,
@@ -162,8 +165,8 @@ impl Config {
         let home = |_: &str| Some("/".to_owned());
         let read = Self::new(&settings, &home)?;
         // Who it is, and where it sends, are this life's, whoever set them.
-        let Self { dir, broker, token, listen, instance, commands, .. } = self.clone();
-        let own = Self { dir, broker, token, listen, instance, commands, ..read };
+        let Self { dir, broker, token, listen, announce, instance, commands, .. } = self.clone();
+        let own = Self { dir, broker, token, listen, announce, instance, commands, ..read };
         Ok((Self { settings: self.settings.clone(), ..own }, stayed))
     }
 
@@ -308,6 +311,13 @@ fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_| "address:port is wanted, as in 127.0.0.1:7802".to_owned())
 }
 
+fn interface(text: &str) -> Result<Option<Ipv4Addr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "an IPv4 address is wanted, as in 0.0.0.0".to_owned())
+}
+
 fn job(text: &str) -> Result<String, String> {
     if text.is_empty() || 256 < text.len() {
         return Err("1 to 256 bytes are wanted".to_owned());
@@ -375,6 +385,7 @@ mod tests {
             (["--interval", "50ms"], "--interval: `agent.interval` is \"50ms\": 100ms to 300000ms"),
             (["--broker", "x"], "host:port is wanted"),
             (["--broker", ":1"], "host:port is wanted"),
+            (["--announce", "eth0"], "an IPv4 address is wanted"),
             (["--listen", "7802"], "address:port is wanted"),
             (["--labels", "job=x"], "not job, instance"),
             (["--labels", "a=1,a=2"], "stands twice"),

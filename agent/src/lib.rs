@@ -34,6 +34,8 @@ pub mod uplink;
 
 pub mod run;
 
+#[cfg(feature = "inputs")]
+pub mod announce;
 pub mod clock;
 pub mod costs;
 pub mod doctor;

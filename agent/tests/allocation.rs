@@ -61,14 +61,15 @@ fn nothing_is_allocated() {
 
 fn groups_and_processes_are_read_without_allocating() {
     let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let others = |name: &String| !["cgroup", "process"].contains(&&**name);
+    let others =
+        |name: &String| !["cgroup", "process", "disk_latency", "process_exits"].contains(&&**name);
     let trees = Trees {
         procfs: "/proc".into(),
         sysfs: "/sys".into(),
         rootfs: "/".into(),
         filesystem_interval_ms: 100,
         choice: Choice {
-            enable: named(&["cgroup", "process"]),
+            enable: named(&["cgroup", "process", "disk_latency", "process_exits"]),
             // What others do on their threads, and when they look for what is not there, is not
             // what is counted here.
             disable: CATALOG

@@ -123,7 +123,7 @@ const ROUNDS_MAX: usize = 3;
 /// Taken in one round, whoever floods the link.
 const MESSAGES_MAX: usize = 4096;
 /// How soon the announcer sees that it shall end.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

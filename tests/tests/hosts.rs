@@ -153,3 +153,22 @@ fn what_an_operator_says_of_a_machine_is_kept() {
     wait("who sends again is in use again", 20, || site.machine("new1")["state"] == "fresh");
     assert!(agent.terminate() && strobe.terminate());
 }
+
+#[test]
+fn an_agent_that_announces_itself_is_found() {
+    let site = Site::new("hosts-announced");
+    let own = site.dir.path().join("agent").display().to_string();
+    let listen = free_address();
+    let args = ["--announce", "127.0.0.1", "--listen", &listen, "--instance", "here1.example"];
+    let mut agent = Process::start("strobe-agent", &[&args[..], &["--dir", &own]].concat());
+    wait("it serves", 10, || http_get(&listen, "/metrics").is_ok());
+    let mut strobe = site.start(&[
+        "broker.discover_mdns=_strobe-agent._tcp.local",
+        "broker.discover_mdns_interface=127.0.0.1",
+    ]);
+    wait("it is found", 20, || site.machine("here1")["state"] == "known");
+    assert_eq!(site.machine("here1")["address"], "127.0.0.1");
+    assert_eq!(site.machine("here1")["source"], "mdns");
+    assert!(strobe.terminate());
+    agent.kill();
+}

@@ -47,6 +47,13 @@ pub(super) const HOST_KEYS: &[Key] = &[
         help: "Address to serve /metrics on, as in 127.0.0.1:7802; off by default.",
     },
     Key {
+        name: "agent.announce",
+        flag: "announce",
+        env: "STROBE_ANNOUNCE",
+        default: "",
+        help: "Address of the interface on which this host answers multicast DNS as _strobe-agent._tcp.local; 0.0.0.0: the one with the default route; empty: nowhere.",
+    },
+    Key {
         name: "agent.procfs",
         flag: "procfs",
         env: "STROBE_PROCFS",

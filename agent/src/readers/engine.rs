@@ -1,6 +1,8 @@
 //! What is read otherwise than from one file: by a system call, or by a walk of its own.
 
 use super::cgroups::{self, Groups};
+use super::exits::{self, Exits};
+use super::latency::{self, Latency};
 use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
@@ -28,6 +30,10 @@ pub(crate) enum Call {
     Textfiles(Textfiles),
     /// Every /proc/PID/stat.
     Processes(Processes),
+    /// The kernel's records of processes that ended.
+    Exits(Box<Exits>),
+    /// /proc/diskstats, as histograms.
+    Latency(Box<Latency>),
     /// The busiest and largest processes.
     Tasks(Box<Tasks>),
     /// The tree of control groups.
@@ -63,6 +69,14 @@ impl Engine {
                 processes.walk();
                 fill(sheet, |sheet| processes.put(sheet))
             }
+            Call::Exits(exits) => {
+                exits.read();
+                fill(sheet, |sheet| exits.put(sheet))
+            }
+            Call::Latency(latency) => {
+                latency.read();
+                fill(sheet, |sheet| latency.put(sheet))
+            }
             Call::Tasks(tasks) => {
                 tasks.read(now_ns);
                 fill(sheet, |sheet| tasks.put(sheet))
@@ -82,6 +96,8 @@ impl Engine {
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
             }
+            Call::Exits(_) => exits::columns(),
+            Call::Latency(_) => latency::columns(entry.shape, &entry.key),
             Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
             Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
         }

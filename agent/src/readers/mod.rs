@@ -23,6 +23,8 @@ mod nfs;
 mod zfs;
 
 mod engine;
+mod exits;
+mod latency;
 pub(crate) mod leaf;
 mod processes;
 mod ranks;

@@ -6,7 +6,7 @@
 #![expect(clippy::host_endian_bytes, reason = "netlink speaks the host's own order")]
 
 use super::sheet::{Repair, Sheet};
-use super::{GAUGE, column};
+use super::{COUNTER, GAUGE, column};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 use nix::sys::socket::{recv, send, socket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -41,6 +41,8 @@ struct Listener {
     port: u16,
     queued: u64,
     limit: u64,
+    /// Connections turned away since it listens; none where the kernel does not say.
+    drops: Option<u64>,
 }
 
 impl Sockets {
@@ -99,7 +101,7 @@ impl Sockets {
             key[0] = listener.family;
             key[1..17].copy_from_slice(&listener.address);
             key[17..19].copy_from_slice(&listener.port.to_be_bytes());
-            let values = [Some(listener.queued), Some(listener.limit)];
+            let values = [Some(listener.queued), Some(listener.limit), listener.drops];
             sheet.put(LISTENER, &key, &values, Repair::None);
         }
         sheet.put(OTHERS, b"", &[Some(others.0), Some(others.1)], Repair::None);
@@ -114,6 +116,8 @@ impl Sockets {
             if same {
                 first.queued = first.queued.saturating_add(later.queued);
                 first.limit = first.limit.saturating_add(later.limit);
+                let drops = first.drops.zip(later.drops);
+                first.drops = drops.map(|(first, later)| first.saturating_add(later));
             }
             same
         });
@@ -151,7 +155,7 @@ impl Sockets {
 pub(super) fn columns(shape: u8, key: &[u8]) -> Vec<Column> {
     let queue = |labels: &[(&str, &str)]| {
         let names = ["strobe_tcp_listen_queued", "strobe_tcp_listen_queue_limit"];
-        names.map(|name| column(name, labels, GAUGE)).into()
+        names.map(|name| column(name, labels, GAUGE)).to_vec()
     };
     match shape {
         STATE => {
@@ -176,7 +180,11 @@ pub(super) fn columns(shape: u8, key: &[u8]) -> Vec<Column> {
                 std::net::Ipv6Addr::from(bytes).to_string()
             };
             let port = port.iter().fold(0_u16, |port, byte| port << 8 | u16::from(*byte));
-            queue(&[("address", &address), ("port", &port.to_string())])
+            let port = port.to_string();
+            let labels = [("address", &*address), ("port", &*port)];
+            let mut columns = queue(&labels);
+            columns.push(column("strobe_tcp_listen_drops_total", &labels, COUNTER));
+            columns
         }
     }
 }
@@ -231,7 +239,20 @@ fn listener(socket: &[u8]) -> Option<Listener> {
         port,
         queued: u64::from(u32_at(socket, 56)?),
         limit: u64::from(u32_at(socket, 60)?),
+        drops: drops(socket.get(MESSAGE_BYTES..)?),
     })
+}
+
+/// `SK_MEMINFO_DROPS`, the ninth number of the attribute.
+fn drops(mut attributes: &[u8]) -> Option<u64> {
+    loop {
+        let (length, kind) = (usize::from(u16_at(attributes, 0)?), u16_at(attributes, 2)?);
+        let body = attributes.get(4..length)?;
+        if kind == MEMORY_INFO {
+            return u32_at(body, 8 * 4).map(u64::from);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// `nlmsghdr` and `inet_diag_req_v2`.
@@ -243,6 +264,10 @@ fn request(family: u8, states: u32) -> [u8; REQUEST_BYTES] {
     bytes[6..8].copy_from_slice(&REQUEST_DUMP.to_ne_bytes());
     bytes[16] = family;
     bytes[17] = IPPROTO_TCP;
+    // Only of those that listen is more wanted than each message has.
+    if states == 1 << LISTEN {
+        bytes[18] = 1 << (MEMORY_INFO - 1);
+    }
     bytes[20..24].copy_from_slice(&states.to_ne_bytes());
     bytes
 }
@@ -264,6 +289,10 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const REQUEST_DUMP: u16 = 0x301;
 const IPPROTO_TCP: u8 = 6;
+/// `INET_DIAG_SKMEMINFO`.
+const MEMORY_INFO: u16 = 7;
+/// `inet_diag_msg`; attributes follow.
+const MESSAGE_BYTES: usize = 72;
 const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
 const LISTEN: u32 = 10;
@@ -318,6 +347,35 @@ mod tests {
         let (address, first) = found.expect("our port");
         assert_eq!((&*address, sheet.value(first)), ("127.0.0.1", Some(1)));
         assert!(Some(1) < sheet.value(first + 1));
+        assert_eq!(sheet.value(first + 2), Some(0), "nobody was turned away");
+    }
+
+    /// A port whose queue is full turns away whoever comes, and says how many.
+    #[test]
+    fn what_a_full_queue_turns_away_is_counted() {
+        let listener = narrow_listener();
+        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
+        let patience = std::time::Duration::from_millis(30);
+        // One more than its backlog is let in; the others are not answered.
+        let waiting: Vec<_> = (0..4)
+            .filter_map(|_| std::net::TcpStream::connect_timeout(&address, patience).ok())
+            .collect();
+        assert!(waiting.len() < 4);
+        let mut sockets = Sockets::new(Question::Listeners);
+        sockets.ask();
+        let found = sockets.listeners.iter().find(|listener| listener.port == port).unwrap();
+        assert!(Some(0) < found.drops, "{found:?}");
+    }
+
+    /// With a backlog of one.
+    fn narrow_listener() -> std::net::TcpListener {
+        use nix::sys::socket::{Backlog, SockaddrIn, bind, listen};
+        let (flags, kind) = (SockFlag::SOCK_CLOEXEC, SockType::Stream);
+        let link = socket(AddressFamily::Inet, kind, flags, None).unwrap();
+        bind(link.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        listen(&link, Backlog::new(1).unwrap()).unwrap();
+        link.into()
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use super::cgroups::Groups;
 use super::engine::Call;
+use super::exits::Exits;
 use super::kept::Shape;
+use super::latency::Latency;
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::processes::Processes;
 use super::sockets::{Question, Sockets};
@@ -50,6 +52,16 @@ pub(crate) fn nfs(roots: &Roots, found: &mut Found) {
 
 pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
     found.table(roots.procfs.join("net/rpc/nfsd"), Shape::Whole, Format::NfsServer, "");
+}
+
+/// Processes that ended.
+pub(crate) fn exits(roots: &Roots, found: &mut Found) {
+    found.engine(|| Call::Exits(Box::new(Exits::new(&roots.sysfs))));
+}
+
+/// How long disks take.
+pub(crate) fn latency(roots: &Roots, found: &mut Found) {
+    found.engine(|| Call::Latency(Box::new(Latency::new(&roots.procfs))));
 }
 
 /// The busiest and largest processes.

@@ -144,6 +144,11 @@ const fn walked(
 }
 
 impl Collector {
+    /// How its sections are scored, where others are so.
+    pub(super) fn scoring(&self, scoring: Scoring) -> Scoring {
+        if self.scored { scoring } else { Scoring::Off }
+    }
+
     const fn within(self, section: &'static str) -> Self {
         Self { section, ..self }
     }
@@ -241,8 +246,20 @@ pub const COLLECTORS: &[Collector] = &[
     walked("textfile", NONE, walk_tables::textfiles).patient(""),
     // 5,000 processes are 40 ms: not for the sampler's thread.
     walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
-    walked("cgroup", NONE, walk_tables::groups).opt_in().patient("fs/cgroup").unscored(),
-    walked("process", NONE, walk_tables::tasks).wanted().opt_in().patient("").unscored(),
+    walked("cgroup", NONE, walk_tables::groups)
+        .every(5000)
+        .opt_in()
+        .patient("fs/cgroup")
+        .unscored(),
+    // A set of histograms that changes only with the disks; a second is what a mean is taken over.
+    walked("disk_latency", NONE, walk_tables::latency).every(1000).opt_in().unscored(),
+    walked("process_exits", NONE, walk_tables::exits).wanted().every(1000).opt_in(),
+    walked("process", NONE, walk_tables::tasks)
+        .wanted()
+        .every(5000)
+        .opt_in()
+        .patient("")
+        .unscored(),
     walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
     walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
     walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),

@@ -141,10 +141,7 @@ impl Families {
             }
             if let Some(base) = pick.collector.patient {
                 patients.push(Slow {
-                    section: Section::new(
-                        pick.collector.name,
-                        if pick.collector.scored { scoring } else { Scoring::Off },
-                    ),
+                    section: Section::new(pick.collector.name, pick.collector.scoring(scoring)),
                     collector: pick.collector,
                     interval_ns,
                     next_ns: 0,
@@ -160,7 +157,7 @@ impl Families {
             match groups.iter_mut().find(|group| group.section.name == name) {
                 Some(group) => group.members.push(family),
                 None => groups.push(Group {
-                    section: Section::new(name, scoring),
+                    section: Section::new(name, pick.collector.scoring(scoring)),
                     interval_ns: interval_ns.min(ROW_NS_MAX),
                     next_ns: 0,
                     members: vec![family],

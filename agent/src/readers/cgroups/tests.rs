@@ -1,5 +1,4 @@
-//! Control groups: trees of version 1 and 2, churn, and hostile files.
-
+//! Trees of control groups, and what comes of them.
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::*;
@@ -292,6 +291,28 @@ fn come_and_go(mut seed: u64) {
     assert_eq!(told_ns, (host_us - first_us) * 1000);
     assert!((10..=26).contains(&most), "{most}");
     assert!(changes <= 7, "the set is chosen once in ten seconds: {changes}");
+}
+
+/// What a group and the one above it use is told once.
+#[test]
+fn only_groups_without_groups_below_them_are_told() {
+    let tree = Tree::new("leaves");
+    tree.write("cgroup.controllers", "cpu\n");
+    for group in [".", "a.slice", "a.slice/b.scope", "c.service"] {
+        tree.cpu(group, 90_000_000);
+    }
+    let (mut groups, mut sheet) = (Groups::new(&tree.0), Sheet::new(Vanish::Go));
+    let told = |values: &BTreeMap<String, u64>| -> Vec<String> {
+        let cpu = values.keys().filter_map(|name| name.strip_prefix("_cpu_seconds_total"));
+        cpu.map(str::to_owned).collect()
+    };
+    let values = read(&mut groups, &mut sheet, 100 * SECOND);
+    assert_eq!(told(&values), ["{/a.slice/b.scope}", "{/c.service}", "{other}"]);
+    // A service that makes groups of its own is an inner one from then on.
+    tree.cpu("c.service/init.scope", 80_000_000);
+    read(&mut groups, &mut sheet, 110 * SECOND);
+    let values = read(&mut groups, &mut sheet, 120 * SECOND);
+    assert_eq!(told(&values), ["{/a.slice/b.scope}", "{/c.service/init.scope}", "{other}"]);
 }
 
 /// On the host that runs the tests, whatever it has.

@@ -1,4 +1,4 @@
-//! What holds of ranks, whatever comes and goes.
+//! Whoever comes, goes or dies: named and other add up.
 
 use super::*;
 use proptest::collection::vec;

@@ -1,5 +1,4 @@
-//! What holds of tasks, whatever comes and goes.
-
+//! Trees of processes, and what comes of them.
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::*;
@@ -183,4 +182,22 @@ fn this_host_is_read() {
     assert!(
         values.keys().any(|name| name.starts_with("_resident_bytes") && !name.contains("other"))
     );
+}
+
+/// A number that is given again between two choices is not told as the one before.
+#[test]
+fn another_process_of_a_number_is_another() {
+    let tree = Tree::new("again");
+    tree.process(7, 50, (1000, 5000, 0));
+    tree.host(9000, 0);
+    let (mut tasks, mut sheet) = (Tasks::new(&tree.0, PAGE), Sheet::new(Vanish::Go));
+    let (values, _) = read(&mut tasks, &mut sheet, 100 * SECOND);
+    assert_eq!(values["_cpu_seconds_total{p7,7}"], Some(1000));
+    tree.end(7);
+    tree.process(7, 9950, (3, 9000, 0));
+    let (values, _) = read(&mut tasks, &mut sheet, 101 * SECOND);
+    assert_eq!((values["_cpu_seconds_total{p7,7}"], values["_resident_bytes{p7,7}"]), (None, None));
+    tree.end(7);
+    let (values, changed) = read(&mut tasks, &mut sheet, 110 * SECOND);
+    assert!(changed && !values.contains_key("_cpu_seconds_total{p7,7}"));
 }
