@@ -345,10 +345,18 @@ impl Config {
         let (settings, stayed) = self.settings.with_fleet(version, values, &self.locked);
         let home = |_: &str| Some("/".to_owned());
         let read = Self::new(&settings, &home)?;
-        // Who it is, and where it sends, are this life's, whoever set them.
-        let Self { dir, broker, token, listen, instance, commands, .. } = self.clone();
-        let own = Self { dir, broker, token, listen, instance, commands, ..read };
-        Ok((Self { settings: self.settings.clone(), ..own }, stayed))
+        let spool = values.iter().any(|(key, _)| key == "agent.spool.size");
+        // Only what a fleet may decide: the rest is this life's, whoever set it.
+        let with = Self {
+            interval_ms: read.interval_ms,
+            filesystem_interval_ms: read.filesystem_interval_ms,
+            choice: read.choice,
+            recorder: read.recorder,
+            labels: read.labels,
+            spool_bytes: if spool { read.spool_bytes } else { self.spool_bytes },
+            ..self.clone()
+        };
+        Ok((with, stayed))
     }
 
     /// Where frames go that the ring cannot hold, if anywhere.
