@@ -13,6 +13,7 @@ mod readers;
 mod adjust;
 
 mod hazard;
+pub mod input;
 pub mod sampler;
 pub mod schemas;
 

@@ -13,6 +13,7 @@ pub mod fuzz;
 mod gate;
 pub mod hub;
 pub mod ingest;
+pub mod lookout;
 pub mod managed;
 pub mod net;
 mod own;

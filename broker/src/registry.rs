@@ -149,6 +149,15 @@ impl Registry {
         self.lock().hosts.values().cloned().collect()
     }
 
+    /// Hosts with a certificate that is good and who never said hello.
+    #[must_use]
+    pub fn enrolled(&self) -> Vec<HostId> {
+        let memory = self.lock();
+        let good = memory.trust.standings().filter(|(_, standing)| !standing.is_revoked());
+        let ids = good.map(|(id, _)| id).filter(|id| id.0 != 0);
+        ids.filter(|id| !memory.hosts.contains_key(id)).collect()
+    }
+
     /// A certificate of the host ends then.
     pub fn certificate(&self, host: HostId, expires_s: u64) {
         let mut memory = self.lock();
@@ -292,6 +301,12 @@ impl Registry {
     #[must_use]
     pub fn knows_token(&self, secret: &[u8]) -> bool {
         self.lock().tokens.knows(TokenHash::of(secret))
+    }
+
+    /// Whether a token that was made here could be used now.
+    #[must_use]
+    pub fn is_good_token(&self, secret: &[u8], now_ms: i64) -> bool {
+        self.lock().tokens.is_good(TokenHash::of(secret), now_ms)
     }
 
     /// Uses a token up; that is on disk when this returns.

@@ -1,7 +1,6 @@
 //! Questions to a running broker, by the control socket of its state directory or by HTTP.
 
 use crate::http;
-use crate::output::table;
 use crate::settings::state_dir;
 use serde_json::Value;
 use std::io;
@@ -89,30 +88,40 @@ pub(crate) fn host(to: &To, what: &str, host: &str) -> Result<String, String> {
     get(to, "POST", "/api/strobe/v1/ask", &format!("what={what}&host={}", encoded(host)))
 }
 
-/// `strobe hosts`.
-pub(crate) fn hosts(to: &To, json: bool) -> Result<String, String> {
-    let body = get(to, "GET", "/api/strobe/v1/hosts", "")?;
-    if json {
-        return Ok(body);
-    }
-    let hosts: Vec<Value> = serde_json::from_str(&body).map_err(|why| why.to_string())?;
-    if hosts.is_empty() {
-        return Ok("No host has sent anything yet.".to_owned());
-    }
+/// The lines of `strobe hosts`.
+pub(crate) fn host_rows(hosts: &[Value]) -> Vec<Vec<String>> {
     let now_s = now_s();
-    let rows: Vec<Vec<String>> = hosts.iter().map(|host| row(host, now_s)).collect();
-    let head = [
-        "INSTANCE",
-        "STATE",
-        "VERSION",
-        "KERNEL",
-        "INTERVAL",
-        "CONFIG",
-        "CERTIFICATE",
-        "LABELS",
-        "ID",
-    ];
-    Ok(table(&head, &rows))
+    hosts.iter().map(|host| row(host, now_s)).collect()
+}
+
+/// What stands above them.
+pub(crate) const HOSTS_HEAD: [&str; 11] = [
+    "INSTANCE",
+    "STATE",
+    "CHECKS",
+    "GROUP",
+    "TAGS",
+    "VERSION",
+    "KERNEL",
+    "CONFIG",
+    "CERTIFICATE",
+    "LABELS",
+    "ID",
+];
+
+/// `2 up, tcp:22 down`.
+fn checks(host: &Value) -> String {
+    let all = host.get("checks").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is = |state: &'static str| {
+        all.iter().filter(move |one| one.get("state").and_then(Value::as_str) == Some(state))
+    };
+    let down = is("down").filter_map(|one| one.get("check").and_then(Value::as_str));
+    let down: Vec<String> = down.map(|check| format!("{check} down")).collect();
+    let counted = [(is("up").count(), "up"), (is("failing").count(), "failing")];
+    let counted = counted.iter().filter(|(count, _)| 0 < *count);
+    let parts = counted.map(|(count, word)| format!("{count} {word}")).chain(down);
+    let parts: Vec<String> = parts.collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
 /// Which version of the fleet's configuration it runs, and whether it should run another.
@@ -162,13 +171,18 @@ fn row(host: &Value, now_s: u64) -> Vec<String> {
         let pair = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
         labels.iter().map(pair).collect::<Vec<_>>().join(",")
     });
-    let interval = host.get("interval_ms").and_then(Value::as_u64).unwrap_or_default();
+    let tags = host
+        .get("tags")
+        .and_then(Value::as_array)
+        .map(|tags| tags.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
     vec![
         text("instance"),
         text("state"),
+        checks(host),
+        text("group"),
+        tags.unwrap_or_default(),
         text("version"),
         text("kernel"),
-        format!("{interval}ms"),
         configuration(host.get("configuration")),
         certificate(host, now_s),
         labels.unwrap_or_default(),
@@ -204,11 +218,15 @@ mod tests {
     fn a_host_is_a_row() {
         let mut host = serde_json::json!({
             "id": "07", "instance": "web1", "state": "late", "version": "0.1.0", "kernel": "6.18",
-            "labels": {"site": "berlin"}, "interval_ms": 1000,
-            "certificate_expires_s": 2_600_000,
+            "labels": {"site": "berlin"}, "certificate_expires_s": 2_600_000, "group": "web",
+            "tags": ["eu", "new"], "checks": [
+                { "check": "tcp:22", "state": "down" }, { "check": "tcp:80", "state": "up" }],
         });
         let printed = |host: &Value, now_s: u64| row(host, now_s).join("|");
-        assert_eq!(printed(&host, 0), "web1|late|0.1.0|6.18|1000ms|-|30d|site=berlin|07");
+        assert_eq!(
+            printed(&host, 0),
+            "web1|late|1 up, tcp:22 down|web|eu,new|0.1.0|6.18|-|30d|site=berlin|07"
+        );
         let mut of = serde_json::json!({"managed": true, "version": 3, "proven": true});
         assert_eq!(configuration(Some(&of)), "3");
         (of["wanted"], of["lags"]) = (4.into(), true.into());

@@ -3,6 +3,7 @@
 mod ask;
 mod cluster;
 mod fleet;
+mod hosts;
 mod http;
 mod output;
 mod query;
@@ -41,8 +42,8 @@ enum Command {
     /// Make enrolment tokens for agents and dashboards on other machines.
     #[command(subcommand)]
     Token(Token),
-    /// List the hosts of a running broker, or revoke one's certificates.
-    Hosts(Hosts),
+    /// List the machines that a running broker knows, and say what is to be known of them.
+    Hosts(hosts::Hosts),
     /// Make one Strobe of several brokers, and look after it.
     Cluster(cluster::Args),
     /// Ask a host for what its flight recorder has: the last minute at 100 Hz, and ten seconds more.
@@ -89,29 +90,6 @@ enum Token {
     },
 }
 
-#[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-struct Hosts {
-    #[command(flatten)]
-    to: ask::To,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(subcommand)]
-    act: Option<HostsAct>,
-}
-
-#[derive(Debug, Subcommand)]
-enum HostsAct {
-    /// Refuse every certificate a host has, at once and for good; a new token lets it in again.
-    Revoke {
-        #[command(flatten)]
-        to: ask::To,
-        /// Its instance, or its id as `strobe hosts` lists it; 32 zeros are all dashboards.
-        host: String,
-    },
-}
-
 #[derive(Debug, Subcommand)]
 enum Config {
     #[command(flatten)]
@@ -147,10 +125,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Token(Token::Create { to, lifetime }) => {
             output::print(&ask::token(&to, &lifetime)?);
         }
-        Command::Hosts(Hosts { act: Some(HostsAct::Revoke { to, host }), .. }) => {
-            output::print(&ask::revoke(&to, &host)?);
-        }
-        Command::Hosts(Hosts { to, json, act: None }) => output::print(&ask::hosts(&to, json)?),
+        Command::Hosts(args) => output::print(&hosts::run(&args)?),
         Command::Cluster(args) => {
             let (text, well) = cluster::run(&args)?;
             output::print(&text);

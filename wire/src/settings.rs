@@ -242,6 +242,33 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wanted)
 }
 
+/// The names and texts of a key that ends in `.*`: `name=text,…`, a comma of a text's own behind a
+/// backslash.
+///
+/// # Errors
+/// A sentence that says the form.
+pub fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let (mut all, mut one, mut characters) = (Vec::new(), String::new(), text.chars());
+    let mut end = |one: &mut String| {
+        let pair = std::mem::take(one);
+        if pair.trim().is_empty() {
+            return Ok(());
+        }
+        let (name, text) = pair.split_once('=').ok_or("name=value is wanted")?;
+        all.push((name.trim().to_owned(), text.trim().to_owned()));
+        Ok::<(), String>(())
+    };
+    while let Some(character) = characters.next() {
+        match character {
+            ',' => end(&mut one)?,
+            '\\' => one.extend(characters.next()),
+            other => one.push(other),
+        }
+    }
+    end(&mut one)?;
+    Ok(all)
+}
+
 /// `true` or `false`.
 ///
 /// # Errors
@@ -335,7 +362,11 @@ fn joined(
     value: String,
 ) -> String {
     let Some(rest) = rest else { return value };
-    let value = if key.name.ends_with(".*") { format!("{rest}={value}") } else { value };
+    let value = if key.name.ends_with(".*") {
+        format!("{rest}={}", value.replace('\\', "\\\\").replace(',', "\\,"))
+    } else {
+        value
+    };
     match values.get(key.name) {
         Some((before, _)) if !before.is_empty() => format!("{before},{value}"),
         _ => value,
@@ -409,6 +440,21 @@ mod tests {
         );
         let error = load("", None, &["--quite"]).unwrap_err();
         assert_eq!(error.to_string(), "command line: unknown key `quite`; did you mean `quiet`?");
+    }
+
+    #[test]
+    fn texts_of_a_table_keep_their_commas() {
+        let keys = [Key { name: "a.run.*", flag: "run.*", env: "S_RUN", default: "", help: "" }];
+        let args = ["--run.x", "ls -w a,b\\", "--run.y=c=d"].map(str::to_owned);
+        let settings = Settings::load(&keys, None, &|_| None, &args).unwrap();
+        let found = settings.parse("a.run.*", pairs).unwrap();
+        let wanted = [("x", "ls -w a,b\\"), ("y", "c=d")];
+        assert_eq!(found, wanted.map(|(name, text)| (name.to_owned(), text.to_owned())));
+        assert_eq!(
+            pairs("a = 1 ,, b=2"),
+            Ok(vec![("a".into(), "1".into()), ("b".into(), "2".into())])
+        );
+        assert!(pairs("a").is_err());
     }
 
     #[test]

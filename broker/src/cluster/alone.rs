@@ -7,7 +7,7 @@
 
 use super::keeper::Keeper;
 use super::plane::{Answer, Asked, Order, Post};
-use super::{Desired, Versions};
+use super::{Desired, Look, Versions};
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,7 @@ impl Alone {
                     Asked::Propose(command) => Answer::Outcome(self.run(&command)),
                     Asked::Versions => Answer::Versions(Box::new(Versions::of(&self.state, 0))),
                     Asked::AuditHead(log) => Answer::AuditHead(audit::head(&self.state, log)),
+                    Asked::Look(Look(look)) => return look(&self.state),
                     Asked::Report | Asked::Transfer(_) | Asked::Move(..) => Answer::Busy,
                 };
                 // Who asked may have left.

@@ -23,7 +23,7 @@ mod report;
 pub use alone::{Alone, FILE as ALONE_FILE, load as load_alone};
 pub use desired::{Canary, Desired, Text};
 pub use map::{Map, Owner};
-pub use plane::{Answer, Asked, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
+pub use plane::{Answer, Asked, Look, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
 pub use report::{Known, Report};
 
 use sha2::{Digest, Sha256};

@@ -7,6 +7,7 @@ use super::keeper::Keeper;
 use super::{Desired, Map, Report, Versions};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -15,7 +16,8 @@ use strobe_cluster::kinds::{
     Command, audit, hosts, placement, revocations, rollouts, shards, versions,
 };
 use strobe_cluster::{
-    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Role, Store, Ticket,
+    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Role, State, Store,
+    Ticket,
 };
 use strobe_wire::ids::HostId;
 use strobe_wire::shard::Shard;
@@ -97,6 +99,17 @@ pub enum Asked {
     Versions,
     /// How far an audit log was, as all agreed.
     AuditHead(u64),
+    /// To look at the agreed state, in the plane's thread.
+    Look(Look),
+}
+
+/// What somebody wants to see of the agreed state; it keeps what it saw by itself.
+pub struct Look(pub Box<dyn FnOnce(&State) + Send>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// What an operator is told.
@@ -417,6 +430,10 @@ impl Plane {
                 }
                 let moves = shards::Change::moves(&[(shard.0, now_owned.epoch, to)]);
                 self.propose(now, moves, Waiter::Operator(reply))
+            }
+            Asked::Look(Look(look)) => {
+                look(self.node.state());
+                Ok(())
             }
             Asked::Versions => {
                 let versions = Versions::of(self.node.state(), self.identity.broker);

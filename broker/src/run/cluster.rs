@@ -9,7 +9,7 @@ use super::alone;
 use super::clock::{monotonic, rest_until, wall_s};
 use super::error::BrokerError;
 use super::loops::{spawn, wake};
-use crate::cluster::{Answer, Asked, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
+use crate::cluster::{Answer, Asked, Look, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
 use crate::config::Durability;
 use crate::net::Seating;
 use mio::Waker;
@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use strobe_cluster::{Config, Identity, NodeError, Store};
+use strobe_cluster::{Config, Identity, NodeError, State, Store};
 use strobe_wire::link::{Dial, Event, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
 use strobe_wire::message::{Incoming, Message, Reader, encode};
 use strobe_wire::pki::{Authority, Token};
@@ -211,6 +211,24 @@ impl Cluster {
         let orders = orders.ok_or(NONE)?;
         let (reply, answer) = sync_channel(1);
         if orders.try_send(Order::Ask(asked, reply)).is_err() {
+            return Err(STUCK.to_owned());
+        }
+        answer.recv_timeout(ANSWER).map_err(|_| STUCK.to_owned())
+    }
+
+    /// Looks at what is agreed on, as far as this broker knows it.
+    pub(super) fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let inner = self.lock();
+        let running = inner.running.as_ref().or(inner.alone.as_ref());
+        let orders = running.map(|running| running.orders.clone()).ok_or(NONE)?;
+        drop(inner);
+        let (reply, answer) = sync_channel(1);
+        let (told, _) = sync_channel(1);
+        let look = Look(Box::new(move |state| drop(reply.try_send(look(state)))));
+        if orders.try_send(Order::Ask(Asked::Look(look), told)).is_err() {
             return Err(STUCK.to_owned());
         }
         answer.recv_timeout(ANSWER).map_err(|_| STUCK.to_owned())

@@ -39,7 +39,7 @@ pub(super) struct Loop {
     pub(super) peers: Peers,
     pub(super) letters: Receiver<Letter>,
     /// Where Redis is written to.
-    pub(super) epochs: Option<Arc<Epochs>>,
+    pub(super) epochs: Arc<Epochs>,
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) tuner: Tuner,
@@ -107,7 +107,9 @@ impl Loop {
                         self.peers.set_members(map.me, &map.addresses);
                         // Of all shards: what it took in while it owned one is sealed, and written,
                         // when it may not any more. Whoever knows less than others is refused.
-                        if let Some(epochs) = &self.epochs {
+                        {
+                            let epochs = &self.epochs;
+                            epochs.set_broker(map.me);
                             map.epochs().for_each(|(shard, epoch)| epochs.set(shard, epoch));
                         }
                     }

@@ -11,12 +11,15 @@
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
 mod alone;
+mod attach;
 mod begin;
 mod clock;
 mod cluster;
 mod error;
 mod fleet;
+mod lookout;
 mod loops;
+mod machines;
 mod operate;
 mod tune;
 
@@ -35,19 +38,20 @@ use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
 use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{Mirror, MirrorCounts};
+use crate::store::redis::{Epochs, Mirror, MirrorCounts};
 use crate::store::{RemoteSeries, Store};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
-use begin::{listen, mirror, restore};
+use begin::listen;
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
+use lookout::{LookoutDoor, Told};
 use loops::{Loop, Question, join, log_loop, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
@@ -79,7 +83,11 @@ struct Shared {
     counts: Arc<Mutex<NetCounts>>,
     /// `Release` by [`Broker::stop`], `Acquire` by the loops: it carries nothing but itself.
     stopping: Arc<AtomicBool>,
-    mirror: Option<Arc<Mutex<MirrorCounts>>>,
+    /// Empty while there is no Redis.
+    mirror: OnceLock<Arc<Mutex<MirrorCounts>>>,
+    /// What writes to Redis carry.
+    epochs: Arc<Epochs>,
+    lookout: LookoutDoor,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
@@ -106,7 +114,7 @@ impl Broker {
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
         let (registry, windows) = Registry::open(&config.dir)?;
         let (store, mut writer, mut recovery) = Store::open(store_config(&config), now_ms)?;
-        restore(&config, &mut writer, &mut recovery, now_ms)?;
+        attach::restore(&config, &mut writer, &mut recovery, now_ms)?;
         for damage in &recovery.damage {
             log::warn!("damage found and left out: {damage}");
         }
@@ -152,7 +160,8 @@ impl Broker {
         let tuned = Tuned::new(&config);
         let tuner = Tuner::new(&config, &store, &tuned);
         let audit = Audit::open(&config.dir).map_err(io("open the audit log"))?;
-        let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
+        let epochs = Arc::new(Epochs::none());
+        let mirror = attach::mirror(&config, &store, &registry, (&stopping, &epochs), now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
         let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
         let wanted = config.durability == Durability::WalRedis;
@@ -162,6 +171,7 @@ impl Broker {
         }
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
+        let (lookout, lookout_told) = LookoutDoor::new();
         let shared = Arc::new(Shared {
             config,
             engine: Engine::new(store.clone()).with_peers(peers.clone()),
@@ -177,7 +187,9 @@ impl Broker {
             waker,
             counts: Arc::default(),
             stopping,
-            mirror: mirror.as_ref().map(Mirror::counts),
+            mirror: mirror.as_ref().map(Mirror::counts).map_or_else(OnceLock::new, OnceLock::from),
+            epochs: Arc::clone(&epochs),
+            lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -195,7 +207,7 @@ impl Broker {
             pages: Some(pages),
             peers,
             letters,
-            epochs: mirror.as_ref().map(Mirror::epochs),
+            epochs,
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
             tuner,
@@ -214,6 +226,7 @@ impl Broker {
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
         broker.shared.cluster.resume(broker.shared.config.durability)?;
+        others.push(broker.lookout(lookout_told)?);
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
@@ -239,10 +252,8 @@ impl Broker {
             "/-/ready" => own::text(200, "Strobe is ready."),
             "/metrics" => own::metrics(&self.numbers(), &self.known(), wall_ms()),
             "/api/strobe/v1/cluster" => self.overview(),
-            "/api/strobe/v1/hosts" => {
-                let runs = self.running_of_fleet();
-                own::hosts(&self.fleet(), &|info| self.configuration(&runs, info), wall_ms())
-            }
+            "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
+            REGISTER if request.method == "POST" => self.register(request),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
@@ -320,6 +331,7 @@ impl Broker {
         let threads = std::mem::take(&mut *self.threads());
         self.shared.stopping.store(true, Ordering::Release);
         wake(&self.shared.waker);
+        self.shared.lookout.say(Told::Stop);
         join(threads.network);
         self.shared.cluster.stop();
         // The network loop's last batch stands before this in the queue.
@@ -434,6 +446,8 @@ impl Broker {
     }
 }
 
+/// Where a machine is registered.
+const REGISTER: &str = "/api/strobe/v1/hosts/register";
 const SOCKET: Source = Source(0);
 const WAKE: Source = Source(1);
 /// Connections at once: ten thousand agents, and as many in their handshake.

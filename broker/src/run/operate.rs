@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod hosts;
 mod plan;
+mod targets;
 
 use super::Broker;
 use super::clock::wall_s;
@@ -35,7 +36,10 @@ impl Broker {
             _ => match (what.strip_prefix("cluster/"), what.strip_prefix("config/")) {
                 (Some(what), _) => Ok(self.cluster(what, request)),
                 (_, Some(what)) => self.config_of_fleet(what, request, who),
-                _ => return self.respond(request, &Caller::default()),
+                _ => match what.strip_prefix("hosts/") {
+                    Some(what) => Ok(self.targets(what, request)),
+                    None => return self.respond(request, &Caller::default()),
+                },
             },
         };
         let answer = answer.unwrap_or_else(|refused| refused);
@@ -117,7 +121,7 @@ impl Broker {
         match ids.as_slice() {
             [id] => Ok((asked.to_owned(), *id)),
             [] => {
-                let why = format!("no host {asked:?} is known here; `strobe hosts` lists them");
+                let why = format!("no host {asked:?} is known; `strobe hosts` lists them");
                 Err(own::error(404, "not_found", &why))
             }
             several => {

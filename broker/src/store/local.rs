@@ -93,6 +93,7 @@ impl Store {
             config: RwLock::new(Arc::new(config)),
             sources: RwLock::default(),
             instances: RwLock::default(),
+            guests: AtomicU64::new(0),
             segments: RwLock::default(),
             counts: Mutex::default(),
             horizon: Mutex::new(horizon),
@@ -133,6 +134,13 @@ impl Store {
     pub fn counts(&self) -> StoreCounts {
         let (groups_found, groups_read) = self.shared.pieces.counts();
         StoreCounts { groups_found, groups_read, ..self.shared.count(|_| ()) }
+    }
+
+    /// The newest segment file's number, and how many there are.
+    pub(crate) fn newest_segment(&self) -> (u64, usize) {
+        let segments = self.shared.segments();
+        let newest = segments.iter().filter_map(|segment| segment.number()).max();
+        (newest.unwrap_or(0), segments.len())
     }
 
     /// Counts samples that were not taken.

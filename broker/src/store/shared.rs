@@ -1,6 +1,6 @@
 //! What the writer and the readers of a store have in common.
 
-use super::head::{Rows, Source};
+use super::head::{Rows, Source, has_guests};
 use super::horizon::Horizon;
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::pieces::Pieces;
@@ -10,7 +10,7 @@ use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
 use super::spill::Spill;
 use super::{StoreConfig, StoreCounts, StoreError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) last_number: AtomicU64,
     /// The scores that rows of a schema have a series of, by its name; none of most.
     pub(super) scores: Mutex<HashMap<u64, Option<Arc<Scores>>>>,
+    /// Listings under instances of guests. Relaxed: a number by itself.
+    pub(super) guests: AtomicU64,
     /// How many seals have begun. Relaxed: only the writer's thread counts and asks.
     pub(super) seals: AtomicU64,
 }
@@ -118,13 +120,34 @@ impl Shared {
         }
     }
 
+    /// A schema that may be new to a source: it is listed under the instances of its guests too.
+    pub(super) fn welcome(&self, source: &Arc<Source>, id: u64, schema: &Schema) {
+        if source.read().sections.contains_key(&id) || !has_guests(schema) {
+            return;
+        }
+        let own = schema.columns.iter().filter_map(|column| column.labels.value(INSTANCE));
+        for instance in own.collect::<BTreeSet<_>>() {
+            // Beyond the bound whoever asks for any instance looks at this source as well.
+            let full = GUESTS_MAX <= self.guests.load(Ordering::Relaxed);
+            if self.list_under(if full { "" } else { instance }, source) {
+                self.guests.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn list(&self, labels: &Labels, source: &Arc<Source>) {
+        self.list_under(labels.value(INSTANCE).unwrap_or_default(), source);
+    }
+
+    /// Whether it was not there yet.
+    fn list_under(&self, instance: &str, source: &Arc<Source>) -> bool {
         let mut instances = self.instances.write().unwrap_or_else(PoisonError::into_inner);
-        let instance = labels.value(INSTANCE).unwrap_or_default().to_owned();
-        let sources = instances.entry(instance).or_default();
-        if sources.iter().all(|other| other.id != source.id) {
+        let sources = instances.entry(instance.to_owned()).or_default();
+        let new = sources.iter().all(|other| other.id != source.id);
+        if new {
             sources.push(Arc::clone(source));
         }
+        new
     }
 
     pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
@@ -199,6 +222,7 @@ impl Shared {
                 continue;
             };
             let source = self.source(entry.source);
+            self.welcome(&source, entry.schema, schema);
             source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
         }
         all
@@ -214,6 +238,7 @@ impl Shared {
             Pending::Row(source, schema, bytes) => {
                 // Opened once when it was appended, or checked by the WAL's CRC.
                 let Ok(frame) = frame::open(&bytes) else { return 0 };
+                self.welcome(&source, frame.header.schema.0, &schema);
                 match frame.payload {
                     Payload::Row(row) => self.apply_row((&source, &schema), &frame, row, from_ms),
                     Payload::Burst(burst) => {
@@ -327,4 +352,6 @@ pub(super) fn last_ms(frame: &Frame<'_>) -> i64 {
     last_ns.div_euclid(1_000_000)
 }
 
-const INSTANCE: &str = "instance";
+pub(super) const INSTANCE: &str = "instance";
+/// Instances of guests that sources are listed under.
+const GUESTS_MAX: u64 = 100_000;

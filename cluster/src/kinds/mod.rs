@@ -11,6 +11,7 @@ pub mod members;
 pub mod revocations;
 pub mod rollouts;
 pub mod shards;
+pub mod targets;
 pub mod tokens;
 pub mod versions;
 
@@ -26,6 +27,7 @@ pub(crate) fn apply(state: &mut State, kind: u32, body: &Bytes) -> Option<Result
         shards::KIND => shards::apply(state, body),
         hosts::KIND => hosts::apply(state, body),
         versions::KIND => versions::apply(state, body),
+        targets::KIND => targets::apply(state, body),
         tokens::KIND => tokens::apply(state, body),
         revocations::KIND => revocations::apply(state, body),
         rollouts::KIND => rollouts::apply(state, body),
@@ -59,7 +61,7 @@ pub fn placement(state: &State) -> [u128; 2] {
 }
 
 /// Kinds of which a broker by itself has a state as well; making a cluster of it takes them along.
-pub(crate) const OF_ONE: [u8; 2] = [versions::KIND, audit::KIND];
+pub(crate) const OF_ONE: [u8; 3] = [versions::KIND, audit::KIND, targets::KIND];
 
 pub(crate) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + rest.len());

@@ -88,7 +88,7 @@ impl Broker {
     }
 
     /// Has a command applied, by the cluster or by this broker alone.
-    pub(super) fn settle(&self, command: Command) -> Result<u64, Refused> {
+    pub(in crate::run) fn settle(&self, command: Command) -> Result<u64, Refused> {
         let answer = self.shared.cluster.ask_any(Asked::Propose(command));
         outcome(&answer.map_err(|why| unavailable(&why))?).map_err(|(status, why)| match status {
             422 => unfit(&why),
