@@ -1,7 +1,7 @@
 //! Hosts that are managed from here: which version of the configuration each runs, and what people ask
 //! them. In memory only: a host says what it runs whenever it comes.
 //!
-//! Bounded: a record a host that was connected, [`WAITING_MAX`] questions without an answer.
+//! Bounded: a record a host that was connected, 64 questions without an answer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -162,6 +162,16 @@ impl Agent {
         }
     }
 
+    /// How it stands, for whoever reads the trace.
+    pub(crate) fn standing(&self) -> String {
+        format!(
+            "{:?}, proving: {}, {:?}",
+            self.managed.standing(),
+            self.is_proving(),
+            self.uplink.status()
+        )
+    }
+
     /// The version that it runs.
     pub(crate) fn running(&self) -> &Pushed {
         self.managed.running()

@@ -180,6 +180,8 @@ impl<'a> World<'a> {
         if agent.running() != &running {
             self.agreed.look_at_agent(agent);
             self.tally.count("versions run", 1);
+            let (host, runs) = (agent.host.0, agent.running().version);
+            self.trace.say(self.now, || format!("host {host} runs version {runs}"));
         }
         let known = self.ledger.acknowledged.entry((agent.host, agent.boot)).or_default();
         *known = agent.acknowledged().max(*known);

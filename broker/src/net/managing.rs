@@ -32,6 +32,8 @@ pub(super) struct Managing {
     /// Whose version is to be looked at.
     due: BTreeSet<SessionId>,
     push_at: Option<Instant>,
+    /// When what was refused is offered again.
+    again_at: Option<Instant>,
     verdict: Option<Verdict>,
     /// The boot of the canary that was given the version on trial.
     trying: Option<(u64, BootId)>,
@@ -58,7 +60,7 @@ impl Managing {
     pub(super) fn timeout(&self) -> Option<Instant> {
         let due = if self.due.is_empty() { None } else { self.push_at };
         let verdict = self.verdict.as_ref().and_then(|verdict| verdict.said);
-        [due, verdict.map(|said| said + SAY_AGAIN)].into_iter().flatten().min()
+        [due, verdict.map(|said| said + SAY_AGAIN), self.again_at].into_iter().flatten().min()
     }
 
     pub(super) fn forget(&mut self, session: SessionId) {
@@ -136,6 +138,11 @@ impl Net {
             verdict.said = Some(now);
             drop(agreed.try_send(Order::Verdict(verdict.number, verdict.outcome.clone())));
         }
+        if managing.again_at.take_if(|at| *at <= now).is_some() {
+            let refused =
+                managing.sessions.iter().filter(|(_, standing)| standing.refused.is_some());
+            managing.due.extend(refused.map(|(session, _)| *session));
+        }
         if managing.due.is_empty() || managing.push_at.is_some_and(|at| now < at) {
             return;
         }
@@ -159,12 +166,18 @@ impl Net {
         let Some(standing) = managing.sessions.get_mut(&session) else { return };
         let Some((version, values)) = managing.desired.of_host(&info.hello) else { return };
         let digest = digest(&values);
-        let again = |(refused, at): (u64, Instant)| refused == version && now < at + AGAIN;
         let runs = (standing.running, standing.digest) == (version, digest);
         // A later version than any known here was agreed on by others, and they will say so here too.
         let ahead = is_clustered && managing.desired.newest < standing.running;
         let offered = standing.offered == Some((version, digest));
-        if runs || ahead || offered || standing.refused.is_some_and(again) {
+        if runs || ahead || offered {
+            return;
+        }
+        if let Some((_, at)) = standing.refused.filter(|(refused, _)| *refused == version)
+            && now < at + AGAIN
+        {
+            let before = managing.again_at.unwrap_or(at + AGAIN);
+            managing.again_at = Some(before.min(at + AGAIN));
             return;
         }
         standing.offered = Some((version, digest));

@@ -41,6 +41,8 @@ impl World<'_> {
         }
         let known = self.newest().map_or_else(Vec::new, members::members);
         lines.extend(known.iter().map(|member| format!("{member:?}")));
+        let hosts = self.hosts.iter().map(|host| &host.agent);
+        lines.extend(hosts.map(|agent| format!("host {}: {}", agent.host.0, agent.standing())));
         lines.into_iter().for_each(|line| self.trace.say(self.now, || line));
     }
 

@@ -167,7 +167,7 @@ impl Tls {
                 (alpn, Anchor::Ca(roots(&identity.ca_der).map_err(tls)?), Some(identity))
             }
         };
-        let config = self.make_client(alpn, anchor, identity)?;
+        let config = self.make_client(alpn.protocols(), anchor, identity)?;
         // A new token replaces the old one's configuration: at most one a kind is kept.
         self.clients.retain(|(made, _)| {
             std::mem::discriminant(made) != std::mem::discriminant(dial)
@@ -180,12 +180,22 @@ impl Tls {
     /// A client without an identity that acts as one that has it.
     #[cfg(test)]
     pub(super) fn rogue(&self, alpn: Alpn, fingerprint: [u8; 32]) -> ClientConfig {
-        self.make_client(alpn, Anchor::Fingerprint(fingerprint), None).unwrap()
+        self.make_client(alpn.protocols(), Anchor::Fingerprint(fingerprint), None).unwrap()
+    }
+
+    /// From now on it connects as an agent's program of before did.
+    #[cfg(test)]
+    pub(super) fn be_old(&mut self) {
+        let identity = self.identity.as_ref().unwrap();
+        let anchor = Anchor::Ca(roots(&identity.ca_der).unwrap());
+        let first = vec![crate::message::ALPN_AGENT_FIRST.to_vec()];
+        let config = self.make_client(first, anchor, Some(identity)).unwrap();
+        self.clients.push((Dial::With(Alpn::Agent), config));
     }
 
     fn make_client(
         &self,
-        alpn: Alpn,
+        protocols: Vec<Vec<u8>>,
         anchor: Anchor,
         identity: Option<&Identity>,
     ) -> Result<ClientConfig, LinkError> {
@@ -203,7 +213,7 @@ impl Tls {
             }
             None => builder.with_no_client_auth(),
         };
-        client.alpn_protocols = alpn.protocols();
+        client.alpn_protocols = protocols;
         client.resumption = Resumption::in_memory_sessions(SESSIONS);
         let crypto = QuicClientConfig::try_from(client).map_err(tls)?;
         let mut config = ClientConfig::new(Arc::new(crypto));

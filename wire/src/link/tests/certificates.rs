@@ -175,3 +175,20 @@ fn without_a_certificate_one_may_only_enrol() {
     assert!(why.contains("needs a certificate"), "{why}");
     assert_eq!(pair.server.counters().refused_role, 1);
 }
+
+/// A rolling upgrade: a program of before is an agent all the same, and is told nothing that it does not know.
+#[test]
+fn both_ends_know_whether_both_are_new() {
+    for old in [false, true] {
+        let ca = authority();
+        let mut pair = Pair::new(&server(&ca), &agent(&ca));
+        if old {
+            pair.client.tls.be_old();
+        }
+        let conn = pair.connect(&Dial::With(Alpn::Agent));
+        let (at_server, alpn, _) = pair.connected_at_server();
+        assert_eq!(alpn, Alpn::Agent);
+        assert_eq!(pair.server.is_newest(at_server), !old);
+        assert_eq!(pair.client.is_newest(conn), !old);
+    }
+}
