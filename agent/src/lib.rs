@@ -13,6 +13,7 @@ mod readers;
 mod adjust;
 
 mod hazard;
+pub mod input;
 pub mod sampler;
 pub mod schemas;
 
@@ -24,12 +25,17 @@ pub mod score;
 
 pub mod recorder;
 
+mod answers;
+pub mod managed;
+
 pub mod spool;
 pub mod state;
 pub mod uplink;
 
 pub mod run;
 
+#[cfg(feature = "inputs")]
+pub mod announce;
 pub mod clock;
 pub mod costs;
 pub mod doctor;

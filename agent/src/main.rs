@@ -89,9 +89,14 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     };
     match (exporter, &config.broker) {
         // Without a broker nothing is owed to anybody: a signal just ends the process.
-        (Some(exporter), None) => exporter.run()?,
+        (Some(exporter), None) => {
+            announce(config)?;
+            exporter.run()?;
+        }
         (exporter, _) => {
             let stop = Stop::on_signals()?;
+            // A thread that was there before would be ended by a signal, and all with it.
+            announce(config)?;
             if let Some(exporter) = exporter {
                 serve_beside(exporter)?;
             }
@@ -99,6 +104,24 @@ fn watch(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Says on the link that this host is here, if that is wanted.
+#[cfg(feature = "inputs")]
+fn announce(config: &Config) -> std::io::Result<()> {
+    let Some(interface) = config.announce else { return Ok(()) };
+    let own = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    let instance = config.instance.as_ref().unwrap_or(&own);
+    let port = config.listen.map_or(0, |address| address.port());
+    strobe_agent::announce::start(interface, instance, port)
+}
+
+#[cfg(not(feature = "inputs"))]
+fn announce(config: &Config) -> std::io::Result<()> {
+    match config.announce {
+        None => Ok(()),
+        Some(_) => Err(std::io::Error::other("--announce is not in the small build")),
+    }
 }
 
 fn serve_beside(exporter: Exporter) -> std::io::Result<()> {

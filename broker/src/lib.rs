@@ -1,16 +1,20 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
 pub mod api;
+pub mod audit;
 pub mod certificates;
 pub mod cluster;
 pub mod config;
 pub mod control;
 mod dir;
+mod fleet;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gate;
 pub mod hub;
 pub mod ingest;
+pub mod lookout;
+pub mod managed;
 pub mod net;
 mod own;
 pub mod peers;

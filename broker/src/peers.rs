@@ -12,7 +12,7 @@
 //! not connected, or silent for 2 s, is left out: the answer's warnings name it.
 
 use crate::query::{Deadline, QueryError};
-use crate::store::{Depth, Elsewhere, Limits, Matcher, Store, TimeRange, Wanted};
+use crate::store::{Depth, Elsewhere, Limits, Matcher, PAGE_VERSION, Store, TimeRange, Wanted};
 use crate::vitals::Vitals;
 use mio::Waker;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,7 +123,7 @@ impl Peers {
             Ok(None)
         };
         // Whose time is over gets what there is.
-        drop(reach.ask((HOSTS_PATH, Vec::new()), deadline, &mut |_| {}, &mut take));
+        drop(reach.ask((HOSTS_PATH, Vec::new()), deadline, &mut |_, _| {}, &mut take));
         let mut inner = self.lock();
         let mut all: Vec<HostInfo> = told.values().flatten().cloned().collect();
         for (_, old) in inner.hosts.iter().filter(|(id, _)| !told.contains_key(id)) {
@@ -135,13 +135,25 @@ impl Peers {
 
     /// How the other brokers are doing, those that answer.
     pub fn vitals(&self, deadline: Deadline<'_>) -> BTreeMap<u64, Vitals> {
-        let mut told = BTreeMap::new();
-        let Some(reach) = self.reach() else { return told };
+        let told = self.gather(VITALS_PATH, &[], deadline).into_iter();
+        told.filter_map(|(id, body)| Some((id, serde_json::from_slice(&body).ok()?))).collect()
+    }
+
+    /// What every other broker answers to `body` at `path`; those that are silent are left out.
+    pub fn gather(
+        &self,
+        path: &'static str,
+        body: &[u8],
+        deadline: Deadline<'_>,
+    ) -> Vec<(u64, Vec<u8>)> {
+        let Some(reach) = self.reach() else { return Vec::new() };
+        let mut told = Vec::new();
         let mut take = |from: u64, body: &[u8]| {
-            told.insert(from, serde_json::from_slice(body).map_err(|why| why.to_string())?);
+            told.push((from, body.to_vec()));
             Ok(None)
         };
-        drop(reach.ask((VITALS_PATH, Vec::new()), deadline, &mut |_| {}, &mut take));
+        // Whose time is over gets what there is.
+        drop(reach.ask((path, body.to_vec()), deadline, &mut |_, _| {}, &mut take));
         told
     }
 
@@ -209,10 +221,29 @@ impl Reach {
         store: &Store,
         deadline: Deadline<'_>,
     ) -> Result<Found, QueryError> {
+        loop {
+            let (found, broken) = self.select_once(selection, store, deadline)?;
+            // Rows of rollups are added up: those of one that fell silent in the middle are dropped
+            // with all others', and it is not asked again. Samples count once anyway.
+            if !(broken && matches!(selection.depth, Depth::Rolled(_))) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// And whether somebody told a part and no more.
+    fn select_once(
+        &self,
+        selection: Selection<'_>,
+        store: &Store,
+        deadline: Deadline<'_>,
+    ) -> Result<(Found, bool), QueryError> {
         let Selection { matchers, range, depth, limits } = selection;
         let elsewhere = Elsewhere::new(range, matches!(depth, Depth::Rolled(_)));
         let matchers = matchers.to_vec();
-        let mut wanted = Wanted { matchers, range, depth, limits, next: None };
+        let (version, shares) = (PAGE_VERSION, store.shares().is_some());
+        let mut wanted = Wanted { matchers, range, depth, limits, next: None, version, shares };
+        let (mut open, mut lost) = (BTreeSet::new(), Vec::new());
         let text = |wanted: &Wanted| serde_json::to_vec(wanted).unwrap_or_default();
         let first = text(&wanted);
         let mut coarser = None;
@@ -223,10 +254,20 @@ impl Reach {
             said.notes.into_iter().for_each(|n| store.note(format!("broker {from} ({name}): {n}")));
             coarser = coarser.max(said.coarser_ms);
             wanted.next = said.next;
+            if wanted.next.is_some() {
+                open.insert(from)
+            } else {
+                open.remove(&from)
+            };
             Ok(wanted.next.is_some().then(|| text(&wanted)))
         };
-        self.ask((PATH, first), deadline, &mut |note| store.note(note), &mut take)?;
-        Ok(coarser.map_or(Found::All(elsewhere), Found::Coarser))
+        let mut note = |id, why: String| {
+            store.note(format!("{why}: {}", store.missing_of(id)));
+            lost.push(id);
+        };
+        self.ask((PATH, first), deadline, &mut note, &mut take)?;
+        let broken = lost.iter().any(|id| open.contains(id));
+        Ok((coarser.map_or(Found::All(elsewhere), Found::Coarser), broken))
     }
 
     /// Asks every member, and again where `take` makes another question of an answer.
@@ -235,7 +276,7 @@ impl Reach {
         &self,
         (path, first): (&'static str, Vec<u8>),
         deadline: Deadline<'_>,
-        note: &mut dyn FnMut(String),
+        note: &mut dyn FnMut(u64, String),
         take: &mut dyn FnMut(u64, &[u8]) -> Result<Option<Vec<u8>>, String>,
     ) -> Result<(), QueryError> {
         let members = self.peers.lock().members.clone();
@@ -245,7 +286,7 @@ impl Reach {
             self.silent().insert(id);
             self.peers.silent.fetch_add(1, Ordering::Relaxed);
             let address = members.get(&id).map_or("", String::as_str);
-            note(format!("broker {id} ({address}) {why}: what only it has stored is missing"));
+            note(id, format!("broker {id} ({address}) {why}"));
         };
         let mut now_ms = deadline.elapsed_ms()?;
         for &id in members.keys() {
@@ -311,9 +352,10 @@ impl Drop for Round<'_> {
 pub(crate) fn page(store: &Store, body: &[u8], is_left: &dyn Fn() -> bool) -> ApiResponse {
     let wanted: Result<Wanted, _> = serde_json::from_slice(body);
     let page = match wanted {
-        Ok(wanted) => {
-            store.for_query().page(&wanted, is_left).map_err(|why| (422, why.to_string()))
-        }
+        Ok(wanted) => store
+            .for_peer(wanted.shares)
+            .page(&wanted, is_left)
+            .map_err(|why| (422, why.to_string())),
         Err(why) => Err((400, why.to_string())),
     };
     match page {
@@ -370,6 +412,10 @@ pub const PATH: &str = "/peer/v1/page";
 pub const HOSTS_PATH: &str = "/peer/v1/hosts";
 /// Where it tells how it is doing.
 pub const VITALS_PATH: &str = "/peer/v1/vitals";
+/// Where another broker is asked what it and its hosts run.
+pub const VERSIONS_PATH: &str = "/peer/v1/versions";
+/// Where another broker is asked to ask one of its hosts.
+pub const ASK_PATH: &str = "/peer/v1/ask";
 /// Letters waiting for the network loop.
 pub const LETTERS_MAX: usize = 1024;
 /// So long a member may take for a page.

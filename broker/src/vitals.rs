@@ -50,6 +50,8 @@ pub struct Redis {
     pub lag_segments: u64,
     /// Segments that were written there since it was first wanted.
     pub segments_done: u64,
+    /// Segments of before Redis that are still to be moved there.
+    pub import_left: u64,
     /// Shards that a newer owner writes to.
     pub fenced_shards: u64,
 }
@@ -69,6 +71,7 @@ impl Vitals {
             lag_ms: of.lag_ms,
             lag_segments: of.lag_segments,
             segments_done: of.segments,
+            import_left: of.import_left,
             fenced_shards: of.fenced_shards,
         };
         Self {

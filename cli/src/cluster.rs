@@ -24,6 +24,17 @@ enum Act {
         /// Where other brokers and agents reach this one, HOST:PORT [default: where it listens].
         #[arg(long, value_name = "HOST:PORT")]
         address: Option<String>,
+        #[command(flatten)]
+        share: Share,
+    },
+    /// Give this broker a Redis that it shares with the others, while it runs.
+    Share {
+        /// redis://HOST:PORT, redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,…
+        #[arg(value_name = "URL")]
+        store: String,
+        /// Move what is stored here already there too, in the background.
+        #[arg(long)]
+        import: bool,
     },
     /// Add this broker, while it runs, to the cluster of another one.
     Join {
@@ -39,6 +50,8 @@ enum Act {
         /// Join although hosts are enrolled here, which then have to enrol anew.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        share: Share,
     },
     /// Make a token for another broker to join with. Who has it gets the fleet's authority.
     Token {
@@ -81,6 +94,25 @@ enum Act {
     },
 }
 
+/// The Redis that all brokers share.
+#[derive(Debug, clap::Args)]
+struct Share {
+    /// Write to this Redis from now on: redis://HOST:PORT, redis+sentinel://… or redis+cluster://…
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Move what is stored here already there too, in the background.
+    #[arg(long, requires = "store")]
+    import: bool,
+}
+
+impl Share {
+    fn query(&self) -> String {
+        let import = if self.import { "&import=1" } else { "" };
+        let store = self.store.as_ref().map(|url| format!("&store={}", encoded(url)));
+        format!("{}{import}", store.unwrap_or_default())
+    }
+}
+
 /// What to print, and whether all is well.
 pub(crate) fn run(args: &Args) -> Result<(String, bool), String> {
     let to = To::of_dir(args.dir.clone());
@@ -92,11 +124,18 @@ pub(crate) fn run(args: &Args) -> Result<(String, bool), String> {
     };
     let force = |force: bool| if force { "&force=1" } else { "" };
     match &args.act {
-        Act::Init { address } => post("init", &option("address", address)),
-        Act::Join { seed, token, address, force: forced } => {
+        Act::Init { address, share } => {
+            post("init", &format!("{}{}", option("address", address), share.query()))
+        }
+        Act::Share { store, import } => {
+            let share = Share { store: Some(store.clone()), import: *import };
+            post("share", &share.query())
+        }
+        Act::Join { seed, token, address, force: forced, share } => {
             let (seed, token) = (encoded(seed), encoded(token));
-            let address = option("address", address);
-            post("join", &format!("seed={seed}&token={token}{address}{}", force(*forced)))
+            let (address, force, share) =
+                (option("address", address), force(*forced), share.query());
+            post("join", &format!("seed={seed}&token={token}{address}{force}{share}"))
         }
         Act::Token { lifetime } => {
             let ms = duration_ms(lifetime).map_err(|why| format!("--lifetime: {why}"))?;

@@ -3,6 +3,7 @@
 //! `cargo test --release -p strobe-tests --test cluster -- --nocapture` prints how long the agents' gaps
 //! and the elections were, and how many changes a second the control plane takes.
 
+mod shared;
 mod support;
 
 use std::collections::BTreeMap;
@@ -80,6 +81,10 @@ fn any_broker_answers_for_all() {
         assert!(hosts.len() == 6 && hosts.iter().all(|h| h["state"] == "fresh"), "{hosts:?}");
     }
 
+    for at in 0..3 {
+        let asked = run("strobe", &["burst", "host3", "--dir", &cluster.dir(at)]);
+        assert!(asked.0, "a host is asked by way of any broker: {asked:?}");
+    }
     let mut homes = Vec::new();
     wait("every agent is where it belongs", 10, || {
         homes = (0..3).map(|at| cluster.sessions(at)).collect::<Vec<usize>>();

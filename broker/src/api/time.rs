@@ -26,6 +26,15 @@ pub fn moment_ms(text: &str) -> Option<i64> {
     seconds.map_or_else(|| rfc3339(text), |seconds| whole_ms(seconds * 1000.0))
 }
 
+/// A time for people: `2024-02-29T12:30:00Z`.
+#[must_use]
+pub(crate) fn moment(ms: i64) -> String {
+    let (days, second) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000) / 1000);
+    let Date { year, month, day } = Date::from_days(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// A duration, ms.
 pub(super) fn span(name: &str, text: &str) -> Result<i64, ApiError> {
     let seconds = text.parse::<f64>().ok();

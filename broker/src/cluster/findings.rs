@@ -38,7 +38,7 @@ impl Finding {
 }
 
 /// Everything that can be found. Each has a heading in `docs/runbooks.md`.
-pub const CODES: [&str; 17] = [
+pub const CODES: [&str; 18] = [
     STALLED,
     NOT_A_MEMBER,
     NO_LEADER,
@@ -54,6 +54,7 @@ pub const CODES: [&str; 17] = [
     REDIS_AWAY,
     REDIS_BEHIND,
     REDIS_FENCED,
+    IMPORTING,
     REDIS_NOT_SHARED,
     VERSIONS_DIFFER,
 ];
@@ -131,6 +132,14 @@ pub fn of_broker(name: &str, vitals: &Vitals, found: &mut Vec<Finding>) {
         );
         note(found, REDIS_BEHIND, why);
     }
+    if 0 < redis.import_left {
+        let left = redis.import_left;
+        note(
+            found,
+            IMPORTING,
+            format!("{name} moves its older history to Redis: {left} segments are left"),
+        );
+    }
     if 0 < redis.fenced_shards {
         let shards = redis.fenced_shards;
         let why = format!("{name} is refused by {shards} shards in Redis that have newer owners");
@@ -196,6 +205,7 @@ const ACKS_SLOW: &str = "acks-slow";
 const REDIS_AWAY: &str = "redis-away";
 const REDIS_BEHIND: &str = "redis-behind";
 const REDIS_FENCED: &str = "redis-fenced";
+const IMPORTING: &str = "importing";
 const REDIS_NOT_SHARED: &str = "redis-not-shared";
 const VERSIONS_DIFFER: &str = "versions-differ";
 /// What the fleet is promised at its largest.

@@ -42,6 +42,8 @@ impl Broker {
                 ApiResponse { status: 200, content_type, body }
             }
             peers::HOSTS_PATH => peers::hosts(shared.registry.hosts()),
+            peers::VERSIONS_PATH => self.versions_here(),
+            peers::ASK_PATH => self.asked_here(request),
             path => {
                 own::error(404, "not_found", &format!("{path} is nothing that a broker is asked"))
             }
@@ -59,13 +61,14 @@ impl Broker {
     /// What it counts.
     pub(super) fn numbers(&self) -> own::Numbers {
         let shared = &self.shared;
-        let mirror = shared.mirror.as_deref();
+        let mirror = shared.mirror.get();
         own::Numbers {
             net: self.counts(),
             store: shared.store.counts(),
             mirror: mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner)),
             queries_abandoned: shared.queries_abandoned.load(Ordering::Relaxed),
             members_silent: shared.peers.silent(),
+            lookout: shared.lookout.counts(),
         }
     }
 

@@ -10,18 +10,25 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+mod alone;
+mod attach;
+mod begin;
 mod clock;
 mod cluster;
 mod error;
 mod fleet;
+mod lookout;
 mod loops;
+mod machines;
 mod operate;
+mod tune;
 
 pub use error::BrokerError;
 
 use crate::api::{self, Answer};
+use crate::audit::Audit;
 use crate::certificates::Certificates;
-use crate::config::{Config, Durability, StoreChoice};
+use crate::config::{Config, Durability};
 use crate::control;
 use crate::dir::{self, StateDir};
 use crate::hub::{Hub, Subscription};
@@ -29,26 +36,29 @@ use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
-use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
+use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{self, Mirror, MirrorCounts, RedisError};
-use crate::store::{Recovery, RemoteSeries, Store, StoreConfig, Writer};
+use crate::store::redis::{Epochs, Mirror, MirrorCounts};
+use crate::store::{RemoteSeries, Store};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
+use begin::listen;
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
+use lookout::{LookoutDoor, Told};
 use loops::{Loop, Question, join, log_loop, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
-use strobe_wire::link::{Accept, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
+use strobe_wire::link::{Accept, Link, LinkConfig, Side};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
+use tune::{Tuned, Tuner, store_config};
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]
@@ -65,13 +75,19 @@ struct Shared {
     registry: Registry,
     hub: Hub,
     cluster: Cluster,
+    tuned: Tuned,
+    audit: Audit,
     quic_addr: SocketAddr,
     orders: SyncSender<Order>,
     waker: Arc<Waker>,
     counts: Arc<Mutex<NetCounts>>,
     /// `Release` by [`Broker::stop`], `Acquire` by the loops: it carries nothing but itself.
     stopping: Arc<AtomicBool>,
-    mirror: Option<Arc<Mutex<MirrorCounts>>>,
+    /// Empty while there is no Redis.
+    mirror: OnceLock<Arc<Mutex<MirrorCounts>>>,
+    /// What writes to Redis carry.
+    epochs: Arc<Epochs>,
+    lookout: LookoutDoor,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
@@ -98,7 +114,7 @@ impl Broker {
         let authority = Arc::new(dir::authority(&config.dir, now_s)?);
         let (registry, windows) = Registry::open(&config.dir)?;
         let (store, mut writer, mut recovery) = Store::open(store_config(&config), now_ms)?;
-        restore(&config, &mut writer, &mut recovery, now_ms)?;
+        attach::restore(&config, &mut writer, &mut recovery, now_ms)?;
         for damage in &recovery.damage {
             log::warn!("damage found and left out: {damage}");
         }
@@ -141,7 +157,11 @@ impl Broker {
         let (cluster, ears) =
             Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
         let stopping = Arc::default();
-        let mirror = mirror(&config, &store, &registry, &stopping, now_ms)?;
+        let tuned = Tuned::new(&config);
+        let tuner = Tuner::new(&config, &store, &tuned);
+        let audit = Audit::open(&config.dir).map_err(io("open the audit log"))?;
+        let epochs = Arc::new(Epochs::none());
+        let mirror = attach::mirror(&config, &store, &registry, (&stopping, &epochs), now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
         let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
         let wanted = config.durability == Durability::WalRedis;
@@ -151,6 +171,7 @@ impl Broker {
         }
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
+        let (lookout, lookout_told) = LookoutDoor::new();
         let shared = Arc::new(Shared {
             config,
             engine: Engine::new(store.clone()).with_peers(peers.clone()),
@@ -159,12 +180,16 @@ impl Broker {
             registry,
             hub,
             cluster,
+            tuned,
+            audit,
             quic_addr,
             orders: orders.clone(),
             waker,
             counts: Arc::default(),
             stopping,
-            mirror: mirror.as_ref().map(Mirror::counts),
+            mirror: mirror.as_ref().map(Mirror::counts).map_or_else(OnceLock::new, OnceLock::from),
+            epochs: Arc::clone(&epochs),
+            lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -182,9 +207,10 @@ impl Broker {
             pages: Some(pages),
             peers,
             letters,
-            epochs: mirror.as_ref().map(Mirror::epochs),
+            epochs,
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
+            tuner,
         };
         let mut others = broker.answerers(questions_in, &answers_out, Self::respond)?;
         others.extend(broker.answerers(pages_in, &answers_out, Self::respond_to_peer)?);
@@ -200,6 +226,7 @@ impl Broker {
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
         broker.shared.cluster.resume(broker.shared.config.durability)?;
+        others.push(broker.lookout(lookout_told)?);
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
@@ -225,7 +252,8 @@ impl Broker {
             "/-/ready" => own::text(200, "Strobe is ready."),
             "/metrics" => own::metrics(&self.numbers(), &self.known(), wall_ms()),
             "/api/strobe/v1/cluster" => self.overview(),
-            "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
+            "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
+            REGISTER if request.method == "POST" => self.register(request),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
@@ -234,7 +262,7 @@ impl Broker {
     }
 
     fn evaluate(&self, request: &ApiRequest, caller: &Caller) -> ApiResponse {
-        let (shared, limits, since) = (&self.shared, Limits::usual(), monotonic());
+        let (shared, limits, since) = (&self.shared, self.shared.tuned.limits(), monotonic());
         let is_abandoned = || shared.stopping.load(Ordering::Acquire) || caller.has_left();
         let pulse = || match is_abandoned() {
             true => Pulse::Abandoned,
@@ -303,6 +331,7 @@ impl Broker {
         let threads = std::mem::take(&mut *self.threads());
         self.shared.stopping.store(true, Ordering::Release);
         wake(&self.shared.waker);
+        self.shared.lookout.say(Told::Stop);
         join(threads.network);
         self.shared.cluster.stop();
         // The network loop's last batch stands before this in the queue.
@@ -393,7 +422,9 @@ impl Broker {
                 }
                 let (broker, counted) = (broker.clone(), Arc::clone(&busy));
                 let serve = move || {
-                    if let Err(why) = control::serve(&mut stream, |ask| broker.operate(&ask)) {
+                    if let Err(why) =
+                        control::serve(&mut stream, |ask, who| broker.operate(&ask, who))
+                    {
                         log::debug!("control socket: {why}");
                     }
                     counted.fetch_sub(1, Ordering::Relaxed);
@@ -415,69 +446,12 @@ impl Broker {
     }
 }
 
-/// What was acknowledged before the directory was lost.
-fn restore(
-    config: &Config,
-    writer: &mut Writer,
-    recovery: &mut Recovery,
-    now_ms: i64,
-) -> Result<(), RedisError> {
-    let (StoreChoice::Redis(redis), Durability::WalRedis) = (&config.store, config.durability)
-    else {
-        return Ok(());
-    };
-    let records = redis::restore(redis, writer, recovery, now_ms)?;
-    if 0 < records {
-        log::info!("{records} records of the log were taken from Redis");
-    }
-    Ok(())
-}
-
-/// The mirror that the settings want.
-fn mirror(
-    config: &Config,
-    store: &Store,
-    registry: &Registry,
-    stopping: &Arc<AtomicBool>,
-    now_ms: i64,
-) -> Result<Option<Mirror>, RedisError> {
-    let StoreChoice::Redis(redis) = &config.store else { return Ok(None) };
-    let (registry, stopping) = (Some(registry.clone()), Arc::clone(stopping));
-    let parts = redis::Parts { store, registry, stopping, now_ms, clock: monotonic };
-    Mirror::new(redis.clone(), parts).map(Some)
-}
-
-fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
-    let fail = |source| BrokerError::Listen { address, source };
-    let config = SocketConfig {
-        bind: address,
-        offload: Offload::Auto,
-        batch: SOCKET_BATCH,
-        kernel_bytes: KERNEL_BYTES,
-    };
-    let socket = Socket::bind(&config).map_err(fail)?;
-    let bound = socket.local_addr().map_err(fail)?;
-    Ok((socket, bound))
-}
-
-fn store_config(config: &Config) -> StoreConfig {
-    StoreConfig {
-        raw_retention_ms: config.raw_retention_ms,
-        minute_retention_ms: config.minute_retention_ms,
-        hour_retention_ms: config.hour_retention_ms,
-        bytes_max: config.bytes_max,
-        free_bytes_min: config.free_bytes_min,
-        head_bytes_max: config.head_bytes_max,
-        ..StoreConfig::at(config.dir.join("store"))
-    }
-}
-
+/// Where a machine is registered.
+const REGISTER: &str = "/api/strobe/v1/hosts/register";
 const SOCKET: Source = Source(0);
 const WAKE: Source = Source(1);
 /// Connections at once: ten thousand agents, and as many in their handshake.
 const CONNECTIONS_MAX: usize = 20_000;
-const SOCKET_BATCH: usize = 32;
-const KERNEL_BYTES: usize = 8 << 20;
 /// Orders waiting for the writer: turns in flight, writes and windows.
 const ORDERS_MAX: usize = crate::net::TURNS_MAX + WRITES_MAX + 64;
 const QUESTIONS_MAX: usize = 64;

@@ -14,7 +14,7 @@ use super::scratch::Scratch;
 use super::select::{Part, Places, by_schema, gather_memory};
 use super::spill::Body;
 use super::{Store, StoreError, TimeRange};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where a source's rows are.
@@ -35,6 +35,8 @@ pub struct Elsewhere {
     range: TimeRange,
     sources: Mutex<BTreeMap<u128, Arc<Source>>>,
     bytes: Mutex<usize>,
+    /// The stores whose brokers told all they have: Redis is not asked for those.
+    answered: Mutex<BTreeSet<u64>>,
 }
 
 /// What a page said besides samples.
@@ -53,7 +55,8 @@ impl Elsewhere {
     #[must_use]
     pub fn new(range: TimeRange, rolled: bool) -> Self {
         let home = if rolled { Home::SentRolled } else { Home::Sent };
-        Self { home, range, sources: Mutex::default(), bytes: Mutex::default() }
+        let (sources, bytes) = Default::default();
+        Self { home, range, sources, bytes, answered: Mutex::default() }
     }
 
     /// Takes a page in.
@@ -83,7 +86,14 @@ impl Elsewhere {
                 }
             }
         }
+        if page.next.is_none() && page.coarser_ms.is_none() {
+            self.answered.lock().unwrap_or_else(PoisonError::into_inner).extend(page.store);
+        }
         Ok(Said { next: page.next, coarser_ms: page.coarser_ms, notes: page.notes })
+    }
+
+    pub(super) fn answered(&self) -> BTreeSet<u64> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
@@ -117,7 +127,7 @@ impl Store {
         scratch: &mut Scratch,
     ) -> Result<(), StoreError> {
         if part.source.home == Home::Here {
-            self.gather_here(&part.source, places, range, scratch)?;
+            self.gather_here(part, places, range, scratch)?;
         }
         for source in part.sent().filter(|source| source.home == Home::Sent) {
             self.gather_sent(source, places, range, scratch)?;
@@ -188,7 +198,11 @@ impl Part {
 }
 
 /// Adds rows of one step. Whose last sample is the later one nobody says: it is theirs who go on.
-fn add_rows(rows: &mut BTreeMap<i64, Bucket>, sent: &BTreeMap<i64, Bucket>, step_ms: i64) {
+pub(super) fn add_rows(
+    rows: &mut BTreeMap<i64, Bucket>,
+    sent: &BTreeMap<i64, Bucket>,
+    step_ms: i64,
+) {
     let mut added = Vec::with_capacity(sent.len());
     for (&time, bucket) in sent {
         let Some(known) = rows.get(&time) else {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! asked: Wanted ──► page ──► page …   each at most about PAGE_BYTES; Next says where to go on
-//! page:  version, step that would answer instead varint, notes, next, zstd(sources)
+//! page:  version, (from 2 on) store in Redis 8, step that would answer instead varint, notes, next, zstd(sources)
 //! source: id 16, labels, sections varint, (schema: length varint, bytes; block: length varint, bytes)…
 //! ```
 //!
@@ -36,6 +36,12 @@ pub struct Wanted {
     pub limits: Limits,
     /// Where the last page ended.
     pub next: Option<Next>,
+    /// The newest version of a page that who asks can read.
+    #[serde(default = "first_version")]
+    pub version: u8,
+    /// Whether who asks reads itself what others have written to Redis.
+    #[serde(default)]
+    pub shares: bool,
 }
 
 /// How much of a series.
@@ -64,6 +70,8 @@ pub struct Next {
 pub(super) struct Page {
     /// Only rollups of this step reach back that far there; then nothing else is said.
     pub(super) coarser_ms: Option<i64>,
+    /// What its store is called in Redis; none of one without, or of an older version.
+    pub(super) store: Option<u64>,
     /// What is missing, a sentence each.
     pub(super) notes: Vec<String>,
     pub(super) next: Option<Next>,
@@ -103,12 +111,13 @@ impl Store {
         bytes_max: usize,
         is_left: &dyn Fn() -> bool,
     ) -> Result<Vec<u8>, StoreError> {
-        let mut page = Page::default();
+        let mut page = Page { store: self.shares(), ..Page::default() };
+        let version = wanted.version.min(VERSION);
         if let Depth::Samples(Some(window_ms)) = wanted.depth {
             match self.resolution(wanted.range.start_ms, window_ms) {
                 Resolution::Rolled { step_ms } => {
                     page.coarser_ms = Some(step_ms);
-                    return Ok(page.write(0, &[]));
+                    return Ok(page.write(version, 0, &[]));
                 }
                 Resolution::RawFrom { from_ms } => page.notes.push(format!(
                     "samples before {} s are kept as rollups there, which cannot answer this",
@@ -148,7 +157,7 @@ impl Store {
             }
         }
         page.notes.extend(self.warnings());
-        Ok(page.write(count, &body))
+        Ok(page.write(version, count, &body))
     }
 
     /// The series of a part from the `first` on, until the page is full; and the first that is not in.
@@ -280,8 +289,11 @@ impl Sections {
 }
 
 impl Page {
-    fn write(&self, count: u64, sources: &[u8]) -> Vec<u8> {
-        let mut out = vec![VERSION];
+    fn write(&self, version: u8, count: u64, sources: &[u8]) -> Vec<u8> {
+        let mut out = vec![version];
+        if 1 < version {
+            out.extend(self.store.unwrap_or(0).to_le_bytes());
+        }
         put_varint(&mut out, self.coarser_ms.map_or(0, i64::unsigned_abs));
         put_varint(&mut out, self.notes.len() as u64);
         self.notes.iter().for_each(|note| put_text(&mut out, note));
@@ -297,9 +309,14 @@ impl Page {
     /// Reads a page of another broker's.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut take = Take(bytes);
-        if take.array::<1>()? != [VERSION] {
-            return Err("its page is of another version".to_owned());
+        let [version] = take.array::<1>()?;
+        if !(1..=VERSION).contains(&version) {
+            return Err(format!(
+                "its page is of version {version}, this broker reads 1 to {VERSION}"
+            ));
         }
+        let store = if 1 < version { Some(u64::from_le_bytes(take.array()?)) } else { None };
+        let store = store.filter(|store| *store != 0);
         let coarser_ms = i64::try_from(take.varint()?).ok().filter(|step| *step != 0);
         let mut notes = Vec::new();
         for _ in 0..take.varint()? {
@@ -319,7 +336,7 @@ impl Page {
         for _ in 0..count {
             sources.push(take_source(&mut take)?);
         }
-        Ok(Self { coarser_ms, notes, next, sources })
+        Ok(Self { coarser_ms, store, notes, next, sources })
     }
 }
 
@@ -363,7 +380,12 @@ fn take_bytes<'a>(take: &mut Take<'a>) -> Result<&'a [u8], String> {
     take.slice(length)
 }
 
-const VERSION: u8 = 1;
+fn first_version() -> u8 {
+    1
+}
+
+/// What is written to who can read it; whatever was before it is read too.
+pub(crate) const VERSION: u8 = 2;
 /// A page's sources are at most about so long: a page more, and then it is one block over.
 const PAGE_BYTES: usize = 1 << 20;
 /// Samples of a block: at most 4 MiB.

@@ -4,8 +4,9 @@
 //! rolled up yet is rolled up while it is read (minutes into hours, raw samples into either).
 
 use super::block::{Block, Data, GROUP};
-use super::elsewhere::Home;
+use super::elsewhere::{Home, add_rows};
 use super::local::Store;
+use super::redis::Far;
 use super::rollup::{Bucket, HOURS, Level, MINUTES, ROLLED, coarser, step_end};
 use super::scratch::Scratch;
 use super::select::{Part, Places};
@@ -136,7 +137,7 @@ impl Store {
             scratch.pairs.resize_with(1, Vec::new);
             scratch.pairs.iter_mut().for_each(Vec::clear);
             let tail = TimeRange { start_ms: from_ms, end_ms: range.end_ms };
-            self.gather_here(&part.source, std::slice::from_ref(place), tail, scratch)?;
+            self.gather_here(part, std::slice::from_ref(place), tail, scratch)?;
             if scratch.settle(0)? {
                 for (&time, &value) in scratch.times.iter().zip(&scratch.values) {
                     let end = step_end(time, step_ms);
@@ -176,24 +177,72 @@ impl Store {
                 }
             }
         }
-        let far = self.far(part.source.id, bounds);
+        let far = self.far(part, bounds);
         let Some(far) = far else { return Ok(rows) };
+        let own = self.shares();
+        for (store, far) in far.by_store() {
+            if Some(store) == own {
+                self.far_rows(part, place, &far, (level, bounds), &mut rows)?;
+            } else {
+                let mut theirs = BTreeMap::new();
+                self.far_rows(part, place, &far, (level, bounds), &mut theirs)?;
+                // What it did not live to roll up lies there as samples.
+                let from_ms = theirs.last_key_value().map_or(bounds.0, |(last, _)| last + 1);
+                self.far_raw(part, place, &far, ((from_ms, bounds.1), level), &mut theirs)?;
+                add_rows(&mut rows, &theirs, i64::from(level.step_ms));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Adds one store's rows that are in Redis, without those that are there; the newest file's first.
+    fn far_rows(
+        &self,
+        part: &Part,
+        place: &Places,
+        far: &Far,
+        (level, bounds): (Level, (i64, i64)),
+        rows: &mut BTreeMap<i64, Bucket>,
+    ) -> Result<(), StoreError> {
         let wanted = |schema| place.sections.iter().any(|section| section.0 == schema);
         let parts = |step| if step == level.step_ms { bounds } else { (1, 0) };
-        self.far_blocks(part.source.id, &far, &wanted, &parts, &mut |schema, bytes, bounds| {
+        self.far_blocks(part.source.id, far, &wanted, &parts, &mut |schema, bytes, bounds| {
             let of = place.sections.iter().filter(|section| section.0 == schema);
             for &(_, column) in of {
                 let read = Block::open(Data::Memory(bytes))
-                    .and_then(|block| push_rows(&block, column, bounds, &mut rows));
+                    .and_then(|block| push_rows(&block, column, bounds, rows));
                 if let Err(why) = read {
                     self.corrupt(std::path::Path::new("a block in Redis"), 0, &why);
                 }
             }
             Ok(())
-        })?;
-        Ok(rows)
+        })
+    }
+
+    /// Rolls one store's samples up that are in Redis.
+    fn far_raw(
+        &self,
+        part: &Part,
+        place: &Places,
+        far: &Far,
+        (bounds, level): ((i64, i64), Level),
+        rows: &mut BTreeMap<i64, Bucket>,
+    ) -> Result<(), StoreError> {
+        let mut pairs = vec![Vec::new()];
+        let raw = |step| if step == 0 { bounds } else { (1, 0) };
+        let of = (&*part.source, std::slice::from_ref(place));
+        self.gather_far(of, far, &raw, (&mut pairs, SAMPLES_FAR_MAX))?;
+        let samples: BTreeMap<i64, f64> = pairs.into_iter().flatten().collect();
+        for (time, value) in samples {
+            let end = step_end(time, i64::from(level.step_ms));
+            rows.entry(end).or_insert(Bucket::EMPTY).add(time, value);
+        }
+        Ok(())
     }
 }
+
+/// Of one series, of an hour or two: a sample each millisecond.
+const SAMPLES_FAR_MAX: usize = 1 << 24;
 
 /// Adds a block's rows of one series, without those that are there.
 pub(super) fn push_rows(

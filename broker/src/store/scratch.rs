@@ -47,6 +47,12 @@ impl Scratch {
         Ok(!self.times.is_empty())
     }
 
+    /// How many more samples may be held.
+    pub(super) fn room(&self) -> usize {
+        let room = self.limits.samples_max.saturating_sub(self.samples);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
     /// Whether so many more samples may be held.
     pub(super) fn fits(&self, held: usize) -> Result<(), StoreError> {
         let held = u64::try_from(held).unwrap_or(u64::MAX);

@@ -1,6 +1,7 @@
 //! Finding series by matchers, and giving out their samples.
 //!
-//! Matchers on `job` and `instance` are decided once a source, the others once a schema as long
+//! Matchers on `job` and `instance` are decided once a source (but for guests: series with a `job` or
+//! `instance` of their own, which a host's agent scraped), the others once a schema as long
 //! as no label of the source has the same name: a thousand hosts with one schema cost one look,
 //! and share the list of what was found. Full labels are put together only for who asks.
 
@@ -10,10 +11,11 @@ use super::head::{NAME, RemoteColumn, SeriesName, Source, Young, full_labels, pi
 use super::local::Store;
 use super::matching::Test;
 use super::pieces::{Key, Pieces, Place};
+use super::redis::Far;
 use super::rollup::{LAST, ROLLED};
 use super::scratch::Scratch;
 use super::{Limits, Matcher, StoreError, TimeRange};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use strobe_wire::schema::{Kind, Labels, Schema};
 
@@ -26,6 +28,8 @@ pub struct Part {
     pub(super) places: Arc<Vec<Places>>,
     /// The same source's rows that another broker sent.
     pub(super) also: Option<Arc<Source>>,
+    /// Whose stores need not be looked for in Redis: they answered.
+    pub(super) answered: Arc<BTreeSet<u64>>,
 }
 
 /// What one selection has found out about schemas.
@@ -87,11 +91,7 @@ impl Part {
         if name == NAME {
             return Some(&place.name);
         }
-        let owned = self.owner.value(name);
-        if owned.is_some() && pinned(name, &self.owner) {
-            return owned;
-        }
-        place.labels.value(name).or(owned)
+        place.labels.value(name).or_else(|| self.owner.value(name))
     }
 
     /// Whether `name` is a label of the source and the same for all its series.
@@ -153,6 +153,8 @@ impl Store {
         let mut parts = some(sources)?;
         if let Some(elsewhere) = &self.elsewhere {
             join(&mut parts, some(elsewhere.sources())?);
+            let answered = Arc::new(elsewhere.answered());
+            parts.iter_mut().for_each(|part| part.answered = Arc::clone(&answered));
         }
         Ok(parts)
     }
@@ -210,17 +212,17 @@ impl Store {
     /// Fills `scratch.pairs` with the samples of a few series, unsorted where they overlap.
     pub(super) fn gather_here(
         &self,
-        source: &Source,
+        part: &Part,
         places: &[Places],
         range: TimeRange,
         scratch: &mut Scratch,
     ) -> Result<(), StoreError> {
-        let bounds = (range.start_ms, range.end_ms);
+        let (source, bounds) = (&*part.source, (range.start_ms, range.end_ms));
         let by_schema = by_schema(places);
         // Memory first, then the disk: what is sealed in between is seen twice and made one.
         let kinds =
             gather_memory(source, places, &by_schema, bounds, (scratch, &self.shared.pieces))?;
-        let far = self.far(source.id, bounds);
+        let far = self.far(part, bounds);
         let floors = self.floors(far.as_deref());
         for (segment, bounds) in self.segments_for(bounds, floors) {
             let Some(loaded) = self.opened(&segment) else { continue };
@@ -241,22 +243,37 @@ impl Store {
             }
         }
         let Some(far) = far else { return Ok(()) };
-        let wanted = |schema| by_schema.contains_key(&schema);
         let parts = |step| floors.part(step, bounds);
-        self.far_blocks(source.id, &far, &wanted, &parts, &mut |schema, bytes, bounds| {
+        let room = scratch.room();
+        self.gather_far((source, places), &far, &parts, (&mut scratch.pairs, room))
+    }
+
+    /// The same from Redis, of each step the part that is asked for.
+    pub(super) fn gather_far(
+        &self,
+        (source, places): (&Source, &[Places]),
+        far: &Far,
+        parts: &dyn Fn(u32) -> (i64, i64),
+        (out, room): (&mut [Vec<(i64, f64)>], usize),
+    ) -> Result<(), StoreError> {
+        let by_schema = by_schema(places);
+        let wanted = |schema| by_schema.contains_key(&schema);
+        self.far_blocks(source.id, far, &wanted, parts, &mut |schema, bytes, bounds| {
             let wanted = by_schema.get(&schema).map_or(&[][..], Vec::as_slice);
+            let kind = source.read().sections.get(&schema).map(|s| Arc::clone(&s.schema));
             let read = Block::open(Data::Memory(bytes)).and_then(|block| {
                 if (block.meta.source, block.meta.schema) != (source.id, schema) {
                     return Err("it is of another host or section".to_owned());
                 }
                 let mut piece = |group| block.piece(group).map(Arc::new);
-                let (kind, out) = (kinds.get(&schema), &mut scratch.pairs);
-                push_block(block.meta.step_ms, kind, wanted, bounds, out, &mut piece)
+                push_block(block.meta.step_ms, kind.as_ref(), wanted, bounds, out, &mut piece)
             });
             if let Err(why) = read {
                 self.corrupt(std::path::Path::new("a block in Redis"), 0, &why);
             }
-            scratch.fits(scratch.pairs.iter().map(Vec::len).sum())
+            let held: usize = out.iter().map(Vec::len).sum();
+            let max = u64::try_from(room).unwrap_or(u64::MAX);
+            if room < held { Err(StoreError::SamplesMax { max }) } else { Ok(()) }
         })
     }
 }
@@ -369,12 +386,18 @@ fn select_source(
 ) -> Part {
     let state = source.read();
     let owner = Arc::clone(&state.labels);
-    let part =
-        |places| Part { source: Arc::clone(source), owner: Arc::clone(&owner), places, also: None };
+    let part = |places| Part {
+        source: Arc::clone(source),
+        owner: Arc::clone(&owner),
+        places,
+        also: None,
+        answered: Arc::default(),
+    };
     let refused = |test: &Test| {
         pinned(&test.name, &owner) && !test.holds(owner.value(&test.name).unwrap_or(""))
     };
-    if tests.iter().any(refused) {
+    let refused = tests.iter().any(refused);
+    if refused && !state.sections.values().any(|section| section.guests) {
         return part(Arc::default());
     }
     let rest: Vec<&Test> = tests.iter().filter(|test| !pinned(&test.name, &owner)).collect();
@@ -384,12 +407,26 @@ fn select_source(
     let alone = rest.iter().all(|test| owner.value(&test.name).is_none())
         && owner.value("job").is_some()
         && owner.value("instance").is_some();
+    let guest = |name: &str, own: &Labels| tests.iter().all(|t| t.holds_for(name, own, &owner));
     let mut found: Vec<(u64, &Schema, Arc<[usize]>)> = Vec::new();
+    let mut guests = false;
     for (&id, section) in &state.sections {
         if section.span.1 < range.start_ms || range.end_ms < section.span.0 {
             continue;
         }
         let columns = section.schema.columns.iter().enumerate();
+        if section.guests {
+            let hits = columns.filter(|(_, c)| guest(&c.name, &c.labels)).map(|(i, _)| i);
+            let hits: Arc<[usize]> = hits.collect();
+            if !hits.is_empty() {
+                guests = true;
+                found.push((id, &section.schema, hits));
+            }
+            continue;
+        }
+        if refused {
+            continue;
+        }
         let look = || columns.filter(|(_, c)| hit(&c.name, &c.labels)).map(|(i, _)| i).collect();
         let hits: Arc<[usize]> =
             if alone { Arc::clone(known.hits.entry(id).or_insert_with(look)) } else { look() };
@@ -398,8 +435,8 @@ fn select_source(
         }
     }
     let remote: Vec<&SeriesName> =
-        state.remote.homeless().filter(|name| hit(&name.name, &name.labels)).collect();
-    if !remote.is_empty() || !alone {
+        state.remote.homeless().filter(|name| !refused && hit(&name.name, &name.labels)).collect();
+    if guests || !remote.is_empty() || !alone {
         return part(Arc::new(places(&found, &remote)));
     }
     let ids = found.iter().map(|(id, ..)| *id).collect();

@@ -7,6 +7,7 @@ mod brokers;
 mod cluster;
 mod durability;
 mod fencing;
+mod importing;
 mod reading;
 mod sentinel;
 mod support;

@@ -12,7 +12,7 @@ use strobe_perf::rows::Shape;
 use strobe_perf::suite::load::{self, Seal};
 use strobe_perf::suite::queries;
 use strobe_perf::suite::{Bench, Found};
-use strobe_perf::suite::{bytes, live, summary};
+use strobe_perf::suite::{bytes, cluster, live, summary};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -63,6 +63,8 @@ enum What {
     Families(FamiliesArguments),
     /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
     Queries(QueriesArguments),
+    /// Many simulated agents against a cluster, whose brokers may be hurt; fails if a row is lost.
+    Cluster(ClusterArguments),
     /// Makes README.md of the results that are there.
     Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
@@ -96,6 +98,31 @@ struct LoadArguments {
     /// Seconds for which victoria-metrics and prometheus get the same samples after; 0 is not.
     #[arg(long, default_value_t = 0)]
     peers: u64,
+}
+
+#[derive(Args, Debug)]
+struct ClusterArguments {
+    /// Brokers.
+    #[arg(long, default_value_t = 3)]
+    brokers: usize,
+    /// Simulated hosts.
+    #[arg(long, default_value_t = 1000)]
+    agents: usize,
+    /// Series a host.
+    #[arg(long, default_value_t = 200)]
+    series: usize,
+    /// How long rows are made.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// All brokers write to a redis-server of this run's own.
+    #[arg(long)]
+    redis: bool,
+    /// Every so many seconds a broker, drawn by --seed, is killed or held still for up to 5.5 s; 0: none is.
+    #[arg(long, default_value_t = 0.0)]
+    blows_every: f64,
+    /// Which broker, which blow, how long.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -209,6 +236,7 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Load(arguments) => load::measure(bench, &load_wanted(arguments)?)?,
         What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
+        What::Cluster(arguments) => cluster::measure(bench, &cluster_wanted(arguments)?)?,
         What::Agents(arguments) => agents(bench, arguments)?,
         What::Families(arguments) => families(bench, arguments)?,
         What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
@@ -240,6 +268,21 @@ fn load_wanted(arguments: &LoadArguments) -> Result<load::Wanted, String> {
         peers: if arguments.peers == 0 { Vec::new() } else { Kind::ALL.to_vec() },
         peers_lasting: Duration::from_secs(arguments.peers),
     })
+}
+
+fn cluster_wanted(arguments: &ClusterArguments) -> Result<cluster::Wanted, String> {
+    let ClusterArguments { brokers, agents, series, seconds, redis, blows_every, seed } =
+        *arguments;
+    if agents == 0
+        || series == 0
+        || !(1..=15).contains(&brokers)
+        || !(0.0..=3600.0).contains(&blows_every)
+    {
+        return Err("--agents and --series must be above 0, --brokers 1 to 15".into());
+    }
+    let every = (0.0 < blows_every).then(|| Duration::from_secs_f64(blows_every));
+    let lasting = Duration::from_secs(seconds);
+    Ok(cluster::Wanted { brokers, agents, series, lasting, redis, blows_every: every, seed })
 }
 
 fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {

@@ -32,6 +32,8 @@ pub(crate) struct Broker {
 /// Several.
 pub(crate) struct Cluster {
     brokers: Vec<Broker>,
+    /// How they are told of a Redis when they init and join.
+    share: Vec<String>,
 }
 
 /// What a broker says of its cluster.
@@ -63,11 +65,15 @@ impl Broker {
     }
 
     fn of(name: &str, listen: String, program: &[&str]) -> Self {
-        let program = program.iter().map(|part| (*part).to_owned()).collect();
-        let (folder, address) = (Folder::new(name), listen.clone());
-        let mut broker = Self { folder, address, listen, relay: None, program, process: None };
+        let mut broker = Self::before_its_start(name, listen, program);
         broker.begin();
         broker
+    }
+
+    fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
+        let program = program.iter().map(|part| (*part).to_owned()).collect();
+        let (folder, address) = (Folder::new(name), listen.clone());
+        Self { folder, address, listen, relay: None, program, process: None }
     }
 
     /// Reached by a relay of its own.
@@ -189,7 +195,55 @@ impl Cluster {
     /// One `strobe up`, with this machine's agent, that is no cluster yet.
     pub(crate) fn alone(name: &str) -> Self {
         let up = &["strobe", "up", "--no-viz"];
-        Self { brokers: vec![Broker::of(&format!("{name}-1"), free_address(), up)] }
+        Self::before_init(Broker::of(&format!("{name}-1"), free_address(), up))
+    }
+
+    fn before_init(broker: Broker) -> Self {
+        Self { brokers: vec![broker], share: Vec::new() }
+    }
+
+    /// One `strobe up` that begins on what `fill` leaves in its directory.
+    pub(crate) fn alone_with(name: &str, more: &[&str], fill: impl FnOnce(&Path)) -> Self {
+        let up = [&["strobe", "up", "--no-viz"], more].concat();
+        let mut broker = Broker::before_its_start(&format!("{name}-1"), free_address(), &up);
+        fill(broker.folder.path());
+        broker.begin();
+        Self::before_init(broker)
+    }
+
+    /// So many brokers with a Redis, each beginning on what `fill` leaves in its directory.
+    pub(crate) fn sharing(
+        name: &str,
+        (count, more): (usize, &[&str]),
+        fill: impl Fn(usize, &Path),
+    ) -> Self {
+        let program = [&["strobe-broker"], more].concat();
+        let start = |at: usize| {
+            let name = format!("{name}-{at}");
+            let mut broker = Broker::before_its_start(&name, free_address(), &program);
+            fill(at, broker.folder.path());
+            broker.begin();
+            broker
+        };
+        Self::made_of((0..count).map(start).collect())
+    }
+
+    /// From now on who inits or joins says this.
+    pub(crate) fn will_say(&mut self, share: &[&str]) {
+        self.share = share.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// SIGKILL, and its disk is gone.
+    pub(crate) fn lose(&mut self, at: usize) {
+        self.kill(at);
+        std::fs::remove_dir_all(self.brokers[at].folder.path()).expect("it can be removed");
+    }
+
+    /// A number of a broker's `/metrics`.
+    pub(crate) fn metric(&self, at: usize, name: &str) -> Option<u64> {
+        let text = self.brokers[at].text("/metrics", "");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|number| number.parse().ok())
     }
 
     /// Another `strobe up`, with an agent of its own, joins.
@@ -202,7 +256,7 @@ impl Cluster {
     }
 
     fn made_of(brokers: Vec<Broker>) -> Self {
-        let cluster = Self { brokers };
+        let cluster = Self { brokers, share: Vec::new() };
         cluster.init();
         (1..cluster.brokers.len()).for_each(|at| cluster.join(at));
         cluster.wait_until_balanced(60);
@@ -211,7 +265,8 @@ impl Cluster {
 
     pub(crate) fn init(&self) {
         let args = ["cluster", "init", "--address", self.address(0), "--dir", &self.dir(0)];
-        let (ok, said, why) = run("strobe", &args);
+        let share: Vec<&str> = self.share.iter().map(String::as_str).collect();
+        let (ok, said, why) = run("strobe", &[&args[..], &share].concat());
         assert!(ok && said.contains("strobe cluster join"), "{said}{why}");
     }
 
@@ -219,7 +274,9 @@ impl Cluster {
         let token = self.join_token(at - 1);
         let (seed, dir, address) = (self.address(at - 1), self.dir(at), self.address(at));
         let args = ["cluster", "join", seed, "--token", &token, "--dir", &dir];
-        let (ok, said, why) = run("strobe", &[&args[..], &["--address", address]].concat());
+        let share: Vec<&str> = self.share.iter().map(String::as_str).collect();
+        let args = [&args[..], &["--address", address], &share].concat();
+        let (ok, said, why) = run("strobe", &args);
         assert!(ok, "{said}{why}");
     }
 
@@ -326,9 +383,8 @@ impl Cluster {
 
     /// How many agents are with this broker now.
     pub(crate) fn sessions(&self, at: usize) -> usize {
-        let text = self.brokers[at].text("/metrics", "");
-        let line = text.lines().find_map(|line| line.strip_prefix("strobe_broker_sessions "));
-        line.and_then(|number| number.parse().ok()).expect("it is counted")
+        let number = self.metric(at, "strobe_broker_sessions").expect("it is counted");
+        usize::try_from(number).expect("small")
     }
 
     pub(crate) fn get(&self, at: usize, path: &str, query: &str) -> serde_json::Value {
@@ -363,6 +419,14 @@ impl Cluster {
     /// To be called more often than logs are sealed, which is every ten minutes.
     pub(crate) fn keep_logs(&self) {
         self.brokers.iter().for_each(Broker::keep_logs);
+    }
+
+    /// All brokers end well, somebody looks at their directories, and they go on.
+    pub(crate) fn while_stopped<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
+        self.stop();
+        let seen = look(self);
+        self.brokers.iter_mut().for_each(Broker::begin);
+        seen
     }
 
     pub(crate) fn stop(&mut self) {

@@ -3,10 +3,16 @@
 import type { Window } from "./view";
 
 export interface HostInfo {
-  id: string;
+  /** Machines without an agent have none. */
+  id?: string;
   instance: string;
   job: string;
-  state: "fresh" | "late" | "lost";
+  state: "fresh" | "late" | "lost" | "known" | "enrolled" | "retired";
+  source?: string;
+  address?: string;
+  group?: string;
+  tags?: string[];
+  checks?: { check: string; state: "up" | "failing" | "down" }[];
   version: string | null;
   kernel: string | null;
   interval_ms: number | null;

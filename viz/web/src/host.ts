@@ -4,6 +4,7 @@
 // same terms, so the line does not change its meaning where one meets the other. A page that was too slow
 // for the rows gets another snapshot, which stands in the place of all it had.
 
+import { STATES } from "./machines";
 import { h, text } from "./dom";
 import { ago, moment } from "./format";
 import { GROUPS, METRICS, TERMS } from "./charts";
@@ -122,10 +123,11 @@ export class HostPage {
   private say(info: HostInfo): void {
     text(this.title, info.instance);
     document.title = `${info.instance} · Strobe`;
-    text(this.badge, { fresh: "Fresh", late: "Late", lost: "Lost" }[info.state] ?? info.state);
+    text(this.badge, STATES[info.state] ?? info.state);
     this.badge.dataset["state"] = info.state;
     const seen = info.last_seen_ms && info.state !== "fresh" ? `last heard ${ago(Date.now() - info.last_seen_ms)}` : null;
-    const facts = [info.kernel ? `Linux ${info.kernel.replace(/^Linux /, "")}` : null, info.version ? `agent ${info.version}` : null, info.interval_ms ? `every ${info.interval_ms / 1000} s` : null, seen];
+    const place = [info.group ? `group ${info.group}` : "", ...(info.tags ?? []).map((tag) => `#${tag}`)].filter(Boolean).join(" ");
+    const facts = [info.kernel ? `Linux ${info.kernel.replace(/^Linux /, "")}` : null, info.version ? `agent ${info.version}` : null, info.interval_ms ? `every ${info.interval_ms / 1000} s` : null, place, seen];
     text(this.facts, facts.filter(Boolean).join(" · "));
   }
 

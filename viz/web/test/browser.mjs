@@ -89,7 +89,7 @@ const holes = (page) => page.evaluate(() => {
 test("the fleet shows its hosts and values change without a reload", () => visit("#/", async (page) => {
   await rows(page).first().waitFor(LONG);
   const known = await (await fetch(`${base}/api/strobe/v1/hosts`)).json();
-  assert.equal(await rows(page).count(), Math.min(200, known.length));
+  assert.equal(await rows(page).count(), Math.min(200, known.filter((one) => ["fresh", "late", "lost"].includes(one.state)).length));
   await page.evaluate(() => (window.same = true));
   const before = await page.locator(".fleet tbody").innerText();
   await page.waitForFunction((old) => document.querySelector(".fleet tbody").innerText !== old, before, LONG);
@@ -109,6 +109,14 @@ test("lost and late hosts come first, and the filter narrows", generated, () => 
   assert.equal(await rows(page).count(), 2);
   await page.locator("#filter").fill("no such host");
   await page.getByText("No host matches").waitFor();
+}));
+
+test("machines without an agent, and what checks say, stand below the hosts", generated, () => visit("#/", async (page) => {
+  await page.waitForSelector(".machine-list li", LONG);
+  const names = await page.locator(".machine-list li .machine-name > :first-child").allInnerTexts();
+  assert.deepEqual(names, ["switch-1", "10.0.0.77", "old-mail"]);
+  assert.match(await page.locator(".machines .explain").innerText(), /^3 machines are known besides what agents report, 1 is down\./);
+  assert.deepEqual(await page.locator(".machine-list li").first().locator(".badge").allInnerTexts(), ["tcp:22 up", "http:80/ down"]);
 }));
 
 test("the host page draws every chart, live", async () => visit(await host(), async (page) => {

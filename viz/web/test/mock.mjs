@@ -184,6 +184,12 @@ function lines({ metric, how, agg, by, where }, hosts, times, back) {
   return Object.fromEntries([...groups].map(([key, list]) => [key, times.map((t) => at(list, t))]));
 }
 
+/** Machines without an agent, as `strobe hosts` has them. */
+const MACHINES = [
+  { instance: "switch-1", state: "known", source: "static", address: "10.0.0.2", group: "net", tags: ["rack-4"], first_seen_ms: EPOCH * 1000, checks: [{ check: "tcp:22", state: "up" }, { check: "http:80/", state: "down" }] },
+  { instance: "10.0.0.77", state: "known", source: "scan", address: "10.0.0.77", group: "", tags: [], first_seen_ms: EPOCH * 1000 },
+  { instance: "old-mail", state: "retired", source: "operator", address: "", group: "", tags: [], first_seen_ms: EPOCH * 1000 },
+];
 /** Three brokers of which the last is down, or one by itself. */
 function cluster(alone) {
   const now = Date.now();
@@ -203,7 +209,7 @@ export async function start(port = 0) {
     const url = new URL(request.url, "http://x");
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
     if (url.pathname === "/api/strobe/v1/hosts") {
-      return json(200, HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) })));
+      return json(200, state.empty ? [] : [...MACHINES, ...HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) }))]);
     }
     if (url.pathname === "/api/strobe/v1/cluster") return state.fail ? json(503, { status: "error", error: "the store is not ready" }) : json(200, cluster(state.alone));
     const asked = (name) => url.searchParams.get(name);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./load.mjs";
 
-const [rates, format, view, attention, terms, charts, bursts, busy] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts", "busy"].map(load));
+const [rates, format, view, attention, terms, charts, bursts, machines, busy] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts", "machines", "busy"].map(load));
 
 test("a rate is the growth per second, and nothing across a reset or a hole", () => {
   const table = [
@@ -174,6 +174,15 @@ test("an axis says milliseconds where it shows them", () => {
   const at = new Date(2026, 0, 2, 3, 4, 5, 250).getTime() / 1000;
   assert.deepEqual([format.clock(at, 2), format.clock(at, 60), format.clock(at - 0.25, 2)], [":05.25", "03:04:05", "03:04:05"]);
   assert.equal(format.instant(at * 1000), "2026-01-02 03:04:05.250");
+});
+
+test("of machines those that are down come first and those out of use last", () => {
+  const one = (instance, state, ...checks) => ({ instance, state, checks: checks.map((said) => ({ check: "tcp:1", state: said })) });
+  const all = [one("e", "retired", "down"), one("d", "fresh", "up"), one("c", "known"), one("a", "lost", "up", "failing"), one("b2", "known", "down"), one("b10", "fresh", "up", "down")];
+  assert.deepEqual(all.sort(machines.compare).map((machine) => machine.instance), ["b2", "b10", "a", "c", "d", "e"]);
+  assert.deepEqual(all.map(machines.worst), ["down", "down", "failing", "", "up", "down"]);
+  assert.equal(machines.worthALine(one("x", "fresh")), false);
+  assert.equal(machines.worthALine(one("x", "enrolled")), true);
 });
 
 test("the busiest come first, whoever was named in a part of the window counts with that part, and others are last", () => {

@@ -14,7 +14,7 @@ use strobe_cluster::kinds::{Command, members, tokens};
 use strobe_cluster::{Outcome, Role};
 use strobe_wire::ids::HostId;
 use strobe_wire::limits::SHARDS;
-use strobe_wire::message::{ApiRequest, ApiResponse};
+use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo};
 use strobe_wire::pki::Token;
 use strobe_wire::shard::{Shard, capacity};
 
@@ -33,6 +33,7 @@ impl Broker {
             }),
             "init" => self.cluster_init(&form),
             "join" => self.cluster_join(&form),
+            "share" => self.cluster_share(&form),
             "token" => self.cluster_token(&form),
             "transfer-leader" => self.cluster_transfer(&form),
             "drain" => {
@@ -50,7 +51,7 @@ impl Broker {
     fn cluster_report(&self) -> Result<Report, Refused> {
         match self.shared.cluster.ask(Asked::Report).map_err(|why| unavailable(&why))? {
             Answer::Report(report) => Ok(*report),
-            Answer::Outcome(_) | Answer::Busy => Err(unavailable(BUSY)),
+            _ => Err(unavailable(BUSY)),
         }
     }
 
@@ -65,14 +66,7 @@ impl Broker {
     }
 
     fn outcome(&self, asked: Asked) -> Result<u64, (u16, String)> {
-        match self.shared.cluster.ask(asked).map_err(|why| (503, why))? {
-            Answer::Outcome(Outcome::Applied(value)) => Ok(value),
-            Answer::Outcome(Outcome::Refused(refusal)) => {
-                Err((422, format!("the cluster refuses it: {refusal}")))
-            }
-            Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
-            Answer::Busy | Answer::Report(_) => Err((503, BUSY.to_owned())),
-        }
+        outcome(&self.shared.cluster.ask(asked).map_err(|why| (503, why))?)
     }
 
     /// A Redis has the log of one broker.
@@ -85,6 +79,7 @@ impl Broker {
 
     fn cluster_init(&self, form: &Form) -> Result<ApiResponse, Refused> {
         self.keeps_its_log()?;
+        let shared = self.share(form)?;
         let identity = self.shared.cluster.init(form.optional("address")).map_err(|w| unfit(&w))?;
         log::warn!("this broker made a cluster and is broker 1 of it");
         let (secret, address) = (self.join_token(INIT_TOKEN)?, self.cluster_report()?);
@@ -92,7 +87,7 @@ impl Broker {
         let text = format!(
             "This broker is broker 1 of cluster {:032x}. Another one joins with\n\n  strobe cluster \
              join {} --token {secret}\n\nThe token is good once, for an hour; `strobe cluster \
-             token` makes more.",
+             token` makes more.{shared}",
             identity.cluster,
             address.unwrap_or_default(),
         );
@@ -106,7 +101,12 @@ impl Broker {
         let token: Token = token.parse().map_err(|why| bad(&format!("--token: {why}")))?;
         let own = self.shared.cluster.own.get();
         let hosts = self.shared.registry.hosts();
-        let hosts = hosts.iter().filter(|info| Some(&info.hello.instance) != own).count();
+        // Those that were read from a shared Redis have no certificate of this broker's authority.
+        let enrolled = |info: &&HostInfo| {
+            let id = HostId(info.hello.host);
+            Some(&info.hello.instance) != own && self.shared.registry.standing(id).expires_s != 0
+        };
+        let hosts = hosts.iter().filter(enrolled).count();
         if 0 < hosts && form.optional("force").is_none() && !self.shared.is_clustered() {
             let why = format!(
                 "{hosts} hosts are enrolled here, and know only this broker's own authority, which \
@@ -115,15 +115,34 @@ impl Broker {
             );
             return Err(unfit(&why));
         }
+        if let Some(url) = form.optional("store") {
+            self.may_attach(url).map_err(|why| unfit(&why))?;
+        }
         let address = form.optional("address");
         let joined = self.shared.cluster.join(seed, token, address).map_err(|why| unfit(&why))?;
         log::warn!("this broker is broker {} of a cluster", joined.broker);
         let text = format!(
             "This broker is broker {} of cluster {:032x}: a learner now, and a voter with shards of \
-             its own when it has caught up. `strobe cluster status` shows it.",
-            joined.broker, joined.cluster
+             its own when it has caught up. `strobe cluster status` shows it.{}",
+            joined.broker,
+            joined.cluster,
+            self.share(form)?
         );
         Ok(own::text(200, &text))
+    }
+
+    fn cluster_share(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        match self.share(form)?.trim() {
+            "" => Err(bad("store=URL is wanted")),
+            said => Ok(own::text(200, said)),
+        }
+    }
+
+    /// Gives this broker the Redis that was named, if one was; what to say of it.
+    fn share(&self, form: &Form) -> Result<String, Refused> {
+        let Some(url) = form.optional("store") else { return Ok(String::new()) };
+        let import = form.optional("import").is_some();
+        self.attach(url, import).map(|said| format!("\n\n{said}")).map_err(|why| unfit(&why))
     }
 
     fn cluster_token(&self, form: &Form) -> Result<ApiResponse, Refused> {
@@ -241,6 +260,18 @@ impl Broker {
     }
 }
 
+/// The outcome of a command, or a status and why there is none.
+pub(super) fn outcome(answer: &Answer) -> Result<u64, (u16, String)> {
+    match answer {
+        Answer::Outcome(Outcome::Applied(value)) => Ok(*value),
+        Answer::Outcome(Outcome::Refused(refusal)) => {
+            Err((422, format!("it is refused: {refusal}")))
+        }
+        Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
+        _ => Err((503, BUSY.to_owned())),
+    }
+}
+
 fn refused((status, why): (u16, String)) -> Refused {
     match status {
         422 => unfit(&why),
@@ -253,15 +284,15 @@ fn broker(form: &Form) -> Result<u64, Refused> {
     id.ok_or_else(|| bad("broker=NUMBER is wanted, as `strobe cluster status` lists them"))
 }
 
-fn bad(why: &str) -> Refused {
+pub(super) fn bad(why: &str) -> Refused {
     own::error(400, "bad_data", why)
 }
 
-fn unfit(why: &str) -> Refused {
+pub(super) fn unfit(why: &str) -> Refused {
     own::error(422, "execution", why)
 }
 
-fn unavailable(why: &str) -> Refused {
+pub(super) fn unavailable(why: &str) -> Refused {
     own::error(503, "unavailable", why)
 }
 

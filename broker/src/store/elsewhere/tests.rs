@@ -16,7 +16,15 @@ fn together(store: &Store, others: &[&Store], depth: Depth, bytes_max: usize) ->
     let mut pages = 0;
     for other in others {
         let matchers = Vec::new();
-        let mut wanted = Wanted { matchers, range: ALL, depth, limits: LIMITS, next: None };
+        let mut wanted = Wanted {
+            matchers,
+            range: ALL,
+            depth,
+            limits: LIMITS,
+            next: None,
+            version: PAGE_VERSION,
+            shares: false,
+        };
         loop {
             pages += 1;
             let page = other.page_within(&wanted, bytes_max, &|| false).unwrap();
@@ -113,7 +121,15 @@ fn a_page_that_does_not_check_is_refused() {
     let (store, mut writer, _) = place.open();
     write(&mut writer, HOST, 0..100);
     let depth = Depth::Samples(Some(60_000));
-    let wanted = Wanted { matchers: vec![], range: ALL, depth, limits: LIMITS, next: None };
+    let wanted = Wanted {
+        matchers: vec![],
+        range: ALL,
+        depth,
+        limits: LIMITS,
+        next: None,
+        version: PAGE_VERSION,
+        shares: false,
+    };
     let page = store.page(&wanted, &|| false).unwrap();
     assert!(Elsewhere::new(ALL, false).take(&page).is_ok());
     for at in 0..page.len() {

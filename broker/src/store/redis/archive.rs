@@ -8,13 +8,16 @@ use super::batch::Batch;
 use super::errand::Errand;
 use super::keys::{Keys, Place, span_ms};
 use super::link::{Link, Reads, Trouble};
+use super::stores::{Skipped, Stores};
 use super::target::Target;
 use super::{RedisConfig, RedisError};
 use crate::store::local::{Floors, Store};
 use crate::store::rollup::{HOURS, MINUTES};
+use crate::store::select::Part;
 use crate::store::{StoreConfig, StoreError};
 use redis::RedisResult;
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +34,7 @@ pub(in super::super) struct Archive {
     idle: Mutex<Vec<Link>>,
     broken: Mutex<Option<Broken>>,
     cache: Mutex<Cache>,
+    stores: Mutex<Stores>,
     // Relaxed, all three: each is a number by itself, nothing is read through it.
     /// What Redis has and the directory never had ends before this.
     elsewhere_ms: AtomicI64,
@@ -46,6 +50,20 @@ pub(in super::super) struct Far {
     /// The first raw sample there, the first minute.
     pub(in super::super) floors: Floors,
     places: Vec<(u32, Place)>,
+}
+
+impl Far {
+    /// The places of each store by themselves, the newest file's first: of two rows of a rollup for one
+    /// time that one's is right.
+    pub(in super::super) fn by_store(&self) -> BTreeMap<u64, Self> {
+        let mut of: BTreeMap<u64, Self> = BTreeMap::new();
+        for (step, place) in &self.places {
+            let new = || Self { floors: self.floors, places: Vec::new() };
+            of.entry(place.store).or_insert_with(new).places.push((*step, *place));
+        }
+        of.values_mut().for_each(|far| far.places.sort_by_key(|(_, p)| Reverse(p.segment)));
+        of
+    }
 }
 
 /// Redis is not asked before this.
@@ -80,6 +98,7 @@ impl Archive {
             idle: Mutex::default(),
             broken: Mutex::default(),
             cache: Mutex::default(),
+            stores: Mutex::default(),
             elsewhere_ms: AtomicI64::new(now_ms),
             seen_ms: AtomicI64::new(now_ms),
             learned: AtomicBool::new(false),
@@ -109,6 +128,15 @@ impl Archive {
 
     pub(super) fn set_seen(&self, now_ms: i64) {
         self.seen_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Who has written.
+    pub(super) fn set_stores(&self, stores: &Stores) {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).clone_from(stores);
+    }
+
+    fn stores(&self) -> std::sync::MutexGuard<'_, Stores> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The answers, or a warning.
@@ -287,6 +315,32 @@ impl Store {
         Self { shared: Arc::clone(&self.shared), errand: Some(Arc::default()), elsewhere: None }
     }
 
+    /// The same for the query of another broker, which reads what others wrote to Redis itself if `shares`.
+    #[must_use]
+    pub fn for_peer(&self, shares: bool) -> Self {
+        let errand = if shares { Errand::of_a_peer() } else { Errand::default() };
+        Self { shared: Arc::clone(&self.shared), errand: Some(Arc::new(errand)), elsewhere: None }
+    }
+
+    /// Whether it reads Redis, and this store's name there.
+    #[must_use]
+    pub fn shares(&self) -> Option<u64> {
+        self.shared.archive.get().map(|archive| archive.store_id)
+    }
+
+    /// What an answer lacks without a broker that stays silent.
+    #[must_use]
+    pub fn missing_of(&self, broker: u64) -> String {
+        let there = self.shared.archive.get();
+        match there.and_then(|archive| archive.stores().of_broker(broker)) {
+            None => "what only it has stored is missing".to_owned(),
+            Some(last_ms) => format!(
+                "what it stored and has not written to Redis (its newest there: {}) is missing",
+                crate::api::moment(last_ms)
+            ),
+        }
+    }
+
     /// Says what the answer of this handle's query lacks.
     pub fn note(&self, text: String) {
         if let Some(errand) = &self.errand {
@@ -315,14 +369,18 @@ impl Store {
     }
 
     /// What Redis has of a source; `None` where everything is here or Redis is not to be had.
-    pub(in super::super) fn far(&self, source: u128, bounds: (i64, i64)) -> Option<Arc<Far>> {
+    pub(in super::super) fn far(&self, part: &Part, bounds: (i64, i64)) -> Option<Arc<Far>> {
         let archive = self.shared.archive.get()?;
         let errand = self.errand.as_deref()?;
-        if archive.elsewhere_ms().max(self.shared.removed_ms()) < bounds.0 {
+        let (source, answered) = (part.source.id, Arc::clone(&part.answered));
+        let skipped = Skipped { answered, others: errand.is_a_peers() };
+        let theirs = archive.stores().beyond_ms(&skipped, archive.store_id);
+        let known = if skipped.others { i64::MIN } else { theirs };
+        if archive.elsewhere_ms().max(self.shared.removed_ms()).max(known) < bounds.0 {
             return None;
         }
-        let of = (source, bounds.0, bounds.1);
-        if let Some(found) = errand.found(of) {
+        let of = (source, bounds, Arc::clone(&skipped.answered));
+        if let Some(found) = errand.found(&of) {
             return Some(found);
         }
         let mut listed = archive.list(errand, source, bounds)?;
@@ -337,7 +395,8 @@ impl Store {
         let overlaps = |p: &Place| p.first_ms <= bounds.1 && bounds.0 <= p.last_ms;
         let mut places = Vec::new();
         for Listed { step_ms, places: found } in listed {
-            let found = found.into_iter().filter(|p| overlaps(p) && !is_here(p));
+            let is_read = |p: &Place| !skipped.has(p.store, archive.store_id);
+            let found = found.into_iter().filter(|p| overlaps(p) && is_read(p) && !is_here(p));
             places.extend(found.map(|place| (step_ms, place)));
         }
         let far = Arc::new(Far { floors: Floors { raw_ms, minutes_ms }, places });

@@ -28,6 +28,15 @@ pub(super) struct Catalog {
     keep_ms: i64,
 }
 
+/// Whose hosts are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hosts {
+    /// A directory's that was lost: this broker lists them again.
+    Ours,
+    /// Other brokers': they list them themselves, here they are but found by queries.
+    OfOthers,
+}
+
 /// A host as Redis has it.
 struct Host {
     source: u128,
@@ -41,7 +50,7 @@ impl Catalog {
         registry: Option<Registry>,
         config: &RedisConfig,
     ) -> Self {
-        let store = &shared.config;
+        let store = shared.config();
         let keep_ms = config.raw_ms.max(store.minute_retention_ms).max(store.hour_retention_ms);
         Self {
             shared: Arc::clone(shared),
@@ -146,7 +155,7 @@ impl Catalog {
     }
 
     /// Makes everything known that Redis has; returns the number of its hosts.
-    pub(super) fn read(&self, link: &mut Link) -> RedisResult<usize> {
+    pub(super) fn read(&self, link: &mut Link, whose: Hosts) -> RedisResult<usize> {
         let mut pipe = Batch::default();
         for shard in 0..SHARDS {
             pipe.cmd("ZRANGE", &self.keys.hosts(shard)).arg(0).arg(HOSTS_MAX - 1).arg("REV");
@@ -161,7 +170,7 @@ impl Catalog {
             let hosts = self.read_hosts(link, chunk)?;
             self.read_schemas(link, &hosts, &mut schemas)?;
             for host in &hosts {
-                self.learn(host, &schemas);
+                self.learn(host, &schemas, whose);
             }
         }
         Ok(sources.len())
@@ -230,10 +239,15 @@ impl Catalog {
         Ok(())
     }
 
-    fn learn(&self, host: &Host, schemas: &HashMap<u64, Arc<Schema>>) {
+    fn learn(&self, host: &Host, schemas: &HashMap<u64, Arc<Schema>>, whose: Hosts) {
         let source = self.shared.source(host.source);
         if source.read().labels.0.is_empty() {
             self.shared.label(&source, labels_of(&host.fields));
+        }
+        for (id, _) in &host.sections {
+            if let Some(schema) = schemas.get(id) {
+                self.shared.welcome(&source, *id, schema);
+            }
         }
         let mut state = source.write();
         for (id, last_ms) in &host.sections {
@@ -243,7 +257,9 @@ impl Catalog {
             state.section(*id, schema).widen(first_ms, *last_ms);
         }
         drop(state);
-        if let (Some(registry), Some(info)) = (&self.registry, info_of(host)) {
+        if let (Some(registry), Some(info)) = (&self.registry, info_of(host))
+            && whose == Hosts::Ours
+        {
             registry.restore(info);
         }
     }

@@ -8,18 +8,32 @@ use std::time::Duration;
 /// One query's business with what is not local. Its threads share it.
 #[derive(Debug, Default)]
 pub(in super::super) struct Errand {
+    /// Who asks reads what others wrote by himself.
+    peers: bool,
     inner: Mutex<Inner>,
 }
+
+/// A source, a range, and whose stores answered.
+pub(super) type Of = (u128, (i64, i64), Arc<BTreeSet<u64>>);
 
 #[derive(Debug, Default)]
 struct Inner {
     warnings: BTreeSet<String>,
     spent: Duration,
     /// Of the sources being scanned; the series of a source come one group after the other.
-    found: VecDeque<((u128, i64, i64), Arc<Far>)>,
+    found: VecDeque<(Of, Arc<Far>)>,
 }
 
 impl Errand {
+    /// Of another broker that shares this Redis.
+    pub(super) fn of_a_peer() -> Self {
+        Self { peers: true, ..Self::default() }
+    }
+
+    pub(super) fn is_a_peers(&self) -> bool {
+        self.peers
+    }
+
     /// Says what the answer lacks, once.
     pub(in super::super) fn warn(&self, text: String) {
         self.with(|inner| {
@@ -42,11 +56,11 @@ impl Errand {
         self.with(|inner| QUERY_WAIT_MAX < inner.spent)
     }
 
-    pub(super) fn found(&self, of: (u128, i64, i64)) -> Option<Arc<Far>> {
-        self.with(|inner| inner.found.iter().find(|f| f.0 == of).map(|f| Arc::clone(&f.1)))
+    pub(super) fn found(&self, of: &Of) -> Option<Arc<Far>> {
+        self.with(|inner| inner.found.iter().find(|f| f.0 == *of).map(|f| Arc::clone(&f.1)))
     }
 
-    pub(super) fn keep(&self, of: (u128, i64, i64), far: &Arc<Far>) {
+    pub(super) fn keep(&self, of: Of, far: &Arc<Far>) {
         self.with(|inner| {
             if FOUND_MAX <= inner.found.len() {
                 inner.found.pop_front();

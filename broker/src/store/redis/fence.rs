@@ -26,27 +26,44 @@ pub(super) struct Fence {
 /// The epoch of each shard's ownership, as the one who decides on owners says. Redis refuses the
 /// writes of an older one. One broker alone has 0 everywhere.
 #[derive(Debug)]
-pub struct Epochs(Vec<AtomicU64>);
+pub struct Epochs {
+    shards: Vec<AtomicU64>,
+    /// Whose writes they are: a broker's number in its cluster, 0 of one by itself.
+    broker: AtomicU64,
+}
 
 impl Epochs {
     /// All 0.
     #[must_use]
     pub fn none() -> Self {
-        Self((0..SHARDS).map(|_| AtomicU64::new(0)).collect())
+        let shards = (0..SHARDS).map(|_| AtomicU64::new(0)).collect();
+        Self { shards, broker: AtomicU64::new(0) }
     }
 
     /// Writes to `shard` carry `epoch` from now on.
     pub fn set(&self, shard: usize, epoch: u64) {
         // Relaxed: the number is all there is to see; Redis judges each write by what it carries.
-        if let Some(of) = self.0.get(shard) {
+        if let Some(of) = self.shards.get(shard) {
             of.store(epoch, Ordering::Relaxed);
         }
+    }
+
+    /// Whose writes they are from now on.
+    pub fn set_broker(&self, broker: u64) {
+        // Relaxed: a number by itself.
+        self.broker.store(broker, Ordering::Relaxed);
+    }
+
+    /// Whose writes they are.
+    #[must_use]
+    pub fn broker(&self) -> u64 {
+        self.broker.load(Ordering::Relaxed)
     }
 
     /// What writes to `shard` carry.
     #[must_use]
     pub fn of(&self, shard: usize) -> u64 {
-        self.0.get(shard).map_or(0, |epoch| epoch.load(Ordering::Relaxed))
+        self.shards.get(shard).map_or(0, |epoch| epoch.load(Ordering::Relaxed))
     }
 }
 

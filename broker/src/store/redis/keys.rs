@@ -82,6 +82,11 @@ impl Keys {
         format!("{}:{store:016x}", self.shard("mark", shard))
     }
 
+    /// Who has written, and up to when.
+    pub(super) fn stores(&self) -> String {
+        format!("{}stores", self.prefix)
+    }
+
     /// The newest owner's epoch.
     pub(super) fn epoch(&self, shard: usize) -> String {
         self.shard("epoch", shard)

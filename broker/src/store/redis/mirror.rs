@@ -1,53 +1,59 @@
 //! The writing side: every sealed block goes to Redis, the oldest segment first.
 
 use super::archive::Archive;
-use super::batch::Writes;
-use super::describe::Catalog;
+use super::batch::{Batch, Writes};
+use super::describe::{Catalog, Hosts};
 use super::era::Era;
 use super::fence::{Epochs, Fence};
-use super::keys::{Keys, Place, SHARDS, jittered, shard, span_ms};
+use super::import::Import;
+use super::keys::{Keys, SHARDS, jittered};
 use super::link::{Link, Reads, TROUBLES, Trouble};
 use super::log::{Log, LogParts};
-use super::marks::Marks;
+use super::marks::{Field, Marks};
+use super::stores::{Stores, Written};
 use super::stream::Stream;
 use super::target::Target;
 use super::{RedisConfig, RedisError};
 use crate::registry::Registry;
-use crate::store::block::{Block, Data};
 use crate::store::local::Store;
 use crate::store::rollup::HOURS;
-use crate::store::segment::{Entry, Loaded, Segment};
+use crate::store::segment::Segment;
 use crate::store::shared::Shared;
 use redis::RedisResult;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Follows a store and writes its sealed blocks to Redis; one thread owns it.
 #[derive(Debug)]
 pub struct Mirror {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     target: Arc<Target>,
     link: Option<Link>,
-    fence: Fence,
-    config: RedisConfig,
-    keys: Keys,
-    catalog: Catalog,
+    pub(super) fence: Fence,
+    pub(super) config: RedisConfig,
+    pub(super) keys: Keys,
+    pub(super) catalog: Catalog,
     stream: Stream,
     /// Whose marks and places are ours.
-    era: Era,
+    pub(super) era: Era,
     counts: Arc<Mutex<MirrorCounts>>,
-    stopping: Arc<AtomicBool>,
+    pub(super) stopping: Arc<AtomicBool>,
     backoff: Duration,
     /// The last trouble that was logged.
     said: Option<Trouble>,
     /// As Redis last said.
-    marks: Marks,
+    pub(super) marks: Marks,
     /// Whether the marks were ours at the last pass.
     settled: bool,
     /// Shards that newer owners had written to.
     fenced: usize,
+    /// What was here before Redis was.
+    import: Import,
+    /// How long no more of it is to be moved.
+    rest: Duration,
+    /// What others had written when hosts were read, and how long nothing is to be read again.
+    learned: (Stores, Duration),
 }
 
 /// What a mirror works with.
@@ -84,6 +90,10 @@ pub struct MirrorCounts {
     pub lag_ms: u64,
     /// Shards that a newer owner has written to.
     pub fenced_shards: u64,
+    /// Segments of before that are still to be moved.
+    pub import_left: u64,
+    /// Those that were moved since the start.
+    pub import_done: u64,
     /// Whether the last pass succeeded.
     pub connected: bool,
 }
@@ -98,7 +108,7 @@ impl Mirror {
         let Parts { store, registry, stopping, now_ms, clock } = parts;
         let shared = Arc::clone(&store.shared);
         let newest = shared.segments().iter().filter_map(|segment| segment.number()).max();
-        let era = Era::of(&shared.config.dir, newest.unwrap_or(0))?;
+        let era = Era::of(&shared.config().dir, newest.unwrap_or(0))?;
         let archive = Archive::new(&config, era.id, now_ms, clock)?;
         let target = Arc::new(Target::of(&config)?);
         let keys = Keys::new(&config.prefix);
@@ -122,6 +132,9 @@ impl Mirror {
             marks: Marks::none(),
             settled: false,
             fenced: 0,
+            import: Import::default(),
+            rest: Duration::ZERO,
+            learned: (Stores::default(), Duration::ZERO),
         })
     }
 
@@ -153,6 +166,14 @@ impl Mirror {
         Arc::clone(&self.fence.epochs)
     }
 
+    /// What to do with segments that were there before, and by whose epochs to write.
+    #[must_use]
+    pub fn attached(mut self, import: Import, epochs: &Arc<Epochs>) -> Self {
+        self.import = import;
+        self.fence.epochs = Arc::clone(epochs);
+        self
+    }
+
     /// Writes the oldest segment that is not in Redis; returns how long to wait for the next pass.
     pub fn pass(&mut self, now_ms: i64) -> Duration {
         match self.try_pass(now_ms) {
@@ -162,7 +183,10 @@ impl Mirror {
                 }
                 self.backoff = BACKOFF_MIN;
                 self.count(|counts| counts.connected = true);
-                if more { Duration::ZERO } else { PASS_EVERY }
+                let wait = if more { Duration::ZERO } else { PASS_EVERY };
+                self.rest = self.rest.saturating_sub(wait);
+                self.learned.1 = self.learned.1.saturating_sub(wait);
+                wait
             }
             Err(error) => {
                 let trouble = Trouble::of(&error);
@@ -194,24 +218,84 @@ impl Mirror {
         };
         self.marks = Marks::read(&mut link, &self.keys, self.era.id)?;
         self.settle(&mut link, now_ms)?;
+        self.learn(&mut link)?;
         let fence = &mut self.fence;
         let mut send = |writes| fence.send(&mut link, writes);
         let (rows, more) = self.stream.pass(&self.catalog, self.marks.wal, &mut send)?;
         self.count(|counts| counts.rows += rows);
         let behind = self.behind();
         self.note_lag(&behind, now_ms);
-        if let Some((number, segment)) = behind.first()
-            && self.write(&mut link, *number, segment, now_ms)?
-        {
-            let field = if segment.step_ms == 0 { "raw" } else { "rollup" };
-            self.mark(&mut link, &[(field, *number)])?;
-            self.era.note(*number);
-            self.count(|counts| counts.segments += 1);
-            self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
+        if let Some((number, segment)) = behind.first() {
+            let field = Field::of(segment.step_ms);
+            if self.write(&mut link, (field, *number), segment, now_ms)? {
+                self.mark(&mut link, &[(field, *number)])?;
+                self.era.note(*number);
+                self.count(|counts| counts.segments += 1);
+                self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
+            }
+        } else {
+            self.import(&mut link, now_ms)?;
         }
         self.note_fenced();
         self.link = Some(link);
         Ok(more || 1 < behind.len())
+    }
+
+    /// Moves the oldest segment of before, if it is time.
+    fn import(&mut self, link: &mut Link, now_ms: i64) -> RedisResult<()> {
+        let fence = &self.fence;
+        let counts = |shard| !fence.is_refused(shard);
+        let left = self.import.left(&self.shared.segments(), &self.marks, counts);
+        let mut done = 0;
+        if let Some((number, segment)) = left.first().filter(|_| self.rest.is_zero())
+            && self.write(link, (Field::Import, *number), segment, now_ms)?
+        {
+            self.mark(link, &[(Field::Import, *number)])?;
+            self.rest = Import::rest(segment.bytes);
+            done = 1;
+            if left.len() == 1 {
+                log::warn!("everything that was here before Redis was is there now");
+            }
+        }
+        self.count(|counts| {
+            counts.import_left = u64::try_from(left.len()).unwrap_or(u64::MAX).saturating_sub(done);
+            counts.import_done += done;
+        });
+        Ok(())
+    }
+
+    /// Tells that blocks of a segment are about to be there.
+    pub(super) fn tell(
+        &mut self,
+        link: &mut Link,
+        segment: &Segment,
+        now_ms: i64,
+    ) -> RedisResult<()> {
+        let known = self.marks.stores.of(self.era.id);
+        let before = known.map_or(i64::MIN, |written| written.last_ms);
+        let written = Written {
+            last_ms: before.max(segment.last_ms),
+            broker: self.fence.epochs.broker(),
+            segments: known.map_or(0, |written| written.segments) + 1,
+        };
+        let longest = [0, HOURS.step_ms, 1].map(|step| self.keep_ms(step));
+        let keep_ms = longest.into_iter().max().unwrap_or(0);
+        let gone_ms = now_ms.saturating_sub(keep_ms.saturating_add(keep_ms / 20));
+        let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
+        let life_s = life_s.max(u64::try_from(keep_ms / 1000).unwrap_or(1));
+        let mut writes = Writes::default();
+        self.marks.stores.tell((self.era.id, written), gone_ms, life_s, (&mut writes, &self.keys));
+        self.fence.send(link, writes)
+    }
+
+    /// Hosts that others brought since: a query shall find them when these others are gone.
+    fn learn(&mut self, link: &mut Link) -> RedisResult<()> {
+        let others = self.marks.stores.of_others(self.era.id);
+        if self.learned.0 != others && self.learned.1.is_zero() {
+            self.catalog.read(link, Hosts::OfOthers)?;
+            self.learned = (others, LEARN_EVERY);
+        }
+        Ok(())
     }
 
     fn connect(&mut self) -> RedisResult<Link> {
@@ -248,13 +332,17 @@ impl Mirror {
     fn settle(&mut self, link: &mut Link, now_ms: i64) -> RedisResult<()> {
         let Some(archive) = self.shared.archive.get() else { return Ok(()) };
         archive.set_seen(now_ms);
+        archive.set_stores(&self.marks.stores);
         self.fence.retry(!self.marks.ours);
         if self.settled && self.marks.ours {
             return Ok(());
         }
-        let hosts = self.catalog.read(link)?;
+        let hosts = self.catalog.read(link, Hosts::Ours)?;
         let elsewhere_ms = if self.marks.ours {
             self.marks.elsewhere_ms
+        } else if self.marks.stores.has_others(self.era.id) {
+            // They say themselves up to where they wrote.
+            i64::MIN
         } else if 0 < hosts {
             // Blocks of others: of an earlier life of this directory, or of a Redis filled before.
             let before = if self.settled { now_ms } else { i64::MIN };
@@ -269,7 +357,7 @@ impl Mirror {
                 writes.cmd(shard, "DEL", &self.keys.mark(shard, self.era.id));
             }
             self.fence.send(link, writes)?;
-            self.mark(link, &[("raw", 0), ("rollup", 0)])?;
+            self.mark(link, &[(Field::Raw, 0), (Field::Rollup, 0), (Field::Import, 0)])?;
         }
         self.settled = true;
         if 0 < hosts {
@@ -289,114 +377,15 @@ impl Mirror {
         let numbered = segments.iter().cloned().filter_map(|segment| {
             let number = segment.number()?;
             let mark = if segment.step_ms == 0 { raw } else { rollup };
-            (mark < number).then_some((number, segment))
+            (mark < number && !self.import.has(number)).then_some((number, segment))
         });
         let mut behind: Vec<_> = numbered.collect();
         behind.sort_by_key(|(number, segment)| (*number, segment.step_ms));
         behind
     }
 
-    /// False: stopped on the way.
-    fn write(
-        &mut self,
-        link: &mut Link,
-        number: u64,
-        segment: &Segment,
-        now_ms: i64,
-    ) -> RedisResult<bool> {
-        let Ok(loaded) = segment.loaded() else {
-            // Removed by retention meanwhile, or unreadable: queries say so.
-            return Ok(true);
-        };
-        let lacking = |entry: &&Entry| {
-            let shard = shard(entry.source);
-            !self.fence.is_refused(shard) && self.marks.of(shard, segment.step_ms) < number
-        };
-        let entries: Vec<Entry> = loaded.entries().iter().filter(lacking).copied().collect();
-        let fence = &mut self.fence;
-        self.catalog.write(&entries, now_ms, &mut |writes| fence.send(link, writes))?;
-        let mut rest = entries.as_slice();
-        while !rest.is_empty() {
-            if self.stopping.load(Ordering::Acquire) {
-                return Ok(false);
-            }
-            let (mut pipe, mut blocks, mut bytes) = (Writes::default(), 0, 0);
-            while let Some((entry, others)) = rest.split_first() {
-                if PIPELINE_BYTES <= bytes {
-                    break;
-                }
-                rest = others;
-                let Some(left_s) = self.left_s(segment.step_ms, entry.last_ms, now_ms) else {
-                    continue;
-                };
-                let Some(block) = read(&loaded, entry) else {
-                    log::warn!(
-                        "{}: a block that does not check is not mirrored",
-                        segment.path.display()
-                    );
-                    continue;
-                };
-                let place = Place::of(entry, self.era.id, number);
-                self.add(&mut pipe, entry.source, segment.step_ms, &place, (&block, left_s));
-                if others.first().is_none_or(|next| next.source != entry.source) {
-                    self.prune(&mut pipe, entry.source, segment.step_ms, now_ms);
-                }
-                blocks += 1;
-                bytes += block.len();
-            }
-            self.fence.send(link, pipe)?;
-            self.count(|counts| {
-                counts.blocks += blocks;
-                counts.bytes += u64::try_from(bytes).unwrap_or(0);
-            });
-        }
-        Ok(true)
-    }
-
-    /// A block, its place in the index, and a life for both.
-    fn add(
-        &self,
-        pipe: &mut Writes,
-        source: u128,
-        step_ms: u32,
-        place: &Place,
-        (block, left_s): (&[u8], u64),
-    ) {
-        let key = self.keys.blocks(source, step_ms, place.first_ms);
-        let name = place.to_string();
-        let long = span_ms(step_ms) < place.last_ms.saturating_sub(place.first_ms);
-        let (index, score) = if long {
-            (self.keys.late(source), place.last_ms)
-        } else {
-            (self.keys.index(source, step_ms), place.first_ms)
-        };
-        let shard = shard(source);
-        pipe.cmd(shard, "HSET", &key).arg(&name).arg(block);
-        pipe.cmd(shard, "ZADD", &index).arg(score).arg(&name);
-        let life_s = jittered(left_s, &key);
-        // A window lives as long as the newest of its blocks, an index as the newest of its windows.
-        for key in [&key, &index] {
-            pipe.cmd(shard, "EXPIRE", key).arg(life_s).arg("NX");
-            pipe.cmd(shard, "EXPIRE", key).arg(life_s).arg("GT");
-        }
-    }
-
-    /// Takes out of a host's index what no longer lives.
-    fn prune(&self, pipe: &mut Writes, source: u128, step_ms: u32, now_ms: i64) {
-        let keep_ms = self.keep_ms(step_ms);
-        // Twentieths: the longest life of a key.
-        let gone_ms = now_ms.saturating_sub(keep_ms.saturating_add(keep_ms / 20));
-        let (shard, index) = (shard(source), self.keys.index(source, step_ms));
-        let first = gone_ms.saturating_sub(span_ms(step_ms));
-        pipe.cmd(shard, "ZREMRANGEBYSCORE", &index).arg("-inf").arg(format!("({first}"));
-        if step_ms == 0 {
-            let late = self.keys.late(source);
-            pipe.cmd(shard, "ZREMRANGEBYSCORE", &late).arg("-inf").arg(format!("({gone_ms}"));
-        }
-    }
-
     /// No shard's mark goes back: one that was refilled may be behind the others.
-    fn mark(&mut self, link: &mut Link, fields: &[(&str, u64)]) -> RedisResult<()> {
+    fn mark(&mut self, link: &mut Link, fields: &[(Field, u64)]) -> RedisResult<()> {
         let mut writes = Writes::default();
         let archive = self.shared.archive.get();
         let elsewhere_ms = archive.map_or(i64::MIN, Archive::elsewhere_ms);
@@ -408,28 +397,11 @@ impl Mirror {
             let cmd = writes.cmd(shard, "HSET", &key).arg("store").arg(&store);
             cmd.arg("elsewhere").arg(elsewhere_ms);
             for (field, number) in fields {
-                let held = self.marks.of(shard, u32::from(*field == "rollup"));
-                cmd.arg(field).arg(held.max(*number));
+                cmd.arg(field.name()).arg(self.marks.held(shard, *field).max(*number));
             }
             writes.cmd(shard, "EXPIRE", &key).arg(jittered(life_s, &key));
         }
         self.fence.send(link, writes)
-    }
-
-    /// Seconds that a block has still to be kept; `None`: none.
-    fn left_s(&self, step_ms: u32, last_ms: i64, now_ms: i64) -> Option<u64> {
-        let keep_ms = self.keep_ms(step_ms);
-        let left_ms = last_ms.saturating_add(keep_ms).saturating_sub(now_ms);
-        u64::try_from(left_ms.min(keep_ms) / 1000).ok().filter(|left| 0 < *left)
-    }
-
-    fn keep_ms(&self, step_ms: u32) -> i64 {
-        let store = &self.shared.config;
-        match step_ms {
-            0 => self.config.raw_ms,
-            step if step == HOURS.step_ms => store.hour_retention_ms,
-            _ => store.minute_retention_ms,
-        }
     }
 
     fn note_lag(&self, behind: &[(u64, Arc<Segment>)], now_ms: i64) {
@@ -442,9 +414,25 @@ impl Mirror {
         });
     }
 
-    fn count(&self, change: impl FnOnce(&mut MirrorCounts)) {
+    pub(super) fn count(&self, change: impl FnOnce(&mut MirrorCounts)) {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// Whether the Redis answers, and lets us in.
+///
+/// # Errors
+/// What it says, or that nobody is there.
+pub fn reach(config: &RedisConfig) -> Result<(), RedisError> {
+    let target = Arc::new(Target::of(config)?);
+    let reached = Link::open(&target, Reads::Primary, ANSWER_MAX).and_then(|mut link| {
+        let mut batch = Batch::default();
+        batch.cmd("EXISTS", &Keys::new(&config.prefix).stores());
+        link.query(&batch).map(drop)
+    });
+    reached.map_err(|why| RedisError::Unreachable {
+        why: Trouble::of(&why).sentence(&target.address, &why),
+    })
 }
 
 /// A Redis that throws keys away by itself loses history without a word.
@@ -463,18 +451,12 @@ fn warn_of_eviction(node: &str, memory: &str) {
     }
 }
 
-fn read(loaded: &Loaded, entry: &Entry) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(entry.length).ok()?];
-    loaded.file.read_exact_at(&mut bytes, entry.offset).ok()?;
-    Block::open(Data::Memory(&bytes)).ok()?;
-    Some(bytes)
-}
-
-const PIPELINE_BYTES: usize = 4 << 20;
 /// Longest wait for Redis: to connect, to write, to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How often new segments, and Redis itself, are looked at.
 const PASS_EVERY: Duration = Duration::from_secs(1);
+/// Others seal every ten minutes, and import in between.
+const LEARN_EVERY: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// A failover takes some seconds; what waits for its end shall not wait much longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);

@@ -25,6 +25,7 @@
 //! | `Pschema:<id>` | JSON: section and columns, in the order of the block's columns |
 //! | `Plog:{s017}`, `Pmark:log:{s000}` | with `durability = "wal+redis"`: see `log.rs` |
 //! | `Pqueue:metrics:{s017}` | stream: fresh rows of agents, the newest some thousand |
+//! | `Pstores` | hash: by store the end of its newest block, its broker, how many segments |
 //! | `Pepoch:{s017}` | the newest owner's epoch; there is none with one broker |
 //! | `Pmark:{s017}` | hash: whose store, the last segment written whole (`raw`, `rollup`), `elsewhere`, `wal` |
 //!
@@ -53,25 +54,29 @@
 
 mod archive;
 mod batch;
+mod blocks;
 mod describe;
 mod era;
 mod errand;
 mod fence;
+mod import;
 mod keys;
 mod link;
 mod log;
 mod marks;
 mod mirror;
 mod slots;
+mod stores;
 mod stream;
 mod target;
 
 pub(super) use archive::{Archive, Far};
 pub(super) use errand::Errand;
 pub use fence::Epochs;
+pub use import::{Attached, Import};
 pub use link::{TROUBLES, Trouble};
 pub use log::{Confirmed, Log, restore};
-pub use mirror::{Mirror, MirrorCounts, Parts};
+pub use mirror::{Mirror, MirrorCounts, Parts, reach};
 
 use std::path::PathBuf;
 
@@ -114,6 +119,12 @@ pub enum RedisError {
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// Nobody is there, or does not let us in.
+    #[error("{why}; nothing was changed")]
+    Unreachable {
+        /// In a sentence.
+        why: String,
     },
     /// The log of a lost directory.
     #[error(
