@@ -1,6 +1,7 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
 pub mod api;
+pub mod backup;
 pub mod certificates;
 pub mod cluster;
 pub mod config;

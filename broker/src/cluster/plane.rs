@@ -79,6 +79,8 @@ pub enum Order {
 pub enum Asked {
     /// How it stands.
     Report,
+    /// What was agreed on, for a backup.
+    Image,
     /// A command applied.
     Propose(Command),
     /// Another leader.
@@ -90,6 +92,8 @@ pub enum Asked {
 /// What an operator is told.
 #[derive(Debug)]
 pub enum Answer {
+    /// What was agreed on.
+    Image(Vec<u8>),
     /// How it stands.
     Report(Box<Report>),
     /// What became of a command.
@@ -381,6 +385,10 @@ impl Plane {
                 }
                 let moves = shards::Change::moves(&[(shard.0, now_owned.epoch, to)]);
                 self.propose(now, moves, Waiter::Operator(reply))
+            }
+            Asked::Image => {
+                drop(reply.try_send(Answer::Image(self.node.state().image())));
+                Ok(())
             }
             Asked::Report => {
                 drop(reply.try_send(Answer::Report(Box::new(self.report()))));

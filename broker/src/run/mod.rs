@@ -79,6 +79,8 @@ struct Shared {
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
+    /// `Acquire` by who begins one, `Release` when it is done.
+    backing_up: AtomicBool,
     threads: Mutex<Threads>,
 }
 
@@ -173,6 +175,7 @@ impl Broker {
             epochs: Arc::clone(&epochs),
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
+            backing_up: AtomicBool::new(false),
             threads: Mutex::default(),
         });
         let broker = Self { shared };

@@ -1,5 +1,6 @@
 //! What only the owner of the state directory may ask, by the control socket: tokens, revocations.
 
+mod backup;
 mod cluster;
 
 use super::Broker;
@@ -21,6 +22,7 @@ impl Broker {
         let answer = match request.path.as_str() {
             "/api/strobe/v1/tokens" => self.create_token(request),
             "/api/strobe/v1/revoke" => self.revoke(request),
+            "/api/strobe/v1/backup" => self.back_up(request),
             "/api/strobe/v1/burst" => self.ask_burst(request),
             path => match path.strip_prefix("/api/strobe/v1/cluster/") {
                 Some(what) => return self.cluster(what, request),

@@ -51,7 +51,7 @@ impl Broker {
     fn cluster_report(&self) -> Result<Report, Refused> {
         match self.shared.cluster.ask(Asked::Report).map_err(|why| unavailable(&why))? {
             Answer::Report(report) => Ok(*report),
-            Answer::Outcome(_) | Answer::Busy => Err(unavailable(BUSY)),
+            Answer::Outcome(_) | Answer::Image(_) | Answer::Busy => Err(unavailable(BUSY)),
         }
     }
 
@@ -72,7 +72,7 @@ impl Broker {
                 Err((422, format!("the cluster refuses it: {refusal}")))
             }
             Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
-            Answer::Busy | Answer::Report(_) => Err((503, BUSY.to_owned())),
+            Answer::Busy | Answer::Image(_) | Answer::Report(_) => Err((503, BUSY.to_owned())),
         }
     }
 

@@ -333,6 +333,7 @@ impl Mirror {
         let Some(archive) = self.shared.archive.get() else { return Ok(()) };
         archive.set_seen(now_ms);
         archive.set_stores(&self.marks.stores);
+        archive.set_broker(self.fence.epochs.broker());
         self.fence.retry(!self.marks.ours);
         if self.settled && self.marks.ours {
             return Ok(());
