@@ -1,11 +1,19 @@
 //! The agent's configuration: the table of keys, and the texts made into values, once.
 
+mod keys;
+
+#[cfg(feature = "inputs")]
+use crate::input::{Inputs, config::INPUT_KEYS};
 use crate::sampler::{Choice, Scoring, Trees, collector};
 use crate::spool::SpoolConfig;
+use keys::HOST_KEYS;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use strobe_wire::schema::{Labels, is_label_name};
-use strobe_wire::settings::{Key, Settings, SettingsError, boolean, duration_ms, size_bytes};
+use strobe_wire::message::Question;
+use strobe_wire::schema::Labels;
+use strobe_wire::settings::{
+    Key, Settings, SettingsError, boolean, duration_ms, labels, size_bytes,
+};
 
 /// How a host is watched.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +40,9 @@ pub struct Config {
     pub choice: Choice,
     /// The flight recorder, if there is to be one.
     pub recorder: Option<Pace>,
+    /// Other inputs.
+    #[cfg(feature = "inputs")]
+    pub inputs: Inputs,
     /// The `instance` label; none means the host's name.
     pub instance: Option<String>,
     /// The `job` label.
@@ -44,6 +55,14 @@ pub struct Config {
     pub spool_bytes: u64,
     /// Bytes that they may take in memory while no disk takes them either.
     pub spool_memory_bytes: usize,
+    /// What may be asked of this host by its broker's operators.
+    pub commands: Vec<Question>,
+    /// Keys that the fleet's configuration does not change here.
+    pub locked: Vec<String>,
+    /// What sampling may cost where the fleet's configuration changes it, in millionths of a core.
+    pub cost_max_ppm: u32,
+    /// What all of this was read from, for what the fleet's configuration puts above it.
+    pub settings: Settings,
     /// Print one sample and end.
     pub once: bool,
     /// Print what each collector costs and end.
@@ -60,185 +79,19 @@ pub struct Pace {
 }
 
 /// Every key; `--config FILE` (`STROBE_CONFIG`) names the file they may stand in.
-pub const KEYS: &[Key] = &[
-    Key {
-        name: "agent.interval",
-        flag: "interval",
-        env: "STROBE_INTERVAL",
-        default: "1s",
-        help: "Time between two samples, 100ms to 5m.",
-    },
-    Key {
-        name: "agent.filesystem_interval",
-        flag: "filesystem-interval",
-        env: "STROBE_FILESYSTEM_INTERVAL",
-        default: "5s",
-        help: "Time between two readings of the file systems' space, 100ms to 1h.",
-    },
-    Key {
-        name: "agent.dir",
-        flag: "dir",
-        env: "STROBE_DIR",
-        default: "",
-        help: "State directory; by default /var/lib/strobe for root, ~/.local/share/strobe otherwise.",
-    },
-    Key {
-        name: "agent.broker",
-        flag: "broker",
-        env: "STROBE_BROKER",
-        default: "",
-        help: "host:port of a broker to send to.",
-    },
-    Key {
-        name: "agent.token",
-        flag: "token",
-        env: "STROBE_TOKEN",
-        default: "",
-        help: "Enrolment token (`strobe token create`), wanted at the first start only.",
-    },
-    Key {
-        name: "agent.listen",
-        flag: "listen",
-        env: "STROBE_AGENT_LISTEN",
-        default: "",
-        help: "Address to serve /metrics on, as in 127.0.0.1:7802; off by default.",
-    },
-    Key {
-        name: "agent.procfs",
-        flag: "procfs",
-        env: "STROBE_PROCFS",
-        default: "/proc",
-        help: "The tree to read instead of /proc.",
-    },
-    Key {
-        name: "agent.sysfs",
-        flag: "sysfs",
-        env: "STROBE_SYSFS",
-        default: "/sys",
-        help: "The tree to read instead of /sys.",
-    },
-    Key {
-        name: "agent.rootfs",
-        flag: "rootfs",
-        env: "STROBE_ROOTFS",
-        default: "/",
-        help: "Where the host's / is, to ask its file systems for their space.",
-    },
-    Key {
-        name: "agent.collectors.enable",
-        flag: "collector.*",
-        env: "STROBE_COLLECTORS_ENABLE",
-        default: "",
-        help: "Collectors to read besides those that are on by default (docs/collectors.md).",
-    },
-    Key {
-        name: "agent.collectors.disable",
-        flag: "no-collector.*",
-        env: "STROBE_COLLECTORS_DISABLE",
-        default: "",
-        help: "Collectors not to read.",
-    },
-    Key {
-        name: "agent.intervals.*",
-        flag: "interval.*",
-        env: "STROBE_INTERVALS",
-        default: "",
-        help: "Time between two readings of a collector, 100ms to 24h: --interval.netclass 1m.",
-    },
-    Key {
-        name: "agent.textfiles",
-        flag: "textfiles",
-        env: "STROBE_TEXTFILES",
-        default: "",
-        help: "Directory of *.prom files that others leave, in the Prometheus text format.",
-    },
-    Key {
-        name: "agent.scores",
-        flag: "scores",
-        env: "STROBE_SCORES",
-        default: "true",
-        help: "Score how unusual each column is, and tell the host's anomaly rate.",
-    },
-    Key {
-        name: "agent.recorder.on",
-        flag: "recorder",
-        env: "STROBE_RECORDER",
-        default: "false",
-        help: "Keep the last minute at 100 Hz in memory, send it when something happens, and tell what \
-               happens inside each second.",
-    },
-    Key {
-        name: "agent.recorder.interval",
-        flag: "recorder-interval",
-        env: "STROBE_RECORDER_INTERVAL",
-        default: "10ms",
-        help: "Time between two samples of the recorder, 10ms to 1s.",
-    },
-    Key {
-        name: "agent.recorder.window",
-        flag: "recorder-window",
-        env: "STROBE_RECORDER_WINDOW",
-        default: "60s",
-        help: "How much of the past the recorder keeps, 1s to 60s: 6 KiB of memory a second.",
-    },
-    Key {
-        name: "agent.instance",
-        flag: "instance",
-        env: "STROBE_INSTANCE",
-        default: "",
-        help: "The `instance` label of this host's series; by default the host's name.",
-    },
-    Key {
-        name: "agent.job",
-        flag: "job",
-        env: "STROBE_JOB",
-        default: "node",
-        help: "The `job` label of this host's series.",
-    },
-    Key {
-        name: "agent.labels",
-        flag: "labels",
-        env: "STROBE_LABELS",
-        default: "",
-        help: "Labels for every series of this host, as in site=berlin,rack=7; at most 32.",
-    },
-    Key {
-        name: "agent.ring_slots",
-        flag: "ring-slots",
-        env: "STROBE_RING_SLOTS",
-        default: "512",
-        help: "4 KiB slots for frames the broker has not stored yet, a power of two, 16 to 65536.",
-    },
-    Key {
-        name: "agent.spool.size",
-        flag: "spool-size",
-        env: "STROBE_SPOOL_SIZE",
-        default: "64MiB",
-        help: "Disk in the state directory for frames that no broker takes and the ring cannot hold, 1MiB \
-               to 64GiB; 0 is no spool.",
-    },
-    Key {
-        name: "agent.spool.memory",
-        flag: "spool-memory",
-        env: "STROBE_SPOOL_MEMORY",
-        default: "4MiB",
-        help: "Memory for them while that disk is full, read-only or gone, 64KiB to 1GiB.",
-    },
-    Key {
-        name: "agent.once",
-        flag: "once",
-        env: "STROBE_AGENT_ONCE",
-        default: "false",
-        help: "Print one sample as Prometheus text and end.",
-    },
-    Key {
-        name: "agent.costs",
-        flag: "costs",
-        env: "STROBE_AGENT_COSTS",
-        default: "false",
-        help: "Measure what each collector costs on this host, print it and end.",
-    },
-];
+pub const KEYS: &[Key] = &{
+    let mut all = [HOST_KEYS[0]; HOST_KEYS.len() + INPUT_KEYS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        let own = at < HOST_KEYS.len();
+        all[at] = if own { HOST_KEYS[at] } else { INPUT_KEYS[at - HOST_KEYS.len()] };
+        at += 1;
+    }
+    all
+};
+
+#[cfg(not(feature = "inputs"))]
+const INPUT_KEYS: &[Key] = &[];
 
 impl Config {
     /// Makes values of texts. `env` is asked for `HOME` if `agent.dir` is not set.
@@ -268,6 +121,8 @@ impl Config {
         let is_on = settings.parse("agent.recorder.on", boolean)?;
         Ok(Self {
             recorder: is_on.then_some(pace),
+            #[cfg(feature = "inputs")]
+            inputs: Inputs::new(settings)?,
             interval_ms: between("agent.interval", 100, 300_000)?,
             filesystem_interval_ms: between("agent.filesystem_interval", 100, 3_600_000)?,
             dir: settings.parse("agent.dir", |text| dir(text, env))?,
@@ -284,9 +139,32 @@ impl Config {
             ring_slots: settings.parse("agent.ring_slots", ring_slots)?,
             spool_bytes: settings.parse("agent.spool.size", spool_bytes)?,
             spool_memory_bytes: settings.parse("agent.spool.memory", spool_memory_bytes)?,
+            commands: settings.parse("agent.commands", commands)?,
+            locked: names(settings.text("agent.locked")).map(str::to_owned).collect(),
+            cost_max_ppm: settings.parse("agent.cost_max", cost_max_ppm)?,
+            settings: settings.clone(),
             once: settings.parse("agent.once", boolean)?,
             costs: settings.parse("agent.costs", boolean)?,
         })
+    }
+
+    /// With what a version of the fleet's configuration says above it, and the keys that it says in vain,
+    /// because they are locked here.
+    ///
+    /// # Errors
+    /// The first value that is wrong.
+    pub fn with_fleet(
+        &self,
+        version: u64,
+        values: &[(String, String)],
+    ) -> Result<(Self, Vec<String>), SettingsError> {
+        let (settings, stayed) = self.settings.with_fleet(version, values, &self.locked);
+        let home = |_: &str| Some("/".to_owned());
+        let read = Self::new(&settings, &home)?;
+        // Who it is, and where it sends, are this life's, whoever set them.
+        let Self { dir, broker, token, listen, instance, commands, .. } = self.clone();
+        let own = Self { dir, broker, token, listen, instance, commands, ..read };
+        Ok((Self { settings: self.settings.clone(), ..own }, stayed))
     }
 
     /// Where frames go that the ring cannot hold, if anywhere.
@@ -319,6 +197,33 @@ pub fn help() -> String {
      Usage: strobe-agent [doctor [--json]] [--config FILE] [FLAGS]\n\n     doctor says what the agent finds on this host, what is denied and what would change that.\n\n"
         .to_owned()
         + &strobe_wire::program::help(KEYS)
+}
+
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
+fn commands(text: &str) -> Result<Vec<Question>, String> {
+    let known = |name| {
+        Question::of(name).ok_or_else(|| {
+            let words = Question::ALL.map(Question::word).join(", ");
+            format!("{name:?} is none of {words}")
+        })
+    };
+    names(text).map(known).collect()
+}
+
+/// `0.5` percent in millionths.
+fn cost_max_ppm(text: &str) -> Result<u32, String> {
+    let wanted = || "a number of percent from 0.01 to 100 is wanted".to_owned();
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    if 4 < part.len() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wanted());
+    }
+    let part: u32 = format!("{part:0<4}").parse().map_err(|_| wanted())?;
+    let whole: u32 = whole.parse().ok().filter(|whole| *whole <= 100).ok_or_else(wanted)?;
+    let ppm = whole * 10_000 + part;
+    if (100..=1_000_000).contains(&ppm) { Ok(ppm) } else { Err(wanted()) }
 }
 
 /// Which collectors are read: each key's own mistakes are named as that key's.
@@ -410,29 +315,6 @@ fn job(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn labels(text: &str) -> Result<Labels, String> {
-    let mut pairs = Vec::new();
-    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (name, value) =
-            pair.split_once('=').ok_or_else(|| format!("{pair:?} is not name=value"))?;
-        let reserved = matches!(name, "job" | "instance") || name.starts_with("__");
-        if !is_label_name(name) || reserved || value.is_empty() || 1024 < value.len() {
-            return Err(format!(
-                "{pair:?}: a name of [a-zA-Z_][a-zA-Z0-9_]* (not job, instance or __…) and a value \
-                 of 1 to 1024 bytes are wanted"
-            ));
-        }
-        if pairs.iter().any(|(known, _)| known == name) {
-            return Err(format!("{name:?} stands twice"));
-        }
-        pairs.push((name.to_owned(), value.to_owned()));
-    }
-    if 32 < pairs.len() {
-        return Err(format!("{} labels; at most 32 are allowed", pairs.len()));
-    }
-    Ok(Labels::new(pairs))
-}
-
 fn spool_bytes(text: &str) -> Result<u64, String> {
     let found =
         size_bytes(text).ok().filter(|found| *found == 0 || (1 << 20..=64 << 30).contains(found));
@@ -452,6 +334,9 @@ fn ring_slots(text: &str) -> Result<usize, String> {
         .filter(|slots| (16..=65_536).contains(slots))
         .ok_or_else(|| "a power of two from 16 to 65536 is wanted".to_owned())
 }
+
+/// Whether this is an agent for small machines.
+const SMALL: bool = cfg!(feature = "small");
 
 #[cfg(test)]
 mod tests {

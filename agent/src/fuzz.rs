@@ -1,5 +1,6 @@
 //! What the fuzz targets may call of what is private otherwise. Not part of any normal build.
 
+pub use crate::input::fuzz::input;
 use crate::readers::host::Resource;
 use crate::readers::sheet::{Outcome, Sheet, Vanish};
 use crate::readers::{Format, filesystem};

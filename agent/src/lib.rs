@@ -13,6 +13,7 @@ mod readers;
 mod adjust;
 
 mod hazard;
+pub mod input;
 pub mod sampler;
 pub mod schemas;
 
@@ -23,6 +24,9 @@ pub mod sealer;
 pub mod score;
 
 pub mod recorder;
+
+mod answers;
+pub mod managed;
 
 pub mod spool;
 pub mod state;

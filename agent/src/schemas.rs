@@ -2,8 +2,9 @@
 //! uplink before the first frame of a schema it has not sent yet.
 //!
 //! The lock is taken only when a set changes and when a frame names a schema the uplink has not
-//! seen. At most `SCHEMAS_MAX` are kept; the oldest that its section has outgrown goes first, so
-//! what a section uses now is always there.
+//! seen. At most `SCHEMAS_MAX` are kept, and of those that their sections have outgrown at most
+//! `OUTGROWN_COLUMNS_MAX` columns, which are some 160 bytes each; the oldest that its section has
+//! outgrown goes first, so what a section uses now is always there.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,12 +30,19 @@ impl Table {
         let mut schemas = self.lock();
         schemas.retain(|(known, _)| *known != id);
         schemas.push_back((id, Arc::clone(schema)));
-        while SCHEMAS_MAX < schemas.len() {
-            let outgrown = (0..schemas.len()).find(|index| {
-                let section = schemas.get(*index).map(|(_, schema)| &schema.section);
+        loop {
+            let is_outgrown = |index: usize| {
+                let section = schemas.get(index).map(|(_, schema)| &schema.section);
                 schemas.iter().skip(index + 1).any(|(_, later)| Some(&later.section) == section)
-            });
-            schemas.remove(outgrown.unwrap_or(0));
+            };
+            let mut outgrown = (0..schemas.len()).filter(|index| is_outgrown(*index));
+            let first = outgrown.next();
+            let width = |index| schemas.get(index).map_or(0, |(_, schema)| schema.columns.len());
+            let columns: usize = first.into_iter().chain(outgrown).map(width).sum();
+            if schemas.len() <= SCHEMAS_MAX && columns <= OUTGROWN_COLUMNS_MAX {
+                break;
+            }
+            schemas.remove(first.unwrap_or(0));
         }
         id
     }
@@ -54,6 +62,9 @@ impl Table {
 
 /// Sections (at most 16 parts of each of a handful of families) and a good many former sets.
 const SCHEMAS_MAX: usize = 512;
+/// Of a family whose set changes every ten seconds, the sets of some minutes: as long as the ring
+/// holds rows of them.
+const OUTGROWN_COLUMNS_MAX: usize = 8192;
 
 #[cfg(test)]
 mod tests {
@@ -75,5 +86,24 @@ mod tests {
         assert!(table.schema(host).is_some() && table.schema(last).is_some());
         assert!(table.schema(first).is_none());
         assert_eq!(table.lock().len(), SCHEMAS_MAX);
+    }
+
+    /// A family of hundreds of columns whose set changed every ten seconds would have kept 512 sets.
+    #[test]
+    fn what_is_outgrown_is_bounded_by_its_columns() {
+        let table = Table::new();
+        let schema = |number: usize| {
+            let number = number.to_string();
+            let column = |at: usize| {
+                let labels = Labels::of(&[("at", &at.to_string()), ("set", &number)]);
+                Column { name: "x".to_owned(), labels, kind: Kind::Float }
+            };
+            let columns = (0..400).map(column).collect();
+            Arc::new(Schema { section: "cgroup".to_owned(), columns })
+        };
+        let ids: Vec<_> = (0..100).map(|number| table.publish(&schema(number))).collect();
+        let kept = ids.iter().filter(|id| table.schema(**id).is_some()).count();
+        assert_eq!(kept, 1 + OUTGROWN_COLUMNS_MAX / 400);
+        assert!(table.schema(ids[99]).is_some() && table.schema(ids[80]).is_some());
     }
 }

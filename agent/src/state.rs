@@ -1,4 +1,5 @@
-//! What an agent keeps between its lives: `host.toml`, `identity.pem`, `brokers`, `agent.lock`.
+//! What an agent keeps between its lives: `host.toml`, `identity.pem`, `brokers`, `configuration`,
+//! `agent.lock`.
 //!
 //! ```text
 //! host.toml   id = "32 hex"          this host's random identity
@@ -11,6 +12,7 @@
 //! `/etc/machine-id` (some containers) is not checked. `agent.lock` is held while an agent runs:
 //! a second one on the same directory is refused, because two sessions of one id would be forked.
 
+use crate::managed::Pushed;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -135,6 +137,24 @@ impl State {
     }
 }
 
+impl State {
+    /// The version of the fleet's configuration that proved itself last; a file that is not there, or cannot
+    /// be read, is none.
+    #[must_use]
+    pub fn configuration(&self) -> Pushed {
+        let text = fs::read_to_string(self.dir.join(CONFIGURATION_FILE)).unwrap_or_default();
+        Pushed::parse(&text).unwrap_or_default()
+    }
+
+    /// Keeps it for the next start.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_configuration(&self, pushed: &Pushed) -> Result<(), StateError> {
+        Ok(write_private(&self.dir, CONFIGURATION_FILE, pushed.text().as_bytes())?)
+    }
+}
+
 struct Kept {
     host: HostId,
     machine: String,
@@ -228,6 +248,7 @@ fn random() -> Result<u128, StateError> {
 
 const HOST_FILE: &str = "host.toml";
 const BROKERS_FILE: &str = "brokers";
+const CONFIGURATION_FILE: &str = "configuration";
 /// Members of a cluster, and the one that is configured.
 const BROKERS_MAX: usize = 129;
 const LOCK_FILE: &str = "agent.lock";

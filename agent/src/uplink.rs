@@ -23,6 +23,7 @@
 //! a full ring refuses the sampler, which counts it.
 
 mod brokers;
+mod fleet;
 mod frames;
 mod replay;
 mod silence;
@@ -31,10 +32,11 @@ mod status;
 pub use status::Status;
 
 use brokers::Brokers;
+use fleet::Fleet;
 use replay::Replay;
 use silence::Silence;
 
-use crate::recorder::{Bell, Reason};
+use crate::managed::Pushed;
 use crate::ring::{Reader as Ring, Ticket};
 use bytes::Bytes;
 use std::collections::{HashSet, VecDeque};
@@ -44,7 +46,7 @@ use strobe_wire::ids::SchemaId;
 use strobe_wire::link::{
     Alpn, ConnId, Dial, Distrust, Event, Link, LinkError, Received, StreamId, Why,
 };
-use strobe_wire::message::{Hello, Incoming, Message, Reader, encode};
+use strobe_wire::message::{Hello, Incoming, Message, Question, Reader, encode};
 use strobe_wire::pki;
 
 /// What an uplink is made of.
@@ -56,15 +58,13 @@ pub struct UplinkConfig {
     pub hello: Hello,
     /// Of the back-off's jitter, so that a fleet does not come back in step.
     pub seed: u64,
-    /// Rung when the broker asks for a burst.
-    pub bell: Bell,
 }
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Uplink {
     hello: Hello,
-    bell: Bell,
+    fleet: Fleet,
     state: State,
     brokers: Brokers,
     silence: Silence,
@@ -127,7 +127,7 @@ impl Uplink {
         let back_off = BackOff::new(BACK_OFF_MIN, BACK_OFF_MAX, config.seed);
         Self {
             hello: config.hello,
-            bell: config.bell,
+            fleet: Fleet::default(),
             state: State::Waiting { until: now },
             brokers: Brokers::new(config.brokers),
             silence: Silence::default(),
@@ -378,6 +378,9 @@ impl Uplink {
                 self.brokers.welcomed();
                 self.stored_seq = stored_seq;
                 self.state = State::Streaming { conn, stream, progress: now };
+                if link.is_newest(conn) {
+                    self.chunks.extend(self.fleet.welcomed());
+                }
             }
             (Message::Ack { boot, seq }, State::Streaming { conn, stream, .. })
                 if boot == self.hello.boot =>
@@ -394,7 +397,11 @@ impl Uplink {
                 self.redirected(now, broker);
             }
             (Message::Brokers(told), _) => self.brokers.told(told),
-            (Message::Burst, State::Streaming { .. }) => self.bell.ring(Reason::Request),
+            (Message::Burst, State::Streaming { .. }) => self.fleet.asks(0, Question::Burst),
+            (Message::Ask { id, what }, State::Streaming { .. }) => self.fleet.asks(id, what),
+            (Message::Configure { version, values }, State::Streaming { .. }) => {
+                self.fleet.pushed = Some(Pushed { version, values });
+            }
             // A request is with the broker already.
             (Message::RenewDue, _) if self.renewing.is_some() => {}
             (Message::RenewDue, _) => match pki::request() {
@@ -445,6 +452,7 @@ impl Uplink {
 
     fn forget_connection(&mut self, ring: &mut Ring) {
         self.chunks.clear();
+        self.fleet.gone();
         self.renewing = None;
         self.schemas_sent.clear();
         self.unacknowledged.clear();
@@ -495,8 +503,7 @@ mod tests {
         })
         .unwrap();
         let brokers = vec!["a:1".to_owned(), "b:2".to_owned()];
-        let (hello, bell) = (Hello::default(), Bell::default());
-        let config = UplinkConfig { brokers: brokers.clone(), hello, seed: 7, bell };
+        let config = UplinkConfig { brokers: brokers.clone(), hello: Hello::default(), seed: 7 };
         let (mut now, mut uplink) = (start, Uplink::new(config, start));
         for attempt in 0..12 {
             assert_eq!(uplink.wants(now).unwrap(), brokers[attempt % 2]);

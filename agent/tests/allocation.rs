@@ -1,12 +1,15 @@
-//! The sampler's tick allocates nothing once it has learned the host.
+//! The sampler's tick allocates nothing once it has learned the host, nor do the threads of the
+//! families that take their time.
 #![expect(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 use strobe_agent::clock::{boottime_ns, monotonic_ns, wall_ns};
 use strobe_agent::ring::Ring;
-use strobe_agent::sampler::{Choice, Sampler, Tick, Trees};
+use strobe_agent::sampler::{CATALOG, Choice, Sampler, Tick, Trees};
 use strobe_agent::schemas::Table;
 use strobe_agent::sealer::Sealer;
 use strobe_wire::ids::{BootId, HostId};
@@ -17,7 +20,11 @@ thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Of all threads.
+static ALL_CALLS: AtomicU64 = AtomicU64::new(0);
+
 fn count() {
+    ALL_CALLS.fetch_add(1, Relaxed);
     // A thread that is ending has no cell any more, and nobody counts its calls.
     let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
 }
@@ -45,7 +52,55 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// One test, because the second half counts what all threads do.
 #[test]
+fn nothing_is_allocated() {
+    a_tick_reads_seals_and_allocates_nothing();
+    groups_and_processes_are_read_without_allocating();
+}
+
+fn groups_and_processes_are_read_without_allocating() {
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let others = |name: &String| !["cgroup", "process"].contains(&&**name);
+    let trees = Trees {
+        procfs: "/proc".into(),
+        sysfs: "/sys".into(),
+        rootfs: "/".into(),
+        filesystem_interval_ms: 100,
+        choice: Choice {
+            enable: named(&["cgroup", "process"]),
+            // What others do on their threads, and when they look for what is not there, is not
+            // what is counted here.
+            disable: CATALOG
+                .iter()
+                .map(|collector| collector.name.to_owned())
+                .filter(others)
+                .collect(),
+            intervals: ["cgroup", "process"].map(|name| (name.to_owned(), 1000)).into(),
+            ..Choice::default()
+        },
+    };
+    let mut sampler = Sampler::new(&trees, monotonic_ns, Arc::new(Table::new()));
+    let (mut rows, mut plain, mut calls) = (0, 0, 0);
+    for second in 0..120 {
+        let at_ns = second * 1_000_000_000;
+        let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() + at_ns };
+        let (before, changes) = (ALL_CALLS.load(Relaxed), sampler.changes());
+        sampler.settle(now, Duration::from_secs(10));
+        sampler.tick(now, |row| {
+            rows += u64::from(["cgroup", "process"].contains(&&*row.schema.section));
+        });
+        // Whoever is told anew is learned, as at the start; a table doubles when a host grows.
+        if sampler.changes() == changes {
+            plain += 1;
+            calls += u64::from(ALL_CALLS.load(Relaxed) != before);
+        }
+    }
+    assert!(120 <= rows && 60 <= plain, "{rows} rows, {plain} plain ticks");
+    assert!(calls <= 3, "{calls} of {plain} plain ticks allocated");
+}
+
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 fn a_tick_reads_seals_and_allocates_nothing() {
     let trees = Trees {
         procfs: "/proc".into(),

@@ -98,7 +98,7 @@ pub(crate) fn gather(dir: &Path, staging: &Path, to: &Path) -> Result<(), Backup
     for folder in ["store/segments", "store/wal"] {
         make(&to.join(folder))?;
     }
-    for name in ["version", "link.secret", "shared-store", "viz.pem"] {
+    for name in ["version", "link.secret", "shared-store", "viz.pem", "agreed.state", "audit.log"] {
         take(&dir.join(name), &to.join(name))?;
     }
     for folder in ["ca", "agent"] {

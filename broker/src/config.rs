@@ -1,9 +1,14 @@
 //! The broker's settings: one table of keys, and the typed values they become.
 
+mod keys;
+
+pub use keys::KEYS;
+
+use crate::lookout::LookoutConfig;
 use crate::store::redis::RedisConfig;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use strobe_wire::settings::{Key, Settings, SettingsError, duration_ms, size_bytes};
+use strobe_wire::settings::{Settings, SettingsError, duration_ms, size_bytes};
 
 /// What the broker is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +23,23 @@ pub struct Config {
     pub redis: RedisConfig,
     /// What an acknowledgement means.
     pub durability: Durability,
+    /// What may change while it runs.
+    pub hot: Hot,
+    /// Longest wait for company before a commit.
+    pub commit_ms: u64,
+    /// How long a certificate is good.
+    pub certificate_life_s: u64,
+    /// Machines besides agents.
+    pub lookout: LookoutConfig,
+    /// Keys that the fleet's configuration does not change here.
+    pub locked: Vec<String>,
+    /// What all of this was read from, for what the fleet's configuration puts above it.
+    pub settings: Settings,
+}
+
+/// What may change while a broker runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hot {
     /// How long raw samples are kept.
     pub raw_retention_ms: i64,
     /// How long 1 min rollups are kept.
@@ -30,10 +52,10 @@ pub struct Config {
     pub free_bytes_min: u64,
     /// Memory for rows that are not sealed yet.
     pub head_bytes_max: usize,
-    /// Longest wait for company before a commit.
-    pub commit_ms: u64,
-    /// How long a certificate is good.
-    pub certificate_life_s: u64,
+    /// How long one query may take.
+    pub query_ms_max: u64,
+    /// Samples that one query may scan.
+    pub query_samples_max: u64,
 }
 
 /// When a row is acknowledged.
@@ -53,158 +75,6 @@ pub enum StoreChoice {
     /// Files in the state directory, and every sealed block in this Redis.
     Redis,
 }
-
-/// Every key of the broker.
-pub const KEYS: &[Key] = &[
-    Key {
-        name: "broker.dir",
-        flag: "dir",
-        env: "STROBE_DIR",
-        default: "auto",
-        help: "State directory. auto: /var/lib/strobe for root, else ~/.local/share/strobe.",
-    },
-    Key {
-        name: "broker.listen",
-        flag: "broker-listen",
-        env: "STROBE_BROKER_LISTEN",
-        default: "127.0.0.1:7801",
-        help: "UDP address where agents and dashboards connect; port 0 takes a free one.",
-    },
-    Key {
-        name: "broker.store",
-        flag: "store",
-        env: "STROBE_STORE",
-        default: "local",
-        help: "local: files in the state directory. redis://[USER:PASSWORD@]HOST:PORT/DB, redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,…: sealed blocks there as well; rediss…: by TLS.",
-    },
-    Key {
-        name: "broker.durability",
-        flag: "durability",
-        env: "STROBE_DURABILITY",
-        default: "wal",
-        help: "wal: acknowledged when the log is on disk. wal+redis: when Redis took it as well (broker.store is one).",
-    },
-    Key {
-        name: "broker.redis_ca",
-        flag: "redis-ca",
-        env: "STROBE_REDIS_CA",
-        default: "",
-        help: "File of certificates (PEM) that rediss… servers may be signed with; empty: the system's.",
-    },
-    Key {
-        name: "broker.redis_certificate",
-        flag: "redis-certificate",
-        env: "STROBE_REDIS_CERTIFICATE",
-        default: "",
-        help: "File of our certificate (PEM), where Redis wants one.",
-    },
-    Key {
-        name: "broker.redis_key",
-        flag: "redis-key",
-        env: "STROBE_REDIS_KEY",
-        default: "",
-        help: "File of its private key (PEM).",
-    },
-    Key {
-        name: "broker.redis_reads",
-        flag: "redis-reads",
-        env: "STROBE_REDIS_READS",
-        default: "primary",
-        help: "Where history is read: primary, or replica (which may lack the newest of it).",
-    },
-    Key {
-        name: "broker.redis_prefix",
-        flag: "redis-prefix",
-        env: "STROBE_REDIS_PREFIX",
-        default: "monitor:",
-        help: "What every key in Redis begins with.",
-    },
-    Key {
-        name: "broker.redis_retention",
-        flag: "redis-retention",
-        env: "STROBE_REDIS_RETENTION",
-        default: "7d",
-        help: "How long raw samples are kept in Redis (1h or more).",
-    },
-    Key {
-        name: "broker.redis_metadata_retention",
-        flag: "redis-metadata-retention",
-        env: "STROBE_REDIS_METADATA_RETENTION",
-        default: "30d",
-        help: "How long hosts, schemas and marks are kept in Redis after their last block (1h or more).",
-    },
-    Key {
-        name: "broker.redis_queue",
-        flag: "redis-queue",
-        env: "STROBE_REDIS_QUEUE",
-        default: "2000",
-        help: "Rows, about, of each of the 256 streams of fresh rows in Redis; 0: none.",
-    },
-    Key {
-        name: "broker.redis_queue_retention",
-        flag: "redis-queue-retention",
-        env: "STROBE_REDIS_QUEUE_RETENTION",
-        default: "1h",
-        help: "How long a stream is kept in Redis after its last row (1h or more).",
-    },
-    Key {
-        name: "broker.retention",
-        flag: "retention",
-        env: "STROBE_RETENTION",
-        default: "7d",
-        help: "How long raw samples are kept (1h or more).",
-    },
-    Key {
-        name: "broker.minute_retention",
-        flag: "minute-retention",
-        env: "STROBE_MINUTE_RETENTION",
-        default: "90d",
-        help: "How long 1 min rollups are kept.",
-    },
-    Key {
-        name: "broker.hour_retention",
-        flag: "hour-retention",
-        env: "STROBE_HOUR_RETENTION",
-        default: "730d",
-        help: "How long 1 h rollups are kept.",
-    },
-    Key {
-        name: "broker.size_max",
-        flag: "size-max",
-        env: "STROBE_SIZE_MAX",
-        default: "20GiB",
-        help: "Hard cap of stored bytes; the oldest go first (16MiB or more).",
-    },
-    Key {
-        name: "broker.free_min",
-        flag: "free-min",
-        env: "STROBE_FREE_MIN",
-        default: "256MiB",
-        help: "Free disk space under which nothing more is acknowledged; agents keep their data.",
-    },
-    Key {
-        name: "broker.head_max",
-        flag: "head-max",
-        env: "STROBE_HEAD_MAX",
-        default: "64MiB",
-        help: "Memory for rows that are not sealed yet; more seals early (1MiB or more).",
-    },
-    Key {
-        name: "broker.commit_interval",
-        flag: "commit-interval",
-        env: "STROBE_COMMIT_INTERVAL",
-        default: "20ms",
-        help: "Longest wait of a frame for company before its fdatasync (1ms to 50ms).",
-    },
-    Key {
-        name: "broker.certificate_life",
-        flag: "certificate-life",
-        env: "STROBE_CERTIFICATE_LIFE",
-        default: "30d",
-        help: "Life of certificates (2s to 365d). Renewed at two thirds; for as long again after \
-               the end one can only be renewed.",
-    },
-];
 
 impl Config {
     /// Typed values. `home` and `root` decide where `auto` is.
@@ -244,14 +114,9 @@ impl Config {
                     _ => Err("wal or wal+redis is wanted".to_owned()),
                 }
             })?,
-            raw_retention_ms: age("broker.retention")?,
-            minute_retention_ms: age("broker.minute_retention")?,
-            hour_retention_ms: age("broker.hour_retention")?,
-            bytes_max: settings.parse("broker.size_max", |text| at_least(text, 16 << 20))?,
-            free_bytes_min: settings.parse("broker.free_min", size_bytes)?,
-            head_bytes_max: settings.parse("broker.head_max", |text| {
-                usize::try_from(at_least(text, 1 << 20)?).map_err(|e| e.to_string())
-            })?,
+            hot: Hot::of(settings)?,
+            locked: list(settings.text("broker.locked")),
+            settings: settings.clone(),
             commit_ms: settings.parse("broker.commit_interval", |text| {
                 let ms = duration_ms(text)?;
                 if (1..=50).contains(&ms) { Ok(ms) } else { Err("1ms to 50ms is wanted".into()) }
@@ -261,8 +126,40 @@ impl Config {
                 let fits = (2..=365 * 86_400).contains(&s);
                 fits.then_some(s).ok_or_else(|| "2s to 365d is wanted".to_owned())
             })?,
+            lookout: LookoutConfig::of(settings)?,
         })
     }
+}
+
+impl Hot {
+    /// Of `settings`.
+    ///
+    /// # Errors
+    /// As of [`Config::of`].
+    pub fn of(settings: &Settings) -> Result<Self, SettingsError> {
+        let age = |name| settings.parse(name, |text| retention_ms(text, 3_600_000));
+        Ok(Self {
+            raw_retention_ms: age("broker.retention")?,
+            minute_retention_ms: age("broker.minute_retention")?,
+            hour_retention_ms: age("broker.hour_retention")?,
+            bytes_max: settings.parse("broker.size_max", |text| at_least(text, 16 << 20))?,
+            free_bytes_min: settings.parse("broker.free_min", size_bytes)?,
+            head_bytes_max: settings.parse("broker.head_max", |text| {
+                usize::try_from(at_least(text, 1 << 20)?).map_err(|e| e.to_string())
+            })?,
+            query_ms_max: settings.parse("broker.query_time", |text| {
+                let ms = duration_ms(text)?;
+                let fits = (100..=600_000).contains(&ms);
+                fits.then_some(ms).ok_or_else(|| "100ms to 10m is wanted".to_owned())
+            })?,
+            query_samples_max: settings.parse("broker.query_samples", count)?,
+        })
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// The state directory that `text` means.
@@ -365,7 +262,7 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.dir, Path::new("/home/a/.local/share/strobe"));
         assert_eq!(config.listen.to_string(), "127.0.0.1:7801");
-        assert_eq!((config.raw_retention_ms, config.commit_ms), (604_800_000, 20));
+        assert_eq!((config.hot.raw_retention_ms, config.commit_ms), (604_800_000, 20));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! One [`ApiRequest`] and its [`ApiResponse`] a connection, framed as on QUIC. What only the owner
 //! may do (making tokens) is answered here and nowhere else.
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{Shutdown, getsockopt, shutdown};
+use nix::unistd::{Uid, User};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -49,18 +51,29 @@ pub(crate) fn close(listener: &UnixListener) {
     }
 }
 
-/// Reads one request and writes its answer.
+/// Reads one request and writes its answer; `answer` is told which user of this machine asks.
 pub(crate) fn serve(
     stream: &mut UnixStream,
-    answer: impl FnOnce(ApiRequest) -> ApiResponse,
+    answer: impl FnOnce(ApiRequest, &str) -> ApiResponse,
 ) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     match receive(stream)? {
         Message::ApiRequest(request) => {
-            stream.write_all(&encode(&Message::ApiResponse(answer(request))))
+            let who = user(stream);
+            stream.write_all(&encode(&Message::ApiResponse(answer(request, &who))))
         }
         _ => Err(io::Error::other("not a request")),
+    }
+}
+
+/// The user at the other end, by the kernel's word.
+fn user(stream: &UnixStream) -> String {
+    let Ok(peer) = getsockopt(stream, PeerCredentials) else { return "unknown".to_owned() };
+    let uid = peer.uid();
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("{} (uid {uid})", user.name),
+        _ => format!("uid {uid}"),
     }
 }
 
@@ -107,15 +120,17 @@ mod tests {
         let listener = bind(&dir).unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            serve(&mut stream, |request| ApiResponse {
+            serve(&mut stream, |request, who| ApiResponse {
                 status: 200,
                 content_type: String::new(),
-                body: request.path.into_bytes(),
+                body: format!("{} {who}", request.path).into_bytes(),
             })
         });
         let request = ApiRequest { path: "/x".into(), ..ApiRequest::default() };
         let answer = ask(&dir, request, Duration::from_secs(5)).unwrap();
-        assert_eq!(answer.body, b"/x");
+        let uid = format!("uid {}", nix::unistd::getuid());
+        let said = String::from_utf8(answer.body).unwrap();
+        assert!(said.starts_with("/x ") && said.contains(&uid), "{said}");
         server.join().unwrap().unwrap();
         std::fs::remove_dir_all(top).unwrap();
     }

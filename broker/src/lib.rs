@@ -1,17 +1,21 @@
 //! How a fleet is remembered: ingest, registry, the store of samples, and the answers about them.
 
 pub mod api;
+pub mod audit;
 pub mod backup;
 pub mod certificates;
 pub mod cluster;
 pub mod config;
 pub mod control;
 mod dir;
+mod fleet;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gate;
 pub mod hub;
 pub mod ingest;
+pub mod lookout;
+pub mod managed;
 pub mod net;
 mod own;
 pub mod peers;

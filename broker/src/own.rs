@@ -3,6 +3,11 @@
 //! Pure: what is known comes in, an answer goes out. Everything else is Prometheus's API and is
 //! answered by `api`.
 
+mod machines;
+
+pub(crate) use machines::Machines;
+
+use crate::lookout::LookoutCounts;
 use crate::net::NetCounts;
 use crate::store::StoreCounts;
 use crate::store::redis::{MirrorCounts, TROUBLES};
@@ -11,14 +16,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use strobe_wire::health::Health;
-use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiResponse, HostInfo};
-
-/// `/api/strobe/v1/hosts`.
-pub(crate) fn hosts(hosts: &[Known], now_ms: i64) -> ApiResponse {
-    let list: Vec<_> = hosts.iter().map(|known| host(known, now_ms)).collect();
-    json_answer(200, &serde_json::Value::Array(list))
-}
 
 /// An error in the form of Prometheus's API.
 pub(crate) fn error(status: u16, kind: &str, why: &str) -> ApiResponse {
@@ -59,12 +57,14 @@ pub(crate) struct Numbers {
     pub queries_abandoned: u64,
     /// Members of the cluster that did not answer a query.
     pub members_silent: u64,
+    /// Machines and their checks.
+    pub lookout: LookoutCounts,
 }
 
 /// `/metrics`, in Prometheus's text format.
 #[expect(clippy::too_many_lines, reason = "one flat list: every number once")]
 pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiResponse {
-    let Numbers { net, store, mirror, queries_abandoned, members_silent } = numbers;
+    let Numbers { net, store, mirror, queries_abandoned, members_silent, lookout } = numbers;
     let mut out = Exposition::default();
     out.counter("frames_stored_total", "Frames that passed every check.", net.ingest.accepted);
     out.counter("frames_duplicate_total", "Frames that were stored before.", net.ingest.duplicate);
@@ -142,6 +142,7 @@ pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiRes
     if let Some(mirror) = mirror {
         out.redis(mirror);
     }
+    out.lookout(lookout);
     let mut states: BTreeMap<&str, u64> = Health::ALL.map(|state| (state.word(), 0)).into();
     for (info, _) in hosts {
         *states.entry(Health::of(info, now_ms).word()).or_default() += 1;
@@ -187,6 +188,18 @@ impl Exposition {
         self.gauge("redis_connected", "1 if Redis took the last pass.", mirror.connected.into());
     }
 
+    fn lookout(&mut self, lookout: &LookoutCounts) {
+        self.gauge("targets", "Machines that are known by name.", lookout.targets);
+        self.gauge("checks_down", "Checks that failed too often in a row.", lookout.down);
+        self.counter("checks_total", "Checks that were tried.", lookout.checked);
+        self.counter("checks_failed_total", "Of them: failed.", lookout.failed);
+        let help = "Times that a check was due while it was still under way.";
+        self.counter("checks_passed_over_total", help, lookout.passed_over);
+        self.gauge("checks_refused", "Checks that there is no room for.", lookout.refused);
+        let help = "Samples of checks that the store did not take.";
+        self.counter("check_samples_lost_total", help, lookout.samples_lost);
+    }
+
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         let written = writeln!(
             self.0,
@@ -211,26 +224,6 @@ impl Exposition {
     }
 }
 
-fn host((info, standing): &Known, now_ms: i64) -> serde_json::Value {
-    let hello = &info.hello;
-    let labels: BTreeMap<&str, &str> =
-        hello.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    json!({
-        "id": HostId(hello.host).to_string(),
-        "instance": hello.instance,
-        "job": hello.job,
-        "state": Health::of(info, now_ms).word(),
-        "version": hello.version,
-        "kernel": hello.kernel,
-        "labels": labels,
-        "interval_ms": hello.interval_ms,
-        "first_seen_ms": info.first_seen_ms,
-        "last_seen_ms": info.last_seen_ms,
-        "certificate_expires_s": Some(standing.expires_s).filter(|end| *end != 0),
-        "revoked": standing.is_revoked(),
-    })
-}
-
 fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
@@ -238,16 +231,6 @@ fn count(n: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use strobe_wire::message::Hello;
-
-    #[test]
-    fn a_host_as_json() {
-        let hello = Hello { host: 7, instance: "a".into(), interval_ms: 1000, ..Hello::default() };
-        let info = HostInfo { hello, last_seen_ms: 5, ..HostInfo::default() };
-        let body = String::from_utf8(hosts(&[(info, Standing::default())], 5).body).unwrap();
-        assert!(body.starts_with("[{") && body.contains(r#""state":"fresh""#), "{body}");
-        assert!(body.contains(r#""id":"00000000000000000000000000000007""#), "{body}");
-    }
 
     #[test]
     fn metrics_have_help_type_and_reasons() {

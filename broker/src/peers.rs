@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use strobe_wire::ids::HostId;
 use strobe_wire::message::{ApiRequest, ApiResponse, HostInfo, Incoming, Message, Reader};
 
 /// Asks the other members; clones share it. A broker by itself has nobody to ask.
@@ -136,27 +135,26 @@ impl Peers {
 
     /// How the other brokers are doing, those that answer.
     pub fn vitals(&self, deadline: Deadline<'_>) -> BTreeMap<u64, Vitals> {
-        let mut told = BTreeMap::new();
-        let Some(reach) = self.reach() else { return told };
-        let mut take = |from: u64, body: &[u8]| {
-            told.insert(from, serde_json::from_slice(body).map_err(|why| why.to_string())?);
-            Ok(None)
-        };
-        drop(reach.ask((VITALS_PATH, Vec::new()), deadline, &mut |_, _| {}, &mut take));
-        told
+        let told = self.gather(VITALS_PATH, &[], deadline).into_iter();
+        told.filter_map(|(id, body)| Some((id, serde_json::from_slice(&body).ok()?))).collect()
     }
 
-    /// Has whoever a host is connected to ask it for a burst; whether anybody did.
-    pub fn burst(&self, host: HostId, deadline: Deadline<'_>) -> bool {
-        let Some(reach) = self.reach() else { return false };
-        let mut asked = false;
-        let mut take = |_, _: &[u8]| {
-            asked = true;
+    /// What every other broker answers to `body` at `path`; those that are silent are left out.
+    pub fn gather(
+        &self,
+        path: &'static str,
+        body: &[u8],
+        deadline: Deadline<'_>,
+    ) -> Vec<(u64, Vec<u8>)> {
+        let Some(reach) = self.reach() else { return Vec::new() };
+        let mut told = Vec::new();
+        let mut take = |from: u64, body: &[u8]| {
+            told.push((from, body.to_vec()));
             Ok(None)
         };
-        let body = host.to_string().into_bytes();
-        drop(reach.ask((BURST_PATH, body), deadline, &mut |_, _| {}, &mut take));
-        asked
+        // Whose time is over gets what there is.
+        drop(reach.ask((path, body.to_vec()), deadline, &mut |_, _| {}, &mut take));
+        told
     }
 
     fn ask(&self, round: &mut Round<'_>, to: u64, body: Vec<u8>, at_ms: u64) -> bool {
@@ -414,8 +412,10 @@ pub const PATH: &str = "/peer/v1/page";
 pub const HOSTS_PATH: &str = "/peer/v1/hosts";
 /// Where it tells how it is doing.
 pub const VITALS_PATH: &str = "/peer/v1/vitals";
-/// Where it asks a host of its own for a burst.
-pub const BURST_PATH: &str = "/peer/v1/burst";
+/// Where another broker is asked what it and its hosts run.
+pub const VERSIONS_PATH: &str = "/peer/v1/versions";
+/// Where another broker is asked to ask one of its hosts.
+pub const ASK_PATH: &str = "/peer/v1/ask";
 /// Letters waiting for the network loop.
 pub const LETTERS_MAX: usize = 1024;
 /// So long a member may take for a page.

@@ -6,6 +6,7 @@
 //! written together, now and then and before the log lets go of what they tell, so that a restart
 //! knows every stored (host, boot, seq) from the two.
 
+use crate::managed::Managed;
 use crate::tokens::{Entry, TokenError, TokenHash, Tokens};
 use crate::trust::{Standing, Trust};
 use crate::window::Window;
@@ -14,7 +15,7 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::{Hello, HostInfo};
@@ -58,9 +59,7 @@ struct Shared {
     memory: Mutex<Memory>,
     /// `Release` behind a change of the memory, `Acquire` before a look at it.
     revocations: AtomicU64,
-    /// Hosts that are to send a burst. The flag is set with `Release` behind a change of the list.
-    bursts: Mutex<BTreeSet<HostId>>,
-    bursts_asked: AtomicBool,
+    managed: Managed,
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +85,8 @@ impl Registry {
         let mut memory = Memory::default();
         let windows = load(&database, &mut memory).map_err(|e| fail("read", e.to_string()))?;
         let (memory, revocations) = (Mutex::new(memory), AtomicU64::new(0));
-        let (bursts, bursts_asked) = (Mutex::default(), AtomicBool::new(false));
-        let shared = Shared { path, database, memory, revocations, bursts, bursts_asked };
+        let managed = Managed::default();
+        let shared = Shared { path, database, memory, revocations, managed };
         let shared = Arc::new(shared);
         Ok((Self { shared }, windows))
     }
@@ -163,6 +162,15 @@ impl Registry {
         self.lock().hosts.values().cloned().collect()
     }
 
+    /// Hosts with a certificate that is good and who never said hello.
+    #[must_use]
+    pub fn enrolled(&self) -> Vec<HostId> {
+        let memory = self.lock();
+        let good = memory.trust.standings().filter(|(_, standing)| !standing.is_revoked());
+        let ids = good.map(|(id, _)| id).filter(|id| id.0 != 0);
+        ids.filter(|id| !memory.hosts.contains_key(id)).collect()
+    }
+
     /// A certificate of the host ends then.
     pub fn certificate(&self, host: HostId, expires_s: u64) {
         let mut memory = self.lock();
@@ -225,20 +233,10 @@ impl Registry {
         self.shared.revocations.load(Ordering::Acquire)
     }
 
-    /// The host is to send what its flight recorder has.
-    pub fn ask_burst(&self, host: HostId) {
-        self.shared.bursts.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
-        self.shared.bursts_asked.store(true, Ordering::Release);
-    }
-
-    /// The hosts that are to be asked for a burst, once.
+    /// What its hosts run, and what they are asked.
     #[must_use]
-    pub fn bursts(&self) -> BTreeSet<HostId> {
-        if !self.shared.bursts_asked.load(Ordering::Acquire) {
-            return BTreeSet::new();
-        }
-        self.shared.bursts_asked.store(false, Ordering::Relaxed);
-        std::mem::take(&mut self.shared.bursts.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn managed(&self) -> &Managed {
+        &self.shared.managed
     }
 
     /// How many hosts changed since they were written.
@@ -316,6 +314,12 @@ impl Registry {
     #[must_use]
     pub fn knows_token(&self, secret: &[u8]) -> bool {
         self.lock().tokens.knows(TokenHash::of(secret))
+    }
+
+    /// Whether a token that was made here could be used now.
+    #[must_use]
+    pub fn is_good_token(&self, secret: &[u8], now_ms: i64) -> bool {
+        self.lock().tokens.is_good(TokenHash::of(secret), now_ms)
     }
 
     /// Uses a token up; that is on disk when this returns.

@@ -88,6 +88,12 @@ impl Tokens {
         self.entries.contains_key(&hash)
     }
 
+    /// Whether it could be used now.
+    #[must_use]
+    pub fn is_good(&self, hash: TokenHash, now_ms: i64) -> bool {
+        self.entries.get(&hash).is_some_and(|entry| entry.used_ms == 0 && now_ms < entry.expires_ms)
+    }
+
     /// Uses a token up. What it returns must be on disk before anything is given for it.
     ///
     /// # Errors
@@ -128,7 +134,9 @@ mod tests {
         assert_eq!(tokens.redeem(one, 0), Err(TokenError::Unknown));
         tokens.issue(one, 5_000, 1_000).unwrap();
         tokens.issue(two, 5_000, 1_000).unwrap();
+        assert!(tokens.is_good(one, 5_999) && !tokens.is_good(one, 6_000));
         assert!(tokens.redeem(one, 5_999).is_ok());
+        assert!(!tokens.is_good(one, 5_999));
         assert_eq!(tokens.redeem(one, 5_999), Err(TokenError::Used), "a replay");
         assert_eq!(tokens.redeem(two, 6_000), Err(TokenError::Expired));
         assert_eq!(tokens.expire(DAY_MS + 6_001).len(), 2);

@@ -48,6 +48,11 @@ impl Trust {
         self.standings.get(&host).copied().unwrap_or_default()
     }
 
+    /// Of every host.
+    pub fn standings(&self) -> impl Iterator<Item = (HostId, Standing)> {
+        self.standings.iter().map(|(id, standing)| (*id, *standing))
+    }
+
     /// One that ends then was seen or given; whether that is news.
     pub fn note(&mut self, host: HostId, expires_s: u64) -> bool {
         let standing = self.standings.entry(host).or_default();

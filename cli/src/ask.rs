@@ -1,7 +1,6 @@
 //! Questions to a running broker, by the control socket of its state directory or by HTTP.
 
 use crate::http;
-use crate::output::table;
 use crate::settings::state_dir;
 use serde_json::Value;
 use std::io;
@@ -31,10 +30,20 @@ impl To {
 
 /// The body of a good answer.
 pub(crate) fn get(to: &To, method: &str, path: &str, query: &str) -> Result<String, String> {
+    send(to, (method, path, query), "")
+}
+
+/// The same with a text in the request's body.
+pub(crate) fn send(
+    to: &To,
+    (method, path, query): (&str, &str, &str),
+    body: &str,
+) -> Result<String, String> {
     let request = ApiRequest {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.to_owned(),
+        body: body.as_bytes().to_vec(),
         ..ApiRequest::default()
     };
     let answer = match &to.url {
@@ -74,26 +83,65 @@ pub(crate) fn revoke(to: &To, host: &str) -> Result<String, String> {
     get(to, "POST", "/api/strobe/v1/revoke", &format!("host={}", encoded(host)))
 }
 
-/// `strobe burst`.
-pub(crate) fn burst(to: &To, host: &str) -> Result<String, String> {
-    get(to, "POST", "/api/strobe/v1/burst", &format!("host={}", encoded(host)))
+/// `strobe host`, `strobe burst`.
+pub(crate) fn host(to: &To, what: &str, host: &str) -> Result<String, String> {
+    get(to, "POST", "/api/strobe/v1/ask", &format!("what={what}&host={}", encoded(host)))
 }
 
-/// `strobe hosts`.
-pub(crate) fn hosts(to: &To, json: bool) -> Result<String, String> {
-    let body = get(to, "GET", "/api/strobe/v1/hosts", "")?;
-    if json {
-        return Ok(body);
-    }
-    let hosts: Vec<Value> = serde_json::from_str(&body).map_err(|why| why.to_string())?;
-    if hosts.is_empty() {
-        return Ok("No host has sent anything yet.".to_owned());
-    }
+/// The lines of `strobe hosts`.
+pub(crate) fn host_rows(hosts: &[Value]) -> Vec<Vec<String>> {
     let now_s = now_s();
-    let rows: Vec<Vec<String>> = hosts.iter().map(|host| row(host, now_s)).collect();
-    let head =
-        ["INSTANCE", "STATE", "VERSION", "KERNEL", "INTERVAL", "CERTIFICATE", "LABELS", "ID"];
-    Ok(table(&head, &rows))
+    hosts.iter().map(|host| row(host, now_s)).collect()
+}
+
+/// What stands above them.
+pub(crate) const HOSTS_HEAD: [&str; 11] = [
+    "INSTANCE",
+    "STATE",
+    "CHECKS",
+    "GROUP",
+    "TAGS",
+    "VERSION",
+    "KERNEL",
+    "CONFIG",
+    "CERTIFICATE",
+    "LABELS",
+    "ID",
+];
+
+/// `2 up, tcp:22 down`.
+fn checks(host: &Value) -> String {
+    let all = host.get("checks").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is = |state: &'static str| {
+        all.iter().filter(move |one| one.get("state").and_then(Value::as_str) == Some(state))
+    };
+    let down = is("down").filter_map(|one| one.get("check").and_then(Value::as_str));
+    let down: Vec<String> = down.map(|check| format!("{check} down")).collect();
+    let counted = [(is("up").count(), "up"), (is("failing").count(), "failing")];
+    let counted = counted.iter().filter(|(count, _)| 0 < *count);
+    let parts = counted.map(|(count, word)| format!("{count} {word}")).chain(down);
+    let parts: Vec<String> = parts.collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// Which version of the fleet's configuration it runs, and whether it should run another.
+pub(crate) fn configuration(of: Option<&Value>) -> String {
+    let Some(of) = of.filter(|of| of.is_object()) else { return "-".to_owned() };
+    if of.get("managed").and_then(Value::as_bool) != Some(true) {
+        return "unmanaged".to_owned();
+    }
+    let number = |key: &str| of.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let version = number("version");
+    match (of.get("lags").and_then(Value::as_bool), number("refused")) {
+        (Some(true), refused) if refused == number("wanted") => {
+            format!("{version} (refuses {refused})")
+        }
+        (Some(true), _) => format!("{version} (lags {})", number("wanted")),
+        _ if of.get("proven").and_then(Value::as_bool) == Some(false) => {
+            format!("{version} (trying)")
+        }
+        _ => version.to_string(),
+    }
 }
 
 /// How long the certificate is good.
@@ -123,13 +171,19 @@ fn row(host: &Value, now_s: u64) -> Vec<String> {
         let pair = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
         labels.iter().map(pair).collect::<Vec<_>>().join(",")
     });
-    let interval = host.get("interval_ms").and_then(Value::as_u64).unwrap_or_default();
+    let tags = host
+        .get("tags")
+        .and_then(Value::as_array)
+        .map(|tags| tags.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
     vec![
         text("instance"),
         text("state"),
+        checks(host),
+        text("group"),
+        tags.unwrap_or_default(),
         text("version"),
         text("kernel"),
-        format!("{interval}ms"),
+        configuration(host.get("configuration")),
         certificate(host, now_s),
         labels.unwrap_or_default(),
         text("id"),
@@ -164,11 +218,22 @@ mod tests {
     fn a_host_is_a_row() {
         let mut host = serde_json::json!({
             "id": "07", "instance": "web1", "state": "late", "version": "0.1.0", "kernel": "6.18",
-            "labels": {"site": "berlin"}, "interval_ms": 1000,
-            "certificate_expires_s": 2_600_000,
+            "labels": {"site": "berlin"}, "certificate_expires_s": 2_600_000, "group": "web",
+            "tags": ["eu", "new"], "checks": [
+                { "check": "tcp:22", "state": "down" }, { "check": "tcp:80", "state": "up" }],
         });
         let printed = |host: &Value, now_s: u64| row(host, now_s).join("|");
-        assert_eq!(printed(&host, 0), "web1|late|0.1.0|6.18|1000ms|30d|site=berlin|07");
+        assert_eq!(
+            printed(&host, 0),
+            "web1|late|1 up, tcp:22 down|web|eu,new|0.1.0|6.18|-|30d|site=berlin|07"
+        );
+        let mut of = serde_json::json!({"managed": true, "version": 3, "proven": true});
+        assert_eq!(configuration(Some(&of)), "3");
+        (of["wanted"], of["lags"]) = (4.into(), true.into());
+        assert_eq!(configuration(Some(&of)), "3 (lags 4)");
+        of["refused"] = 4.into();
+        assert_eq!(configuration(Some(&of)), "3 (refuses 4)");
+        assert_eq!(configuration(Some(&serde_json::json!({"managed": false}))), "unmanaged");
         assert!(
             printed(&host, 2_599_000).contains("|17min|")
                 && printed(&host, 1 << 40).contains("expired")

@@ -3,6 +3,8 @@
 mod ask;
 mod backup;
 mod cluster;
+mod fleet;
+mod hosts;
 mod http;
 mod output;
 mod query;
@@ -41,8 +43,8 @@ enum Command {
     /// Make enrolment tokens for agents and dashboards on other machines.
     #[command(subcommand)]
     Token(Token),
-    /// List the hosts of a running broker, or revoke one's certificates.
-    Hosts(Hosts),
+    /// List the machines that a running broker knows, and say what is to be known of them.
+    Hosts(hosts::Hosts),
     /// Make one Strobe of several brokers, and look after it.
     Cluster(cluster::Args),
     /// Keep all that a running broker has at this moment in a folder, or check such a folder.
@@ -56,13 +58,17 @@ enum Command {
         /// Its instance, or its id as `strobe hosts` lists it.
         host: String,
     },
+    /// Ask a host what is going on there, as far as its own configuration allows it.
+    Host(fleet::Host),
+    /// What people did with this broker and its hosts.
+    Audit(fleet::Audit),
     /// Ask a PromQL expression.
     Query(query::Args),
     /// Score how unusual each value of a CSV file is, as agents do with what they sample.
     Score(score::Args),
     /// Simulate a whole cluster on virtual clocks, with faults from a seed.
     Sim(sim::Args),
-    /// Check a configuration, or explain a key of it.
+    /// Configure the fleet, in versions; check a configuration file, or explain a key of it.
     #[command(subcommand)]
     Config(Config),
     /// Look after stored samples.
@@ -89,31 +95,10 @@ enum Token {
     },
 }
 
-#[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-struct Hosts {
-    #[command(flatten)]
-    to: ask::To,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(subcommand)]
-    act: Option<HostsAct>,
-}
-
-#[derive(Debug, Subcommand)]
-enum HostsAct {
-    /// Refuse every certificate a host has, at once and for good; a new token lets it in again.
-    Revoke {
-        #[command(flatten)]
-        to: ask::To,
-        /// Its instance, or its id as `strobe hosts` lists it; 32 zeros are all dashboards.
-        host: String,
-    },
-}
-
 #[derive(Debug, Subcommand)]
 enum Config {
+    #[command(flatten)]
+    Fleet(fleet::Config),
     /// Check file and environment; says the first thing that is wrong.
     Check {
         /// The file.
@@ -145,16 +130,16 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Token(Token::Create { to, lifetime }) => {
             output::print(&ask::token(&to, &lifetime)?);
         }
-        Command::Hosts(Hosts { act: Some(HostsAct::Revoke { to, host }), .. }) => {
-            output::print(&ask::revoke(&to, &host)?);
-        }
-        Command::Hosts(Hosts { to, json, act: None }) => output::print(&ask::hosts(&to, json)?),
+        Command::Hosts(args) => output::print(&hosts::run(&args)?),
         Command::Cluster(args) => {
             let (text, well) = cluster::run(&args)?;
             output::print(&text);
             return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Burst { to, host } => output::print(&ask::burst(&to, &host)?),
+        Command::Burst { to, host } => output::print(&ask::host(&to, "burst", &host)?),
+        Command::Host(args) => output::print(&fleet::host(&args)?),
+        Command::Audit(args) => return fleet::audit(&args),
+        Command::Config(Config::Fleet(command)) => return fleet::config(&command),
         Command::Query(args) => output::print(&query::run(&args)?),
         Command::Score(args) => score::run(&args)?,
         Command::Sim(args) => return sim::run(&args),

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use strobe_agent::config as agent;
 use strobe_broker::config as broker;
 use strobe_viz::config as viz;
+use strobe_wire::fleet::{Document, Scope, Section};
+use strobe_wire::message::Hello;
 use strobe_wire::settings::{Key, Settings, Source, nearest};
 
 /// The settings of all parts.
@@ -55,6 +57,20 @@ impl Loaded {
     }
 }
 
+/// Whether every agent could run what a configuration of the fleet says of it: what only an agent knows,
+/// as the names of collectors.
+pub(crate) fn check_fleet(document: &Document) -> Result<(), String> {
+    let settings = Settings::load(agent::KEYS, None, &|_| None, &[]).map_err(|w| w.to_string())?;
+    let home = |_: &str| Some("/".to_owned());
+    for section in document.sections.iter().filter(|section| section.scope != Scope::Brokers) {
+        let alone = Document { sections: vec![Section { scope: Scope::Hosts, ..section.clone() }] };
+        let values = alone.of_host(&Hello::default());
+        let (settings, _) = settings.with_fleet(0, &values, &[]);
+        agent::Config::new(&settings, &home).map_err(|why| format!("{}: {why}", section.scope))?;
+    }
+    Ok(())
+}
+
 /// What a key is for, its three names and its value; all keys if none is named.
 pub(crate) fn explain(name: Option<&str>, file: Option<&Path>) -> Result<String, String> {
     let settings = Loaded::of(file, &[])?.settings;
@@ -64,6 +80,7 @@ pub(crate) fn explain(name: Option<&str>, file: Option<&Path>) -> Result<String,
             Source::File(path) => format!("set in {path}"),
             Source::Env(variable) => format!("set by {variable}"),
             Source::Flag(flag) => format!("set by --{flag}"),
+            Source::Fleet(version) => format!("set by version {version} of the fleet"),
         };
         format!(
             "{}\n  {}\n  flag --{}, variable {}, default {:?}\n  now {:?}, {set}",

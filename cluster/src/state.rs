@@ -69,6 +69,24 @@ impl State {
         self.hashes.get(&kind).copied().unwrap_or(0)
     }
 
+    /// A command takes effect, for a broker that agrees with nobody but itself.
+    ///
+    /// # Errors
+    /// Why it changed nothing.
+    pub fn run(&mut self, command: &crate::kinds::Command) -> Result<u64, crate::Refusal> {
+        let outcome = crate::kinds::apply(self, command.kind, &command.body);
+        outcome.unwrap_or(Err(crate::Refusal::Malformed))
+    }
+
+    /// What a broker by itself had agreed on goes into the cluster that is made of it.
+    pub(crate) fn take_along(&mut self, alone: &Self) {
+        for kind in crate::kinds::OF_ONE {
+            for (key, value) in alone.scan(&[kind]) {
+                self.put(key.to_vec(), value.to_vec());
+            }
+        }
+    }
+
     /// The canonical bytes.
     #[must_use]
     pub fn image(&self) -> Vec<u8> {

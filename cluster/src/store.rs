@@ -111,12 +111,18 @@ impl Store {
     ///
     /// # Errors
     /// There is one already, or it cannot be written.
-    pub fn init(database: &Database, identity: Identity, address: &str) -> Result<(), StoreError> {
+    pub fn init(
+        database: &Database,
+        identity: Identity,
+        address: &str,
+        alone: &State,
+    ) -> Result<(), StoreError> {
         let place = Place { index: 1, term: 1 };
         let mut hard = HardState::default();
         (hard.term, hard.commit) = (1, 1);
         let conf = ConfState::from((vec![identity.broker], vec![]));
         let mut state = members::first_state(identity.broker, address, identity.disk);
+        state.take_along(alone);
         let disk = Disk { hard, conf, applied: place, cut: place };
         make(database, identity, &disk, &mut state)
     }

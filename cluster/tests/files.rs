@@ -71,8 +71,10 @@ impl Three {
 fn what_three_agreed_on_is_there_in_their_next_life() {
     let dir = dir("files");
     let database = Database::create(dir.join("1.redb")).expect("it works");
-    Store::init(&database, identity(1), "127.0.0.1:1").expect("it works");
-    assert!(Store::init(&database, identity(1), "again").is_err(), "it belongs to a cluster");
+    Store::init(&database, identity(1), "127.0.0.1:1", &strobe_cluster::State::default())
+        .expect("it works");
+    let again = Store::init(&database, identity(1), "again", &strobe_cluster::State::default());
+    assert!(again.is_err(), "it belongs to a cluster");
     drop(database);
     let mut three = Three::open(&dir, 1);
     three.wait(2_000);

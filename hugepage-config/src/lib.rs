@@ -6,6 +6,8 @@
 //! programs whose start takes more memory than their life.
 
 pub mod host;
+pub mod measure;
+pub mod plan;
 #[expect(unsafe_code, reason = "mmap, madvise and munmap: the region owns what it maps")]
 pub mod region;
 #[expect(unsafe_code, reason = "malloc_trim, and madvise on code")]

@@ -21,6 +21,9 @@ pub struct Broker {
     pub dir: PathBuf,
     /// Where it listens.
     pub address: SocketAddr,
+    log: PathBuf,
+    program: PathBuf,
+    args: Vec<String>,
 }
 
 /// What lies on the disk after a run, when everything is sealed.
@@ -73,27 +76,30 @@ impl Broker {
     /// # Errors
     /// It does not say where it listens within 20 s.
     pub fn start(program: &Path, scratch: &Path) -> Result<Self, BrokerError> {
+        Self::start_with(program, scratch, &[])
+    }
+
+    /// The same, with more arguments.
+    ///
+    /// # Errors
+    /// It does not say where it listens within 20 s.
+    pub fn start_with(program: &Path, scratch: &Path, more: &[&str]) -> Result<Self, BrokerError> {
         let dir = scratch.join("broker");
         let log = scratch.join("broker.log");
         // What an earlier run left that was killed; a fresh one has none.
         let _ = fs::remove_dir_all(&dir);
+        let _ = fs::remove_file(&log);
         fs::create_dir_all(&dir).map_err(io("make", &dir))?;
-        let out = fs::File::create(&log).map_err(io("make", &log))?;
-        let err = out.try_clone().map_err(io("make", &log))?;
-        let mut child = Command::new(program)
-            .arg("--dir")
-            .arg(&dir)
-            .args(["--broker-listen", "127.0.0.1:0"])
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .map_err(io("start", program))?;
+        let mut args: Vec<String> = more.iter().map(|arg| (*arg).to_owned()).collect();
+        args.extend(["--broker-listen".to_owned(), "127.0.0.1:0".to_owned()]);
+        let mut child = spawn(program, &dir, &log, &args)?;
         let until = run::now() + START;
         loop {
             let said = fs::read_to_string(&log).unwrap_or_default();
             if let Some(address) = listening(&said) {
-                return Ok(Self { child, dir, address });
+                args.pop();
+                args.push(address.to_string());
+                return Ok(Self { child, dir, address, log, program: program.to_owned(), args });
             }
             let ended = child.try_wait().is_ok_and(|ended| ended.is_some());
             if ended || until < run::now() {
@@ -103,6 +109,28 @@ impl Broker {
             }
             run::sleep_until(run::now() + Duration::from_millis(20));
         }
+    }
+
+    /// Ends it without a warning.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Another life on the same directory and port; it is not waited for.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn begin_again(&mut self) -> Result<(), BrokerError> {
+        self.child = spawn(&self.program, &self.dir, &self.log, &self.args)?;
+        Ok(())
+    }
+
+    /// Ends it as an operator does; its directory stays until the result is dropped.
+    #[must_use]
+    pub fn end_and_keep(mut self) -> Self {
+        self.end();
+        self
     }
 
     /// Its process.
@@ -127,8 +155,20 @@ impl Broker {
     /// # Errors
     /// It does not answer, or not 200.
     pub fn ask(&self, path: &str, query: &str) -> Result<String, BrokerError> {
+        self.request("GET", path, query)
+    }
+
+    /// The same of what an operator asks for.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn operate(&self, path: &str, form: &str) -> Result<String, BrokerError> {
+        self.request("POST", path, form)
+    }
+
+    fn request(&self, method: &str, path: &str, query: &str) -> Result<String, BrokerError> {
         let request = ApiRequest {
-            method: "GET".into(),
+            method: method.into(),
             path: path.into(),
             query: query.into(),
             ..ApiRequest::default()
@@ -247,6 +287,15 @@ pub fn bytes_of(dir: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.flatten().map(of).sum()
+}
+
+fn spawn(program: &Path, dir: &Path, log: &Path, args: &[String]) -> Result<Child, BrokerError> {
+    let out = fs::OpenOptions::new().create(true).append(true).open(log);
+    let out = out.map_err(io("make", log))?;
+    let err = out.try_clone().map_err(io("make", log))?;
+    let mut command = Command::new(program);
+    command.arg("--dir").arg(dir).args(args).stdin(Stdio::null()).stdout(out).stderr(err);
+    command.spawn().map_err(io("start", program))
 }
 
 fn listening(said: &str) -> Option<SocketAddr> {

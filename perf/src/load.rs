@@ -28,8 +28,8 @@ use strobe_wire::schema::Schema;
 /// What all agents of a run share.
 #[derive(Debug)]
 pub struct Plan {
-    /// The broker.
-    pub broker: SocketAddr,
+    /// The brokers; with several, agents go where they are sent, and leave one that is silent.
+    pub brokers: Vec<SocketAddr>,
     /// What each host reports.
     pub model: Arc<Model>,
     /// Time between two ticks.
@@ -57,6 +57,8 @@ pub struct Tally {
     pub resent: u64,
     /// Agents that were welcomed at least once.
     pub welcomed: u64,
+    /// Times that a broker sent an agent to another one.
+    pub redirected: u64,
     /// What the broker or the link said when it ended one; the first few.
     pub reasons: Vec<String>,
     /// Sent for the first time → acknowledged, µs, of each frame.
@@ -80,6 +82,19 @@ pub struct Agent {
     seq: u64,
     due: Option<Instant>,
     welcomed: bool,
+    /// Whom it is with, or dials: an index into the plan's brokers.
+    turn: usize,
+    /// Where a broker sent it.
+    sent_to: Option<SocketAddr>,
+    /// Whom it left because nothing was heard from there.
+    silent: Option<SocketAddr>,
+    /// Datagrams of the connection, and since when something is out without one coming back.
+    received: u64,
+    waiting: Option<Instant>,
+    acked_seq: u64,
+    acked_at: Option<Instant>,
+    /// The longest time between two acknowledgements while it made rows.
+    gap: Duration,
 }
 
 #[derive(Debug)]
@@ -93,7 +108,7 @@ struct Unacked {
 enum State {
     Idle,
     Waiting(Instant),
-    Dialling,
+    Dialling(Instant),
     Greeting(ConnId, StreamId),
     Open(ConnId, StreamId),
 }
@@ -101,10 +116,11 @@ enum State {
 impl Plan {
     /// For hosts of this model.
     #[must_use]
-    pub fn new(broker: SocketAddr, model: Model, interval: Duration) -> Self {
+    pub fn new(brokers: Vec<SocketAddr>, model: Model, interval: Duration) -> Self {
+        assert!(!brokers.is_empty(), "a fleet needs a broker");
         let encoded = |schema: &Schema| (schema.id(), encode(&Message::Schema(schema.clone())));
         let schemas = model.schemas.iter().map(encoded).collect();
-        Self { broker, model: Arc::new(model), interval, schemas }
+        Self { brokers, model: Arc::new(model), interval, schemas }
     }
 }
 
@@ -120,6 +136,7 @@ impl Default for Tally {
             closed: 0,
             resent: 0,
             welcomed: 0,
+            redirected: 0,
             reasons: Vec::new(),
             ack_us: empty.clone(),
             late_us: empty,
@@ -146,7 +163,31 @@ impl Agent {
             seq: 0,
             due: None,
             welcomed: false,
+            turn: usize::try_from(host.0 % 1024).unwrap_or(0),
+            sent_to: None,
+            silent: None,
+            received: 0,
+            waiting: None,
+            acked_seq: 0,
+            acked_at: None,
+            gap: Duration::ZERO,
         }
+    }
+
+    /// Frames that it made.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.seq
+    }
+
+    /// The longest time between two acknowledgements while it made rows.
+    #[must_use]
+    pub fn gap(&self) -> Duration {
+        self.gap
+    }
+
+    fn target(&self) -> SocketAddr {
+        self.sent_to.unwrap_or_else(|| self.plan.brokers[self.turn % self.plan.brokers.len()])
     }
 
     /// Gives it another name than its own; before it dials.
@@ -178,11 +219,13 @@ impl Agent {
     /// When [`Self::act`] has something to do at the latest, the link apart.
     #[must_use]
     pub fn timeout(&self) -> Option<Instant> {
-        match (self.state, self.due) {
-            (State::Waiting(until), Some(due)) => Some(until.min(due)),
-            (State::Waiting(until), None) => Some(until),
-            (_, due) => due,
-        }
+        let until = match self.state {
+            State::Waiting(until) => Some(until),
+            State::Dialling(since) => Some(since + DIAL_MAX),
+            State::Idle | State::Greeting(..) | State::Open(..) => None,
+        };
+        let silence = self.waiting.map(|since| since + SILENCE);
+        [until, silence, self.due].into_iter().flatten().min()
     }
 
     /// Does what `now` asks for: events, dialling, rows, and everything on to the stream.
@@ -193,11 +236,12 @@ impl Agent {
         if let State::Waiting(until) = self.state
             && until <= now
         {
-            match link.connect(now, self.plan.broker, &Dial::With(Alpn::Agent)) {
-                Ok(_) => self.state = State::Dialling,
+            match link.connect(now, self.target(), &Dial::With(Alpn::Agent)) {
+                Ok(_) => self.state = State::Dialling(now),
                 Err(why) => self.lost(now, &why.to_string(), tally),
             }
         }
+        self.listen(now, link, tally);
         while let Some(due) = self.due
             && due <= now
         {
@@ -209,7 +253,28 @@ impl Agent {
             self.tick(now, wall_ns, tally);
             tally.late_us.saturating_record(micros(now, due));
         }
-        self.send(link);
+        self.send(now, link);
+    }
+
+    /// Leaves a broker from which nothing comes, where there is another one.
+    fn listen(&mut self, now: Instant, link: &mut Link, tally: &mut Tally) {
+        if let State::Dialling(since) = self.state
+            && since + DIAL_MAX <= now
+        {
+            link.close_all(now, "no answer");
+            self.silent = Some(self.target());
+            return self.lost(now, "no handshake", tally);
+        }
+        let (State::Greeting(conn, _) | State::Open(conn, _)) = self.state else { return };
+        let received = link.traffic(conn).map_or(0, |traffic| traffic.received);
+        if received != self.received {
+            (self.received, self.waiting) = (received, None);
+        }
+        if 1 < self.plan.brokers.len() && self.waiting.is_some_and(|since| since + SILENCE <= now) {
+            link.close(now, conn, "silence");
+            self.silent = Some(self.target());
+            self.lost(now, "silence", tally);
+        }
     }
 
     fn tick(&mut self, now: Instant, wall_ns: i64, tally: &mut Tally) {
@@ -256,8 +321,12 @@ impl Agent {
                 self.state = State::Greeting(*conn, stream);
                 self.reader = Reader::default();
                 self.out.clear();
+                if 1 < self.plan.brokers.len() {
+                    let silent = self.silent.map(|broker| broker.to_string()).unwrap_or_default();
+                    let acknowledged_seq = self.acked_seq;
+                    self.out.push_back(encode(&Message::Resume { acknowledged_seq, silent }));
+                }
                 self.out.push_back(encode(&Message::Hello(self.hello())));
-                self.out.extend(self.plan.schemas.iter().map(|(_, bytes)| bytes.clone()));
             }
             Event::Readable { .. } => self.read(now, link, tally),
             Event::Closed { why, .. } => self.lost(now, &why.to_string(), tally),
@@ -274,6 +343,9 @@ impl Agent {
             loop {
                 match self.reader.pull() {
                     Ok(Some(Incoming::Control(message))) => {
+                        if let Message::Redirect { broker } = &*message {
+                            return self.sent_on(now, link, broker, tally);
+                        }
                         self.on_message(now, &message, conn, stream, tally);
                     }
                     Ok(Some(Incoming::Frame(_))) => {}
@@ -307,6 +379,8 @@ impl Agent {
             Message::Welcome { stored_seq, .. } => {
                 self.acked(now, *stored_seq, tally);
                 self.state = State::Open(conn, stream);
+                self.silent = None;
+                self.out.extend(self.plan.schemas.iter().map(|(_, bytes)| bytes.clone()));
                 if self.welcomed {
                     tally.resent += self.unacked.len() as u64;
                 } else {
@@ -317,9 +391,17 @@ impl Agent {
             }
             Message::Ack { boot, seq } if *boot == self.boot.0 => self.acked(now, *seq, tally),
             Message::Refused { why } => tally.reason(why),
-            Message::Redirect { broker } => tally.reason(&format!("redirected to {broker}")),
             _ => {}
         }
+    }
+
+    /// To the owner of its shard.
+    fn sent_on(&mut self, now: Instant, link: &mut Link, broker: &str, tally: &mut Tally) {
+        tally.redirected += 1;
+        link.close_all(now, "sent on");
+        self.sent_to = broker.parse().ok();
+        self.out.clear();
+        (self.state, self.waiting) = (State::Waiting(now), None);
     }
 
     fn acked(&mut self, now: Instant, through: u64, tally: &mut Tally) {
@@ -328,17 +410,23 @@ impl Agent {
         {
             tally.ack_us.saturating_record(micros(now, first.made));
             tally.acked += 1;
+            self.acked_seq = first.seq;
             self.unacked.pop_front();
+            if let Some(before) = self.acked_at.filter(|_| self.due.is_some()) {
+                self.gap = self.gap.max(now.saturating_duration_since(before));
+            }
+            self.acked_at = Some(now);
         }
     }
 
-    fn send(&mut self, link: &mut Link) {
+    fn send(&mut self, now: Instant, link: &mut Link) {
         let (State::Greeting(conn, stream) | State::Open(conn, stream)) = self.state else {
             return;
         };
         if self.out.is_empty() {
             return;
         }
+        self.waiting.get_or_insert(now);
         // An error is followed by `Closed`, which sees to it.
         let _ = link.send(conn, stream, self.out.make_contiguous());
         while self.out.front().is_some_and(Bytes::is_empty) {
@@ -350,7 +438,14 @@ impl Agent {
         tally.closed += 1;
         tally.reason(why);
         self.out.clear();
-        self.state = State::Waiting(now + REDIAL);
+        self.waiting = None;
+        // Not all of a dead broker's agents in one moment.
+        let spread = Duration::from_millis(u64::try_from(self.host.0 % 200).unwrap_or(0));
+        let alone = self.plan.brokers.len() == 1;
+        if self.sent_to.take().is_none() || self.silent.is_some() {
+            self.turn = self.turn.wrapping_add(1);
+        }
+        self.state = State::Waiting(now + if alone { REDIAL } else { spread });
     }
 
     fn hello(&self) -> Hello {
@@ -384,6 +479,9 @@ fn micros(now: Instant, then: Instant) -> u64 {
 pub const UNACKED_MAX: usize = 600;
 /// Time until a lost agent dials again.
 const REDIAL: Duration = Duration::from_secs(1);
+/// Nothing comes back for so long: the broker is left. As strobe-agent's doubt and grace.
+const SILENCE: Duration = Duration::from_millis(700);
+const DIAL_MAX: Duration = Duration::from_secs(2);
 /// Different reasons kept.
 const REASONS_MAX: usize = 8;
 /// Latencies above this are counted as this.

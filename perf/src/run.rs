@@ -22,8 +22,8 @@ use strobe_wire::schema::Schema;
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// The broker.
-    pub broker: SocketAddr,
+    /// The brokers.
+    pub brokers: Vec<SocketAddr>,
     /// How many hosts.
     pub agents: usize,
     /// How a host's series lie in sections.
@@ -57,6 +57,8 @@ pub struct Outcome {
     pub connect_cpu_ns: Option<u64>,
     /// What the broker cost in those seconds.
     pub broker: Option<Watch>,
+    /// Of each host: frames made, and the longest time between two acknowledgements.
+    pub hosts: Vec<(u64, Duration)>,
 }
 
 /// Why a run could not be made.
@@ -161,8 +163,20 @@ pub fn hosts(authority: &Authority, count: usize) -> Result<Vec<Host>, RunError>
 /// # Errors
 /// See [`RunError`]; frames that are not acknowledged are no error but [`Outcome::lost`].
 pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
+    load_with(load, hosts, &mut |_| {})
+}
+
+/// The same; `meanwhile` is told again and again how long rows have been made.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    load: &Load,
+    hosts: Vec<Host>,
+    meanwhile: &mut dyn FnMut(Duration),
+) -> Result<Outcome, RunError> {
     let model = Model::new(load.shape, load.series);
-    let mut fleet = Fleet::new(Plan::new(load.broker, model, load.interval), hosts)?;
+    let mut fleet = Fleet::new(Plan::new(load.brokers.clone(), model, load.interval), hosts)?;
     let before = load.broker_pid.and_then(process::cpu_ns);
     let connect_seconds = fleet.connect()?;
     let mut broker = load.broker_pid.and_then(Watch::begin);
@@ -177,6 +191,7 @@ pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
             look += LOOK_EVERY;
             broker.iter_mut().for_each(Watch::look);
         }
+        meanwhile(began.elapsed());
     }
     let seconds = began.elapsed().as_secs_f64();
     broker.iter_mut().for_each(Watch::look);
@@ -189,8 +204,18 @@ pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
     let lost = fleet.unacked();
     fleet.close();
     let connect_cpu_ns = broker.as_ref().zip(before).map(|(watch, before)| watch.begun_ns - before);
+    let hosts = fleet.members.iter().map(|one| (one.agent.made(), one.agent.gap())).collect();
     let tally = fleet.tally;
-    Ok(Outcome { tally, lost, seconds, connect_seconds, generator_cpu_ns, connect_cpu_ns, broker })
+    Ok(Outcome {
+        tally,
+        lost,
+        seconds,
+        connect_seconds,
+        generator_cpu_ns,
+        connect_cpu_ns,
+        broker,
+        hosts,
+    })
 }
 
 /// Sends what each host has, and waits until all of it is acknowledged.
@@ -202,7 +227,7 @@ pub fn replay(
     schemas: Vec<Schema>,
     hosts: Vec<(Host, Past)>,
 ) -> Result<(), RunError> {
-    let plan = Plan::new(broker, Model::given(schemas), Duration::from_secs(15));
+    let plan = Plan::new(vec![broker], Model::given(schemas), Duration::from_secs(15));
     let (hosts, past): (Vec<Host>, Vec<Past>) = hosts.into_iter().unzip();
     let mut fleet = Fleet::new(plan, hosts)?;
     let mut rest = Vec::with_capacity(past.len());
@@ -254,7 +279,7 @@ impl Fleet {
         let wall_s = epoch.1.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         for (index, host) in hosts.into_iter().enumerate() {
             let mut socket = Socket::bind(&SocketConfig {
-                bind: any_of(plan.broker),
+                bind: any_of(plan.brokers[0]),
                 offload: Offload::Off,
                 batch: 1,
                 kernel_bytes: 0,
@@ -268,7 +293,7 @@ impl Fleet {
             let link = Link::new(&LinkConfig {
                 identity: Some(host.identity),
                 side: Side::Agent,
-                connections_max: 4,
+                connections_max: 16, // those that were left linger for three round trips
                 whole_datagrams: socket.keeps_datagrams_whole(),
                 wall_s,
                 seed: None,

@@ -141,7 +141,7 @@ fn run(manner: Manner, lasting: Duration) -> (strobe_perf::run::Outcome, Little)
     let authority = Authority::create(now_s()).unwrap();
     let Started { address, stop, thread } = start(&authority, manner);
     let wanted = Load {
-        broker: address,
+        brokers: vec![address],
         agents: 10,
         shape: strobe_perf::rows::Shape::Row,
         series: 450,

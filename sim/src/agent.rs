@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use strobe_agent::recorder::Bell;
+use strobe_agent::config::{Config, KEYS};
+use strobe_agent::managed::{Act, Managed, Pulse, Pushed};
 use strobe_agent::ring::{Reader as Ring, Ring as Ends};
 use strobe_agent::sampler::{SectionRow, Tick};
 use strobe_agent::schemas::Table;
@@ -20,6 +21,7 @@ use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::link::Link;
 use strobe_wire::message::Hello;
 use strobe_wire::schema::{Column, Kind, Labels, Schema};
+use strobe_wire::settings::Settings;
 
 /// A life.
 pub(crate) struct Agent {
@@ -29,6 +31,13 @@ pub(crate) struct Agent {
     pub(crate) link: Link,
     /// The brokers it knows, kept for its next life.
     pub(crate) brokers: Vec<String>,
+    /// The configuration that proved itself, likewise.
+    pub(crate) kept: Pushed,
+    managed: Managed,
+    hello: Hello,
+    ticks: u64,
+    /// It takes over a version without its last value.
+    pub(crate) halves: bool,
     uplink: Uplink,
     sealer: Sealer,
     ring: Ring,
@@ -43,12 +52,14 @@ impl Agent {
         (host, boot): (HostId, BootId),
         address: SocketAddr,
         link: Link,
-        brokers: Vec<String>,
+        (brokers, kept): (Vec<String>, Pushed),
         now: Instant,
     ) -> Self {
         let region = Region::map(SLOTS * FRAME_BYTES_MAX, Want::Plain).expect("memory");
         let Ends { writer, reader } = Ends::new(SLOTS, region).expect("a ring");
+        let (managed, config) = Managed::new(own(), kept.clone());
         let hello = Hello {
+            labels: config.labels.0,
             host: host.0,
             boot: boot.0,
             instance: instance(host),
@@ -57,8 +68,9 @@ impl Agent {
             ..Hello::default()
         };
         let seed = u64::try_from(host.0 << 16 | boot.0).expect("small numbers");
-        let bell = Bell::default();
-        let config = UplinkConfig { brokers: brokers.clone(), hello, seed, bell };
+        let config = UplinkConfig { brokers: brokers.clone(), hello: hello.clone(), seed };
+        let mut uplink = Uplink::new(config, now);
+        uplink.stands(managed.standing());
         let table = Table::new();
         let schemas = schemas();
         for schema in &schemas {
@@ -70,7 +82,12 @@ impl Agent {
             address,
             link,
             brokers,
-            uplink: Uplink::new(config, now),
+            kept,
+            managed,
+            hello,
+            ticks: 0,
+            halves: false,
+            uplink,
             sealer: Sealer::new(host, boot, writer),
             ring: reader,
             spool: None,
@@ -98,6 +115,7 @@ impl Agent {
         while let Some(event) = self.link.poll() {
             self.uplink.told(now, &event, &mut self.link, &mut self.ring);
         }
+        self.manage(now);
         self.uplink.pump(now, &mut self.link, &mut self.ring, &self.table);
         if let Some(spool) = &mut self.spool {
             self.uplink.replay(now, &mut self.link, spool, &self.table);
@@ -111,7 +129,52 @@ impl Agent {
     }
 
     pub(crate) fn timeout(&self) -> Option<Instant> {
-        [self.link.timeout(), self.uplink.timeout()].into_iter().flatten().min()
+        let managed = self.managed.timeout();
+        [self.link.timeout(), self.uplink.timeout(), managed].into_iter().flatten().min()
+    }
+
+    /// What its broker wants it to run.
+    fn manage(&mut self, now: Instant) {
+        let status = self.uplink.status();
+        let pulse = Pulse {
+            streaming: status.streaming,
+            ticks: self.ticks,
+            acknowledged_seq: status.acknowledged_seq,
+            cost_ns: 0,
+        };
+        if let Some(mut pushed) = self.uplink.pushed() {
+            if self.halves {
+                pushed.values.pop();
+            }
+            self.managed.offered(now, pushed, pulse);
+        }
+        self.managed.on_timeout(now, pulse);
+        while let Some(act) = self.managed.poll() {
+            match act {
+                Act::Run(config) => {
+                    self.hello.labels = config.labels.0.clone();
+                    let (hello, link) = (self.hello.clone(), &mut self.link);
+                    self.uplink.introduce(now, hello, link, &mut self.ring);
+                }
+                Act::Keep(kept) => self.kept = kept,
+                Act::Tell(standing) => self.uplink.stands(standing),
+            }
+        }
+    }
+
+    /// The version that it runs.
+    pub(crate) fn running(&self) -> &Pushed {
+        self.managed.running()
+    }
+
+    /// Who it says it is.
+    pub(crate) fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Whether it tries a version.
+    pub(crate) fn is_proving(&self) -> bool {
+        self.managed.is_proving()
     }
 
     /// The last number up to which it knows all to be stored.
@@ -147,6 +210,7 @@ impl Agent {
 
     /// A row of each section; `stray` if its time is out of bounds.
     pub(crate) fn sample(&mut self, tick: Tick, stray: bool, ledger: &mut Ledger) {
+        self.ticks += 1;
         self.told(ledger, None, |sealer| sealer.begin(tick));
         for index in 0..self.schemas.len() {
             let schema = Arc::clone(&self.schemas[index]);
@@ -212,6 +276,13 @@ impl Agent {
         out.truncate(length.expect("it fits"));
         Bytes::from(out)
     }
+}
+
+/// A host's own configuration.
+fn own() -> Config {
+    let interval = ["--interval".to_owned(), "250ms".to_owned()];
+    let settings = Settings::load(KEYS, None, &|_| None, &interval).expect("good settings");
+    Config::new(&settings, &|_| Some("/nowhere".to_owned())).expect("good settings")
 }
 
 /// The `instance` of a host.

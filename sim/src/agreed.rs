@@ -1,9 +1,12 @@
 //! What must hold of the control plane, whatever happens: looked at after every step of every broker.
 
-use std::collections::BTreeMap;
-use strobe_broker::cluster::Map;
+use super::agent::Agent;
+use std::collections::{BTreeMap, BTreeSet};
+use strobe_broker::cluster::{Canary, Map};
+use strobe_cluster::kinds::versions::Stage;
 use strobe_cluster::kinds::{hosts, placement, shards, versions};
 use strobe_cluster::{Node, Role, State};
+use strobe_wire::fleet::Document;
 use strobe_wire::ids::HostId;
 use strobe_wire::shard::Shard;
 
@@ -20,6 +23,12 @@ pub(crate) struct Agreed {
     /// What operators were told is so.
     pub(crate) hosts: Vec<u128>,
     pub(crate) versions: BTreeMap<u64, String>,
+    configured: u128,
+    /// By number: its text, who tries or tried it, and whether it ever was in force.
+    texts: BTreeMap<u64, (String, String, bool)>,
+    ended: BTreeSet<u64>,
+    /// Trials that ended well, and not.
+    pub(crate) trials: [u64; 2],
 }
 
 impl Agreed {
@@ -43,6 +52,10 @@ impl Agreed {
             let hash = node.state().hash();
             let agreed = *self.hashes.entry(status.applied).or_insert(hash);
             assert_eq!(hash, agreed, "broker {id} has another state at {}", status.applied);
+            let configured = versions::mark(node.state());
+            if std::mem::replace(&mut self.configured, configured) != configured {
+                self.look_at_versions(node.state());
+            }
             let placed = placement(node.state());
             if std::mem::replace(&mut self.placed, placed) != placed {
                 self.look_at_owners(node.state());
@@ -65,6 +78,36 @@ impl Agreed {
             let me = map.me;
             assert_eq!(agreed, Some(&owner.broker), "broker {me} goes by owners nobody agreed on");
         }
+    }
+
+    fn look_at_versions(&mut self, state: &State) {
+        for version in versions::history(state) {
+            let (number, stage) = (version.number, version.stage());
+            let new = (version.text.clone(), version.canary.clone(), false);
+            let known = self.texts.entry(number).or_insert(new);
+            assert_eq!(known.0, version.text, "version {number} has two texts");
+            known.2 |= stage == Stage::InForce;
+            // Who lags may think that it is on trial still.
+            let both = known.2 && stage == Stage::TakenBack;
+            assert!(!both, "version {number} was in force, and is taken back");
+            if !version.told.is_empty() && self.ended.insert(number) {
+                self.trials[usize::from(stage == Stage::TakenBack)] += 1;
+            }
+        }
+    }
+
+    /// A host runs a version whole, and only one that is its own to run.
+    pub(crate) fn look_at_agent(&self, agent: &Agent) {
+        let (host, running) = (agent.host, agent.running());
+        let Some((text, canary, in_force)) = self.texts.get(&running.version) else {
+            let own = running.version == 0 && running.values.is_empty();
+            return assert!(own, "host {} runs {running:?}, which nobody agreed on", host.0);
+        };
+        let tries = *canary == Canary::Host(host).to_string();
+        let number = running.version;
+        assert!(*in_force || tries, "host {} runs version {number}, on trial elsewhere", host.0);
+        let wanted = Document::read(text).expect("it was read before").of_host(agent.hello());
+        assert_eq!(running.values, wanted, "host {} runs half of version {number}", host.0);
     }
 
     fn look_at_owners(&mut self, state: &State) {

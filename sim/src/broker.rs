@@ -46,6 +46,7 @@ pub(crate) struct Seat {
     pub(crate) posts: VecDeque<Post>,
     busy_until: Instant,
     mapped: bool,
+    versioned: bool,
     /// Why the plane ended, once.
     pub(crate) over: Option<NodeError>,
 }
@@ -115,6 +116,10 @@ impl Broker {
                 let a_map = matches!(post, Post::Map(_));
                 let deaf = self.plant == Some(Plant::DeafToMaps) && a_map && seat.mapped;
                 seat.mapped |= a_map && matches!(&post, Post::Map(map) if !map.peers.is_empty());
+                let versions = matches!(post, Post::Desired(_));
+                let deaf =
+                    deaf || self.plant == Some(Plant::DeafToVersions) && versions && seat.versioned;
+                seat.versioned |= versions;
                 if !deaf {
                     self.net.on_post(post, now, now_ms);
                 }
@@ -218,6 +223,7 @@ impl Seat {
             posts: VecDeque::new(),
             busy_until: now,
             mapped: false,
+            versioned: false,
             over: None,
         })
     }

@@ -18,6 +18,10 @@ pub enum Plant {
     NoLedger,
     /// Owners that change are not told to the network loop.
     DeafToMaps,
+    /// Versions of the configuration are not told to the network loop after the first.
+    DeafToVersions,
+    /// An agent takes over a version without its last value.
+    HalfApply,
     /// One of the control plane's.
     Control(strobe_cluster::Plant),
 }

@@ -175,7 +175,12 @@ impl<'a> World<'a> {
         let now = host.clock.at(self.now);
         let agent = &mut host.agent;
         let before = self.trace.is_on().then(|| agent.broker());
+        let running = agent.running().clone();
         agent.drive(now);
+        if agent.running() != &running {
+            self.agreed.look_at_agent(agent);
+            self.tally.count("versions run", 1);
+        }
         let known = self.ledger.acknowledged.entry((agent.host, agent.boot)).or_default();
         *known = agent.acknowledged().max(*known);
         send_all(&mut agent.link, agent.address, (now, self.now), &mut self.network);
@@ -293,11 +298,12 @@ impl<'a> World<'a> {
             let wall_ns = host.clock.wall_ns(self.now, self.base_ns);
             let mut tick = Tick { wall_ns, boottime_ns };
             host.wake_at = self.now;
-            if !self.faults {
+            if !self.faults && !host.agent.is_proving() {
                 host.agent.settle(tick, &mut self.ledger);
                 continue;
             }
-            let stray = !self.calm && self.luck.chance(100) && host.clock.skew_ns == 0;
+            let stray =
+                !self.calm && self.faults && self.luck.chance(100) && host.clock.skew_ns == 0;
             if stray {
                 self.tally.count("stray rows", 1);
                 tick.wall_ns += [3_600, -8 * 86_400][self.luck.index(2)] * 1_000_000_000;

@@ -122,6 +122,8 @@ const PLANTS: &[Plant] = &[
     Plant::StoreTwice,
     Plant::NoLedger,
     Plant::DeafToMaps,
+    Plant::DeafToVersions,
+    Plant::HalfApply,
     Plant::Control(Control::SendBeforePersist),
     Plant::Control(Control::AckEarly),
     Plant::Control(Control::NoSync),
@@ -149,6 +151,9 @@ const EVENTS: &[&str] = &[
     "segments expired",
     "stray rows",
     "transfers",
+    "trials that did not",
+    "trials that ended well",
+    "versions run",
     "wishes granted",
     "wishes refused or unknown",
 ];

@@ -185,9 +185,25 @@ pub fn free_address() -> String {
 /// # Errors
 /// What the socket says.
 pub fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+    http(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
+/// POST a form to `path` at `address`: (status, body).
+///
+/// # Errors
+/// What the socket says.
+pub fn http_post(address: &str, path: &str, form: &str) -> std::io::Result<(u16, String)> {
+    let length = form.len();
+    let kind = "application/x-www-form-urlencoded";
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close");
+    let about = format!("Content-Type: {kind}\r\nContent-Length: {length}");
+    http(address, &format!("{head}\r\n{about}\r\n\r\n{form}"))
+}
+
+fn http(address: &str, request: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();

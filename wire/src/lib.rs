@@ -6,6 +6,7 @@
 pub mod back_off;
 pub mod burst;
 pub mod enrol;
+pub mod fleet;
 pub mod frame;
 pub mod health;
 pub mod ids;

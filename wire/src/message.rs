@@ -12,6 +12,9 @@
 //! An enrolling agent opens one stream: `Enrol` → `Enrolled`; a joining broker too: `Join` → `Joined`.
 //! Between brokers the frames are the control plane's, opaque here.
 //!
+//! An agent and a broker that both speak [`ALPN_AGENT`] say `Configure` and `Configured`, `Ask` and
+//! `Answer` on the agent's stream; where one of them knows only [`ALPN_AGENT_FIRST`], neither does.
+//!
 //! On an agent's stream and a viz's subscription the broker says `RenewDue` when the certificate
 //! nears its end; the answer is `Renew`, and the answer to that is `Enrolled`.
 
@@ -23,7 +26,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::time::Duration;
 
 /// ALPN of an agent's connection (client certificate required).
-pub const ALPN_AGENT: &[u8] = b"strobe-agent/1";
+pub const ALPN_AGENT: &[u8] = b"strobe-agent/2";
+/// The same of programs that know no configuration from the fleet and no questions.
+pub const ALPN_AGENT_FIRST: &[u8] = b"strobe-agent/1";
 /// ALPN of a viz connection (client certificate required).
 pub const ALPN_VIZ: &[u8] = b"strobe-viz/1";
 /// ALPN of another broker's connection (client certificate required).
@@ -138,6 +143,89 @@ pub enum Message {
     /// frames of its spool follow, of this boot and of earlier ones, those of each in order. They are
     /// acknowledged here, each boot's by itself.
     Replay,
+    /// Broker → agent: run this version of the fleet's configuration.
+    Configure {
+        /// Its number; 0 is none, which is the host's own configuration.
+        version: u64,
+        /// What it says of this host, by key.
+        values: Vec<(String, String)>,
+    },
+    /// Agent → broker, behind each `Welcome` and whenever something of it changes.
+    Configured {
+        /// The version that it runs.
+        running: u64,
+        /// It has run so for long enough, and well.
+        proven: bool,
+        /// A version that it does not run, or does not run any more, and does not want again; 0: none.
+        refused: u64,
+        /// Why.
+        why: String,
+        /// Keys of the version that its own file has locked, with commas between.
+        locked: String,
+        /// [`digest`] of the values of what it runs.
+        digest: u32,
+    },
+    /// Broker → agent: what a person wants to see of the host, as far as the agent's own file allows it.
+    Ask {
+        /// What the answer is known by.
+        id: u64,
+        /// What.
+        what: Question,
+    },
+    /// Agent → broker.
+    Answer {
+        /// Of the question.
+        id: u64,
+        /// The answer; otherwise why there is none.
+        good: bool,
+        /// At most [`ANSWER_BYTES_MAX`].
+        text: String,
+    },
+}
+
+/// Of what a version says of a host: equal for equal values.
+#[must_use]
+pub fn digest(values: &[(String, String)]) -> u32 {
+    let text: String = values.iter().map(|(key, text)| format!("{key}={text}\n")).collect();
+    crc32fast::hash(text.as_bytes())
+}
+
+/// What may be asked of a host: it reads and tells, and changes nothing.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// The processes that use most of CPU and memory.
+    Top,
+    /// Sockets, as far as /proc/net tells them.
+    Sockets,
+    /// Mounts, with their space.
+    Mounts,
+    /// What `strobe-agent doctor` finds.
+    Doctor,
+    /// What the flight recorder has, which comes as frames.
+    Burst,
+}
+
+impl Question {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Top, Self::Sockets, Self::Mounts, Self::Doctor, Self::Burst];
+
+    /// As people and `agent.commands` say it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Top => "top",
+            Self::Sockets => "ss",
+            Self::Mounts => "mounts",
+            Self::Doctor => "doctor",
+            Self::Burst => "burst",
+        }
+    }
+
+    /// The one with this word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|question| question.word() == word)
+    }
 }
 
 /// Who an agent is.
@@ -303,6 +391,8 @@ fn prefix(body: usize, tag: u8) -> [u8; PREFIX_BYTES] {
 /// A row that is lost is missed with the next tick, so a tick must not be far.
 const PATIENT_INTERVAL_MAX_MS: u64 = 2000;
 const PREFIX_BYTES: usize = 5;
+/// Bytes of an answer to a question.
+pub const ANSWER_BYTES_MAX: usize = 64 << 10;
 const TAG_FRAME: u8 = 1;
 const TAG_CONTROL: u8 = 2;
 

@@ -32,7 +32,8 @@ pub enum Kind {
     Float,
 }
 
-/// One series of a section. Labels are without `job` and `instance`, which the broker adds.
+/// One series of a section. The broker adds the host's `job` and `instance` where it has none of its own,
+/// as what an agent scraped elsewhere has.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Column {
     /// Metric name, as node_exporter has it where it has it.

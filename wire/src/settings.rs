@@ -4,6 +4,7 @@
 //! This module turns text into text: it knows which keys exist, who set each and refuses what it
 //! does not know. Each part's `config.rs` parses the texts into typed values, once.
 
+use crate::schema::{Labels, is_label_name};
 use std::collections::BTreeMap;
 
 /// One key of the configuration.
@@ -34,10 +35,12 @@ pub enum Source {
     Env(&'static str),
     /// This flag.
     Flag(&'static str),
+    /// This version of the fleet's configuration.
+    Fleet(u64),
 }
 
 /// Every key with its text and who set it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, (String, Source)>,
 }
@@ -150,6 +153,33 @@ impl Settings {
         &self.values.get(name).expect("config.rs asks only for keys of its table").1
     }
 
+    /// With what a version of the fleet's configuration says of keys that this program has; those in
+    /// `locked` (`*` is all) stay as they are, and come back.
+    #[must_use]
+    pub fn with_fleet(
+        &self,
+        version: u64,
+        values: &[(String, String)],
+        locked: &[String],
+    ) -> (Self, Vec<String>) {
+        let (mut with, mut stayed) = (self.clone(), Vec::new());
+        for (name, text) in values {
+            let Some((key, value)) = with.values.iter_mut().find(|(key, _)| *key == name) else {
+                stayed.push(name.clone());
+                continue;
+            };
+            let is_locked = |lock: &String| {
+                lock == "*" || lock == key || key.strip_suffix(".*") == Some(lock.as_str())
+            };
+            if locked.iter().any(is_locked) {
+                stayed.push(name.clone());
+            } else {
+                *value = (text.clone(), Source::Fleet(version));
+            }
+        }
+        (with, stayed)
+    }
+
     /// Parses the text of `name`.
     ///
     /// # Errors
@@ -166,6 +196,7 @@ impl Settings {
                 Source::File(path) => path.clone(),
                 Source::Env(variable) => (*variable).to_owned(),
                 Source::Flag(flag) => format!("--{flag}"),
+                Source::Fleet(version) => format!("version {version} of the fleet"),
             },
             key: name,
             value: text.to_owned(),
@@ -211,6 +242,33 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wanted)
 }
 
+/// The names and texts of a key that ends in `.*`: `name=text,…`, a comma of a text's own behind a
+/// backslash.
+///
+/// # Errors
+/// A sentence that says the form.
+pub fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let (mut all, mut one, mut characters) = (Vec::new(), String::new(), text.chars());
+    let mut end = |one: &mut String| {
+        let pair = std::mem::take(one);
+        if pair.trim().is_empty() {
+            return Ok(());
+        }
+        let (name, text) = pair.split_once('=').ok_or("name=value is wanted")?;
+        all.push((name.trim().to_owned(), text.trim().to_owned()));
+        Ok::<(), String>(())
+    };
+    while let Some(character) = characters.next() {
+        match character {
+            ',' => end(&mut one)?,
+            '\\' => one.extend(characters.next()),
+            other => one.push(other),
+        }
+    }
+    end(&mut one)?;
+    Ok(all)
+}
+
 /// `true` or `false`.
 ///
 /// # Errors
@@ -221,6 +279,33 @@ pub fn boolean(text: &str) -> Result<bool, String> {
         "false" | "0" | "" => Ok(false),
         _ => Err("true or false is wanted".to_owned()),
     }
+}
+
+/// `site=berlin,rack=7`: labels for every series of a host.
+///
+/// # Errors
+/// The pair that is wrong, and what is wanted.
+pub fn labels(text: &str) -> Result<Labels, String> {
+    let mut pairs = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| format!("{pair:?} is not name=value"))?;
+        let reserved = matches!(name, "job" | "instance") || name.starts_with("__");
+        if !is_label_name(name) || reserved || value.is_empty() || 1024 < value.len() {
+            return Err(format!(
+                "{pair:?}: a name of [a-zA-Z_][a-zA-Z0-9_]* (not job, instance or __…) and a value \
+                 of 1 to 1024 bytes are wanted"
+            ));
+        }
+        if pairs.iter().any(|(known, _)| known == name) {
+            return Err(format!("{name:?} stands twice"));
+        }
+        pairs.push((name.to_owned(), value.to_owned()));
+    }
+    if 32 < pairs.len() {
+        return Err(format!("{} labels; at most 32 are allowed", pairs.len()));
+    }
+    Ok(Labels::new(pairs))
 }
 
 /// The one of `known` that was probably meant by `name`, if any is near.
@@ -277,7 +362,11 @@ fn joined(
     value: String,
 ) -> String {
     let Some(rest) = rest else { return value };
-    let value = if key.name.ends_with(".*") { format!("{rest}={value}") } else { value };
+    let value = if key.name.ends_with(".*") {
+        format!("{rest}={}", value.replace('\\', "\\\\").replace(',', "\\,"))
+    } else {
+        value
+    };
     match values.get(key.name) {
         Some((before, _)) if !before.is_empty() => format!("{before},{value}"),
         _ => value,
@@ -351,6 +440,21 @@ mod tests {
         );
         let error = load("", None, &["--quite"]).unwrap_err();
         assert_eq!(error.to_string(), "command line: unknown key `quite`; did you mean `quiet`?");
+    }
+
+    #[test]
+    fn texts_of_a_table_keep_their_commas() {
+        let keys = [Key { name: "a.run.*", flag: "run.*", env: "S_RUN", default: "", help: "" }];
+        let args = ["--run.x", "ls -w a,b\\", "--run.y=c=d"].map(str::to_owned);
+        let settings = Settings::load(&keys, None, &|_| None, &args).unwrap();
+        let found = settings.parse("a.run.*", pairs).unwrap();
+        let wanted = [("x", "ls -w a,b\\"), ("y", "c=d")];
+        assert_eq!(found, wanted.map(|(name, text)| (name.to_owned(), text.to_owned())));
+        assert_eq!(
+            pairs("a = 1 ,, b=2"),
+            Ok(vec![("a".into(), "1".into()), ("b".into(), "2".into())])
+        );
+        assert!(pairs("a").is_err());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What is read otherwise than from one file: by a system call, or by a walk of its own.
 
+use super::cgroups::{self, Groups};
 use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
+use super::tasks::{self, Tasks};
 use super::textfile::{self, Textfiles};
 use super::{COUNTER, GAUGE, column};
 use crate::adjust::adjustment;
@@ -26,6 +28,10 @@ pub(crate) enum Call {
     Textfiles(Textfiles),
     /// Every /proc/PID/stat.
     Processes(Processes),
+    /// The busiest and largest processes.
+    Tasks(Box<Tasks>),
+    /// The tree of control groups.
+    Groups(Box<Groups>),
 }
 
 impl Engine {
@@ -54,8 +60,16 @@ impl Engine {
                 fill(sheet, |sheet| files.put(sheet))
             }
             Call::Processes(processes) => {
-                let passed_ns = processes.walk(now_ns);
-                fill(sheet, |sheet| processes.put(passed_ns, sheet))
+                processes.walk();
+                fill(sheet, |sheet| processes.put(sheet))
+            }
+            Call::Tasks(tasks) => {
+                tasks.read(now_ns);
+                fill(sheet, |sheet| tasks.put(sheet))
+            }
+            Call::Groups(groups) => {
+                groups.read(now_ns);
+                fill(sheet, |sheet| groups.put(sheet))
             }
         }
     }
@@ -68,6 +82,8 @@ impl Engine {
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
             }
+            Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
+            Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Found {
     pub(crate) infos: Vec<Info>,
     pub(crate) tables: Vec<Table>,
     engine: Option<Engine>,
+    /// The engine of the walk before, which goes on from where it is.
+    former: Option<Engine>,
     /// Columns beyond the budget of the family, left out.
     pub(crate) refused: u64,
 }
@@ -180,8 +182,13 @@ impl Found {
     }
 
     /// What is asked otherwise than by reading one file.
-    pub(crate) fn engine(&mut self, call: Call) {
-        self.engine = Some(Engine::new(call));
+    pub(crate) fn engine(&mut self, call: impl FnOnce() -> Call) {
+        self.engine = self.former.take().or_else(|| Some(Engine::new(call())));
+    }
+
+    /// For the next walk: counters that an engine keeps itself go on.
+    pub(crate) fn again(self) -> Self {
+        Self { former: self.engine, ..Self::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

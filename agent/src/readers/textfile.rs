@@ -11,8 +11,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
-use strobe_wire::limits::{LABEL_VALUE_BYTES_MAX, LABELS_MAX};
-use strobe_wire::schema::{Column, Kind, Labels, is_label_name, is_metric_name};
+use strobe_wire::schema::{Column, Kind, Labels};
 
 /// The directory and what its files say now.
 #[derive(Debug)]
@@ -124,50 +123,11 @@ fn samples(bytes: &[u8]) -> impl Iterator<Item = Option<Sample<'_>>> {
     })
 }
 
-/// `name{label="value",…}`.
+/// `name{label="value",…}`, without the labels that are the host's.
 fn parse(text: &str) -> Option<(String, Labels)> {
-    let Some((name, rest)) = text.split_once('{') else {
-        return is_metric_name(text).then(|| (text.to_owned(), Labels::default()));
-    };
-    let mut rest = rest.strip_suffix('}')?.trim();
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    while !rest.is_empty() {
-        let (label, after) = rest.split_once('=')?;
-        let label = label.trim();
-        let (value, after) = quoted(after.trim_start())?;
-        let twice = pairs.iter().any(|(known, _)| known == label);
-        let reserved = matches!(label, "job" | "instance") || label.starts_with("__");
-        if !is_label_name(label) || twice || reserved || LABEL_VALUE_BYTES_MAX < value.len() {
-            return None;
-        }
-        pairs.push((label.to_owned(), value));
-        rest = after.trim_start();
-        rest = match rest.strip_prefix(',') {
-            Some(more) => more.trim_start(),
-            None if rest.is_empty() => rest,
-            None => return None,
-        };
-    }
-    let name = name.trim();
-    let fits = is_metric_name(name) && pairs.len() <= LABELS_MAX;
-    fits.then(|| (name.to_owned(), Labels::new(pairs)))
-}
-
-/// A value between quotes, and what stands behind it.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut characters = text.strip_prefix('"')?.chars();
-    loop {
-        match characters.next()? {
-            '"' => return Some((value, characters.as_str())),
-            '\\' => match characters.next()? {
-                'n' => value.push('\n'),
-                other @ ('\\' | '"') => value.push(other),
-                _ => return None,
-            },
-            other => value.push(other),
-        }
-    }
+    let (name, labels) = crate::input::text::series(text)?;
+    let free = labels.value("job").is_none() && labels.value("instance").is_none();
+    free.then_some((name, labels))
 }
 
 const SERIES: u8 = 0;

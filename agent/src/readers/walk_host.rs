@@ -50,7 +50,7 @@ pub(crate) fn udp_queues(roots: &Roots, found: &mut Found) {
 
 /// Its own clock, whatever the trees: there is no file that says it.
 pub(crate) fn timex(_roots: &Roots, found: &mut Found) {
-    found.engine(Call::Timex);
+    found.engine(|| Call::Timex);
 }
 
 pub(crate) fn clock_sources(roots: &Roots, found: &mut Found) {

@@ -1,10 +1,12 @@
 //! Walks for tables of /proc that few hosts have, or few want.
 
+use super::cgroups::Groups;
 use super::engine::Call;
 use super::kept::Shape;
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::processes::Processes;
 use super::sockets::{Question, Sockets};
+use super::tasks::Tasks;
 use super::textfile::Textfiles;
 use super::{Format, GAUGE, Roots, column, page_bytes};
 
@@ -50,20 +52,34 @@ pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
     found.table(roots.procfs.join("net/rpc/nfsd"), Shape::Whole, Format::NfsServer, "");
 }
 
+/// The busiest and largest processes.
+pub(crate) fn tasks(roots: &Roots, found: &mut Found) {
+    let (procfs, page_bytes) = (&roots.procfs, page_bytes());
+    found.engine(|| Call::Tasks(Box::new(Tasks::new(procfs, page_bytes))));
+}
+
+/// What control groups use.
+pub(crate) fn groups(roots: &Roots, found: &mut Found) {
+    let groups = Groups::new(&roots.sysfs);
+    if groups.is_there() {
+        found.engine(|| Call::Groups(Box::new(groups)));
+    }
+}
+
 /// How many sockets are in each state.
 pub(crate) fn tcp_states(_roots: &Roots, found: &mut Found) {
-    found.engine(Call::Sockets(Sockets::new(Question::States)));
+    found.engine(|| Call::Sockets(Sockets::new(Question::States)));
 }
 
 /// How full the queues of listening sockets are.
 pub(crate) fn tcp_listen(_roots: &Roots, found: &mut Found) {
-    found.engine(Call::Sockets(Sockets::new(Question::Listeners)));
+    found.engine(|| Call::Sockets(Sockets::new(Question::Listeners)));
 }
 
 /// What others leave, if a directory is named for it.
 pub(crate) fn textfiles(roots: &Roots, found: &mut Found) {
     if let Some(dir) = &roots.textfiles {
-        found.engine(Call::Textfiles(Textfiles::new(dir)));
+        found.engine(|| Call::Textfiles(Textfiles::new(dir)));
     }
 }
 
@@ -76,7 +92,7 @@ pub(crate) fn processes(roots: &Roots, found: &mut Found) {
         ],
         &[],
     );
-    found.engine(Call::Processes(Processes::new(&roots.procfs, page_bytes())));
+    found.engine(|| Call::Processes(Processes::new(&roots.procfs)));
 }
 
 /// Memory of each NUMA node.

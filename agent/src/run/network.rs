@@ -9,15 +9,19 @@
 //! A renewed certificate is used at once and saved; if it cannot be saved, the old one, which is
 //! good for some time still, is what the next start finds.
 
+use super::answering::Answering;
+use super::remake::Remaker;
 use super::{AgentError, io_error};
 use crate::clock;
+use crate::config::Config;
+use crate::managed::{Act, Managed};
 use crate::recorder::Bell;
 use crate::ring::Reader;
 use crate::schemas::Table;
 use crate::spool::{Numbers, Spool, SpoolConfig};
 use crate::state::{State, StateError};
 use crate::uplink::{Renewed, Status, Uplink, UplinkConfig};
-use mio::{Interest, Registry};
+use mio::{Interest, Registry, Waker};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,6 +45,7 @@ pub(super) struct Network {
     pub(super) held: Option<Event>,
     /// Whether the poll tells when the socket can take more: only while it could not.
     pub(super) blocked: bool,
+    answering: Answering,
 }
 
 /// What a [`Network`] is given.
@@ -58,6 +63,10 @@ pub(super) struct Parts {
     pub(super) status: Arc<Mutex<Status>>,
     /// Rung when the broker asks for a burst.
     pub(super) bell: Bell,
+    /// As it is now.
+    pub(super) config: Config,
+    pub(super) managed: Managed,
+    pub(super) remaker: Remaker,
 }
 
 /// What the loop is about.
@@ -69,16 +78,22 @@ pub(super) enum Work {
 }
 
 impl Network {
-    pub(super) fn new(parts: Parts, registry: Registry) -> Result<Self, AgentError> {
+    pub(super) fn new(
+        parts: Parts,
+        registry: Registry,
+        waker: Arc<Waker>,
+    ) -> Result<Self, AgentError> {
         let mut socket = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
         registry
             .register(socket.source(), SOCKET, Interest::READABLE)
             .map_err(io_error("register with the poll"))?;
         let link = link(&socket, parts.identity.clone())?;
-        let mut uplink = uplink_config(&parts.broker, &parts.hello, &parts.bell);
+        let mut uplink = uplink_config(&parts.broker, &parts.hello);
         let known = parts.state.brokers().into_iter().filter(|known| *known != parts.broker);
         uplink.brokers.extend(known);
-        Ok(Self { parts, uplink, registry, socket, link, spool: None, held: None, blocked: false })
+        let answering = Answering::new(waker, parts.bell.clone());
+        let (spool, held, blocked) = (None, None, false);
+        Ok(Self { parts, uplink, registry, socket, link, spool, held, blocked, answering })
     }
 
     /// Takes up what the life before left in the spool; this reads all of it.
@@ -104,7 +119,8 @@ impl Network {
             Work::Enrol { next, .. } => Some(*next),
             Work::Send(uplink) => uplink.timeout(),
         };
-        [works, self.link.timeout()].into_iter().flatten().min()
+        let managed = self.parts.managed.timeout();
+        [works, self.link.timeout(), managed].into_iter().flatten().min()
     }
 
     /// Sends; the poll is asked to tell of room for more only while the kernel has none, because
@@ -159,6 +175,7 @@ impl Network {
             let remote = resolve(&broker).and_then(|remote| self.reach(remote));
             uplink.dial(now, &mut self.link, remote);
         }
+        self.manage(now, uplink);
         uplink.pump(now, &mut self.link, &mut self.parts.ring, &self.parts.table);
         if let Some(spool) = &mut self.spool {
             uplink.replay(now, &mut self.link, spool, &self.parts.table);
@@ -237,7 +254,66 @@ impl Network {
     }
 
     fn send(&self, now: Instant) -> Work {
-        Work::Send(Box::new(Uplink::new(self.uplink.clone(), now)))
+        let mut uplink = Uplink::new(self.uplink.clone(), now);
+        uplink.stands(self.parts.managed.standing());
+        Work::Send(Box::new(uplink))
+    }
+
+    /// What the fleet wants of this host: another configuration, and answers.
+    fn manage(&mut self, now: Instant, uplink: &mut Uplink) {
+        let pushed = uplink.pushed();
+        if pushed.is_some() || self.parts.managed.is_proving() {
+            let pulse = self.parts.remaker.desk().pulse(&uplink.status());
+            if let Some(pushed) = pushed {
+                self.parts.managed.offered(now, pushed, pulse);
+            }
+            self.parts.managed.on_timeout(now, pulse);
+        }
+        while let Some(act) = self.parts.managed.poll() {
+            match act {
+                Act::Run(config) => {
+                    if let Err(why) = self.reconfigure(now, &config, uplink) {
+                        log::error!("the configuration is not changed: {why}");
+                        if self.parts.managed.is_proving() {
+                            self.parts.managed.failed(&why.to_string());
+                        }
+                    }
+                }
+                Act::Keep(pushed) => {
+                    if let Err(why) = self.parts.state.keep_configuration(&pushed) {
+                        log::warn!("the configuration is not kept for the next start: {why}");
+                    }
+                }
+                Act::Tell(standing) => uplink.stands(standing),
+            }
+        }
+        while let Some((id, what)) = uplink.asked() {
+            if let Some(answer) = self.answering.ask(id, what, &self.parts.config) {
+                uplink.answer(id, answer);
+            }
+        }
+        while let Some((id, answer)) = self.answering.poll() {
+            uplink.answer(id, answer);
+        }
+    }
+
+    /// From now on this configuration is what runs.
+    fn reconfigure(
+        &mut self,
+        now: Instant,
+        config: &Config,
+        uplink: &mut Uplink,
+    ) -> Result<(), AgentError> {
+        self.parts.remaker.remake(config)?;
+        self.parts.config = config.clone();
+        let hello = &mut self.parts.hello;
+        (hello.labels, hello.interval_ms) = (config.labels.0.clone(), config.interval_ms);
+        self.uplink.hello = hello.clone();
+        uplink.introduce(now, hello.clone(), &mut self.link, &mut self.parts.ring);
+        if let Some(spool) = &mut self.spool {
+            spool.resize(config.spool_bytes);
+        }
+        Ok(())
     }
 
     /// The new identity, in use for the connections to come and kept.
@@ -298,11 +374,10 @@ fn enrolling(
     Ok(None)
 }
 
-fn uplink_config(broker: &str, hello: &Hello, bell: &Bell) -> UplinkConfig {
+fn uplink_config(broker: &str, hello: &Hello) -> UplinkConfig {
     let [low, high] = [hello.boot, hello.boot >> 64]
         .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(1));
-    let (brokers, hello, bell) = (vec![broker.to_owned()], hello.clone(), bell.clone());
-    UplinkConfig { brokers, hello, seed: low ^ high, bell }
+    UplinkConfig { brokers: vec![broker.to_owned()], hello: hello.clone(), seed: low ^ high }
 }
 
 pub(super) fn bind(any: SocketAddr) -> Result<Socket, AgentError> {

@@ -15,6 +15,7 @@ use crate::recorder::{Bell, Reason, Recorder};
 use crate::sampler::Tick;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::os::fd::AsFd;
@@ -37,7 +38,7 @@ pub(super) fn record(
     bell: &Bell,
     mut watches: Watches,
     every: Duration,
-    stop: &Stop,
+    (stop, end): (&Stop, &EventFd),
 ) -> Result<(), AgentError> {
     let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(io_error("make a timer"))?;
@@ -46,7 +47,7 @@ pub(super) fn record(
     watches.files().for_each(|(resource, _)| recorder.is_watched(resource, true));
     let mut cost = Cost::new();
     loop {
-        let woken = wait(&timer, &watches, stop)?;
+        let woken = wait(&timer, &watches, stop, end)?;
         if woken.stop {
             return Ok(());
         }
@@ -76,9 +77,14 @@ pub(super) fn record(
 }
 
 /// Waits for the next sample or whatever comes before it.
-fn wait(timer: &TimerFd, watches: &Watches, stop: &Stop) -> Result<Woken, AgentError> {
+fn wait(
+    timer: &TimerFd,
+    watches: &Watches,
+    stop: &Stop,
+    end: &EventFd,
+) -> Result<Woken, AgentError> {
     // What there is not is a timer that nobody waits for.
-    let mut all: [PollFd<'_>; 6] =
+    let mut all: [PollFd<'_>; 7] =
         std::array::from_fn(|_| PollFd::new(timer.as_fd(), PollFlags::empty()));
     all[0] = PollFd::new(timer.as_fd(), PollFlags::POLLIN);
     all[1] = PollFd::new(stop.0.event.as_fd(), PollFlags::POLLIN);
@@ -88,12 +94,14 @@ fn wait(timer: &TimerFd, watches: &Watches, stop: &Stop) -> Result<Woken, AgentE
     for (resource, file) in watches.files() {
         all[3 + resource] = PollFd::new(file.as_fd(), PollFlags::POLLPRI);
     }
+    all[6] = PollFd::new(end.as_fd(), PollFlags::POLLIN);
     match nix::poll::poll(&mut all, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => return Err(io_error("wait for the recorder's timer")(error)),
     }
     let said = |index: usize| all[index].revents().unwrap_or(PollFlags::empty());
-    let mut woken = Woken { stop: !said(1).is_empty(), ..Woken::default() };
+    let stop_or_end = !said(1).is_empty() || !said(6).is_empty();
+    let mut woken = Woken { stop: stop_or_end, ..Woken::default() };
     for resource in 0..3 {
         woken.pressed[resource] = said(3 + resource).contains(PollFlags::POLLPRI);
         woken.broken[resource] =
@@ -141,7 +149,7 @@ impl Cost {
     }
 }
 
-fn used_ns() -> u64 {
+pub(super) fn used_ns() -> u64 {
     let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
     let used = nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
     u64::try_from(used.as_nanos()).unwrap_or(u64::MAX)

@@ -49,7 +49,7 @@ pub(super) struct Handover(Arc<Shared>);
 
 struct Shared {
     turns: Mutex<Turns>,
-    waker: Waker,
+    waker: Arc<Waker>,
     /// The sampler has ended. `Release` by it and `Acquire` by the network's thread: what it sealed
     /// last is seen in the ring.
     ended: AtomicBool,
@@ -105,9 +105,9 @@ impl Errand {
                 .register(&mut SourceFd(&end.as_raw_fd()), STOP, Interest::READABLE)
                 .map_err(io_error("register with the poll"))?;
         }
-        let waker = Waker::new(&registry, TICK).map_err(io_error("make a waker"))?;
+        let waker = Arc::new(Waker::new(&registry, TICK).map_err(io_error("make a waker"))?);
         let now = Instant::now();
-        let network = Network::new(parts, registry)?;
+        let network = Network::new(parts, registry, Arc::clone(&waker))?;
         let turns = Turns {
             work: network.work(now),
             network,
@@ -320,7 +320,8 @@ impl Turns {
             Work::Send(uplink) => uplink.is_calm(now, Duration::ZERO),
             Work::Enrol { .. } => false,
         };
-        often && calm && self.drain_until.is_none() && self.more == Progress::Idle
+        let proving = self.network.parts.managed.is_proving();
+        often && calm && !proving && self.drain_until.is_none() && self.more == Progress::Idle
     }
 
     fn hand_over(&mut self) -> Result<Next, AgentError> {

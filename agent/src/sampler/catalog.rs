@@ -24,6 +24,8 @@ pub struct Collector {
     pub(super) may_be_empty: bool,
     /// The directory of sysfs without which nothing is read, for what may hang when it is.
     pub(super) patient: Option<&'static str>,
+    /// Whether its columns are scored: of a set that changes with what is busy, all would be new.
+    pub(super) scored: bool,
     pub(super) source: Source,
 }
 
@@ -117,6 +119,7 @@ const fn tick(name: &'static str) -> Collector {
         section: "host",
         may_be_empty: false,
         patient: None,
+        scored: true,
         source,
     }
 }
@@ -135,6 +138,7 @@ const fn walked(
         section: name,
         may_be_empty: true,
         patient: None,
+        scored: true,
         source,
     }
 }
@@ -157,6 +161,10 @@ impl Collector {
     /// On a thread of its own, which is there if this directory is.
     const fn patient(self, directory: &'static str) -> Self {
         Self { patient: Some(directory), ..self }
+    }
+
+    const fn unscored(self) -> Self {
+        Self { scored: false, ..self }
     }
 
     const fn opt_in(self) -> Self {
@@ -233,6 +241,8 @@ pub const COLLECTORS: &[Collector] = &[
     walked("textfile", NONE, walk_tables::textfiles).patient(""),
     // 5,000 processes are 40 ms: not for the sampler's thread.
     walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
+    walked("cgroup", NONE, walk_tables::groups).opt_in().patient("fs/cgroup").unscored(),
+    walked("process", NONE, walk_tables::tasks).wanted().opt_in().patient("").unscored(),
     walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
     walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
     walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),

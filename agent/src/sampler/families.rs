@@ -19,13 +19,11 @@ use super::source::files;
 use super::{Roots, SectionRow};
 use crate::readers::kept::Buffer;
 use crate::readers::leaf::{Found, Reader};
+use crate::readers::names::Names;
 use crate::readers::{COUNTER, GAUGE, column};
 use crate::schemas::Table;
-use nix::dir::Dir;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use strobe_wire::schema::{Column, Kind};
@@ -100,8 +98,7 @@ enum Walk {
 /// A directory whose names are watched.
 #[derive(Debug)]
 struct Watch {
-    path: PathBuf,
-    dir: Option<Dir>,
+    dir: Names,
     names: u64,
 }
 
@@ -130,7 +127,7 @@ impl Families {
                 collector: pick.collector,
                 walk,
                 found: Found::default(),
-                watches: watch.iter().map(|path| Watch::new(roots.sysfs.join(path))).collect(),
+                watches: watch.iter().map(|path| Watch::new(&roots.sysfs.join(path))).collect(),
                 walk_ns: 0,
                 read_ns: 0,
                 interval_ns,
@@ -144,7 +141,10 @@ impl Families {
             }
             if let Some(base) = pick.collector.patient {
                 patients.push(Slow {
-                    section: Section::new(pick.collector.name, scoring),
+                    section: Section::new(
+                        pick.collector.name,
+                        if pick.collector.scored { scoring } else { Scoring::Off },
+                    ),
                     collector: pick.collector,
                     interval_ns,
                     next_ns: 0,
@@ -365,7 +365,7 @@ impl Family {
         if self.must_walk(now_ns) {
             self.found.close(reader);
             let had = !self.found.is_empty();
-            self.found = Found::default();
+            self.found = std::mem::take(&mut self.found).again();
             match self.walk {
                 Walk::Call(walk) => walk(roots, &mut self.found),
                 Walk::Files(collector) => files_of(collector, roots, &mut self.found),
@@ -406,25 +406,19 @@ impl Family {
 }
 
 impl Watch {
-    fn new(path: PathBuf) -> Self {
-        Self { path, dir: None, names: 0 }
+    fn new(path: &Path) -> Self {
+        Self { dir: Names::new(path), names: 0 }
     }
 
     /// Whether it lists other names than the last time.
     fn changed(&mut self) -> bool {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        if self.dir.is_none() {
-            self.dir = Dir::open(&self.path, flags, Mode::empty()).ok();
-        }
         let mut names = 0_u64;
-        if let Some(dir) = &mut self.dir {
-            for entry in dir.iter().flatten() {
-                let mut hasher = DefaultHasher::new();
-                entry.file_name().hash(&mut hasher);
-                // A sum, because the order of a directory means nothing.
-                names = names.wrapping_add(hasher.finish() | 1);
-            }
-        }
+        self.dir.each(|name| {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            // A sum, because the order of a directory means nothing.
+            names = names.wrapping_add(hasher.finish() | 1);
+        });
         names != std::mem::replace(&mut self.names, names)
     }
 }

@@ -103,6 +103,11 @@ impl Disk {
         }
     }
 
+    pub(super) fn resize(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+        self.file_bytes_max = (bytes_max / FILES).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.journal.bytes()
     }

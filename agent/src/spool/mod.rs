@@ -127,6 +127,14 @@ enum Place {
 }
 
 impl Spool {
+    /// From now on it may take so much of the disk; what is over goes with the next that comes.
+    pub fn resize(&mut self, disk_bytes_max: u64) {
+        self.config.disk_bytes_max = disk_bytes_max;
+        if let Some(disk) = &mut self.disk {
+            disk.resize(disk_bytes_max);
+        }
+    }
+
     /// Takes up what an earlier life left, if it left anything.
     #[must_use]
     pub fn open(

@@ -66,6 +66,7 @@ impl Uplink {
             && self.replay.is_idle()
             && self.renewing.is_none()
             && self.renewed.is_none()
+            && self.fleet.is_quiet()
     }
 
     /// Whether a broker takes rows and has acknowledged all that it was sent.

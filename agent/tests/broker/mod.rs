@@ -183,6 +183,7 @@ impl Broker {
                 assert!(acknowledged_seq <= self.through(), "nobody acknowledged that");
                 None
             }
+            Message::Configured { running: 0, proven: true, refused: 0, .. } => None,
             Message::Spooled { .. } => {
                 of.beside = true;
                 None

@@ -3,16 +3,21 @@
 //! A state machine that writes its redb store in [`Plane::poll`]; its thread owns it and nobody
 //! else waits for it. After an error it is over, and the broker goes on by its last map.
 
-use super::{Map, Report};
+use super::keeper::Keeper;
+use super::{Desired, Map, Report, Versions};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use strobe_cluster::kinds::{Command, hosts, placement, revocations, shards};
+use strobe_cluster::kinds::{
+    Command, audit, hosts, placement, revocations, rollouts, shards, versions,
+};
 use strobe_cluster::{
-    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Store, Ticket,
+    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Role, State, Store,
+    Ticket,
 };
 use strobe_wire::ids::HostId;
 use strobe_wire::shard::Shard;
@@ -30,6 +35,9 @@ pub struct Plane {
     mapped: Option<[u128; 2]>,
     /// The revocations that the network loop knows.
     revoked: Option<u128>,
+    /// The versions of the configuration that it knows.
+    configured: Option<u128>,
+    keeper: Keeper,
     map: Arc<Map>,
     names: BTreeMap<u64, (String, Option<SocketAddr>)>,
     /// The state here was as new as any once in this life: until then the map in it is history.
@@ -68,6 +76,8 @@ pub enum Order {
         /// When.
         now_ms: i64,
     },
+    /// A canary runs a version of the configuration well, or not.
+    Verdict(u64, Result<String, String>),
     /// An operator wants something, and listens.
     Ask(Asked, SyncSender<Answer>),
     /// It shall end.
@@ -87,6 +97,21 @@ pub enum Asked {
     Transfer(u64),
     /// Another owner for a shard; applied with 0 where it is that already.
     Move(Shard, u64),
+    /// The versions of the configuration.
+    Versions,
+    /// How far an audit log was, as all agreed.
+    AuditHead(u64),
+    /// To look at the agreed state, in the plane's thread.
+    Look(Look),
+}
+
+/// What somebody wants to see of the agreed state; it keeps what it saw by itself.
+pub struct Look(pub Box<dyn FnOnce(&State) + Send>);
+
+impl fmt::Debug for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// What an operator is told.
@@ -98,6 +123,10 @@ pub enum Answer {
     Report(Box<Report>),
     /// What became of a command.
     Outcome(Outcome),
+    /// The versions of the configuration.
+    Versions(Box<Versions>),
+    /// How far an audit log was.
+    AuditHead(Option<audit::Head>),
     /// Too much waits already.
     Busy,
 }
@@ -120,6 +149,8 @@ pub enum Post {
     Outcome(u64, Outcome),
     /// Certificates of these hosts that end up to then are refused.
     Revoked(Vec<(HostId, u64)>),
+    /// What hosts and brokers are to run.
+    Desired(Arc<Desired>),
 }
 
 #[derive(Debug)]
@@ -128,6 +159,8 @@ enum Waiter {
     Operator(SyncSender<Answer>),
     /// A host was put into the state.
     Host(u128),
+    /// Whoever wants to know looks at the state.
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -162,6 +195,8 @@ impl Plane {
             posts: VecDeque::new(),
             mapped: None,
             revoked: None,
+            configured: None,
+            keeper: Keeper::default(),
             map: Arc::default(),
             names: BTreeMap::new(),
             confirmed: false,
@@ -216,6 +251,10 @@ impl Plane {
                 }
                 Ok(())
             }
+            Order::Verdict(number, outcome) => {
+                let told = outcome.as_ref().map(String::as_str).map_err(String::as_str);
+                self.propose(now, rollouts::Change::end(number, told), Waiter::Nobody)
+            }
             Order::Ask(asked, reply) => self.ask(now, asked, reply),
             Order::Stop => Ok(()),
         }
@@ -242,6 +281,10 @@ impl Plane {
                 self.draw();
             }
             self.put_hosts(now)?;
+            let leads = self.node.status().role == Role::Leader;
+            if let Some(command) = self.keeper.due(now, self.node.state(), leads) {
+                self.propose(now, command, Waiter::Nobody)?;
+            }
         }
         Ok(())
     }
@@ -286,7 +329,7 @@ impl Plane {
                     }
                     _ => drop(self.hosts.remove(&host)),
                 },
-                None => {}
+                Some(Waiter::Nobody) | None => {}
             },
             Event::Read(ticket, answered) => {
                 if let Some(Reader::Confirm) = self.reading.remove(&ticket)
@@ -319,6 +362,11 @@ impl Plane {
             let all = revocations::revocations(self.node.state()).into_iter();
             let all: Vec<_> = all.map(|(host, refused_s)| (HostId(host), refused_s)).collect();
             self.posts.push_back(Post::Revoked(all));
+        }
+        // What is in the store may be long over until it is known to be as new as any.
+        let configured = versions::mark(self.node.state());
+        if self.confirmed && self.configured.replace(configured) != Some(configured) {
+            self.posts.push_back(Post::Desired(Arc::new(Desired::of(self.node.state()))));
         }
         let placed = placement(self.node.state());
         if self.mapped == Some(placed) {
@@ -360,6 +408,7 @@ impl Plane {
             (None, Waiter::Host(host)) => {
                 self.hosts.entry(host).and_modify(|host| host.asked = false);
             }
+            (None, Waiter::Nobody) => {}
         }
         Ok(())
     }
@@ -388,6 +437,20 @@ impl Plane {
             }
             Asked::Image => {
                 drop(reply.try_send(Answer::Image(self.node.state().image())));
+                Ok(())
+            }
+            Asked::Look(Look(look)) => {
+                look(self.node.state());
+                Ok(())
+            }
+            Asked::Versions => {
+                let versions = Versions::of(self.node.state(), self.identity.broker);
+                drop(reply.try_send(Answer::Versions(Box::new(versions))));
+                Ok(())
+            }
+            Asked::AuditHead(log) => {
+                let head = audit::head(self.node.state(), log);
+                drop(reply.try_send(Answer::AuditHead(head)));
                 Ok(())
             }
             Asked::Report => {

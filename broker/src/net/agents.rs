@@ -69,22 +69,11 @@ impl Net {
             let elsewhere = self.seat.as_ref().map(|_| stream.resumed.acknowledged_seq);
             self.ingest.spooled(session, spooled, elsewhere);
         }
+        if !self.link.is_newest(place.conn) {
+            self.on_unmanaged(host);
+        }
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.say(place, &Message::Welcome { stored_seq: welcomed.stored.0, version })
-    }
-
-    /// Asks the hosts that an operator wants a burst of.
-    pub(super) fn ask_bursts(&mut self) {
-        for host in self.registry.bursts() {
-            let own = |session: &SessionId| self.ingest.whose(*session).map(|whose| whose.0);
-            let of = |session: &&SessionId| own(session) == Some(host);
-            let session = self.sessions.keys().find(of).copied();
-            let place = session.and_then(|session| self.sessions.get(&session).copied());
-            // A host that has gone since is not waited for.
-            if let Some(place) = place {
-                drop(self.say(place, &Message::Burst));
-            }
-        }
     }
 
     pub(super) fn on_frame(

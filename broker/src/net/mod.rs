@@ -23,6 +23,7 @@ mod agents;
 mod certify;
 mod feeds;
 mod joining;
+mod managing;
 mod owners;
 mod peers;
 mod questions;
@@ -83,6 +84,7 @@ pub struct Net {
     joining: joining::Waiting,
     questions: questions::Questions,
     feeds: feeds::Feeds,
+    managing: managing::Managing,
 }
 
 /// The parts a [`Net`] is made of.
@@ -194,6 +196,7 @@ impl Net {
             joining: joining::Waiting::default(),
             questions: questions::Questions::default(),
             feeds: feeds::Feeds::default(),
+            managing: managing::Managing::default(),
         }
     }
 
@@ -201,7 +204,8 @@ impl Net {
     #[must_use]
     pub fn timeout(&self) -> Instant {
         let seat = self.seat.as_ref().map(peers::Seat::timeout);
-        [self.link.timeout(), seat].into_iter().flatten().fold(self.keep_at, Instant::min)
+        let managing = self.managing.timeout();
+        [self.link.timeout(), seat, managing].into_iter().flatten().fold(self.keep_at, Instant::min)
     }
 
     /// Does what is due, takes every event of the link and reads what is readable; `ask` gets
@@ -211,7 +215,6 @@ impl Net {
         self.certify(now, seconds(now_ms));
         self.close_revoked(now);
         self.tend_peers(now);
-        self.ask_bursts();
         while let Some(event) = self.link.poll() {
             self.on_event(event, now);
         }
@@ -219,6 +222,7 @@ impl Net {
             let Some(place) = self.readable.pop_front() else { break };
             self.read(place, now, now_ms, ask);
         }
+        self.manage(now);
     }
 
     /// Whether streams wait to be read without any new event.

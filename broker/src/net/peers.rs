@@ -136,6 +136,7 @@ impl Net {
     /// This broker belongs to a cluster from now on: its certificate names it there.
     pub fn take_seat(&mut self, seating: Seating, now: Instant) {
         self.certificates.seat(Arc::clone(&seating.authority), HostId(seating.me.into()));
+        self.set_agreed(seating.orders.clone());
         self.seat = Some(Seat::new(seating, now));
     }
 
@@ -148,6 +149,7 @@ impl Net {
                     log::error!("revocations hold until the next start only: {why}");
                 }
             }
+            Post::Desired(desired) => self.on_desired(desired),
             Post::Map(map) => {
                 let Some(seat) = &mut self.seat else { return };
                 seat.peers.retain(|id, _| map.peers.iter().any(|(known, _)| known == id));

@@ -5,6 +5,7 @@ use super::{Ask, FRAMES_IN_FLIGHT_MAX, Net, Storing};
 use crate::certificates::{Enrolment, seconds};
 use crate::hub::{Subscription, Update};
 use crate::ingest::SessionId;
+use crate::managed::Running;
 use crate::own;
 use crate::query::Caller;
 use crate::writer::Item;
@@ -197,7 +198,7 @@ impl Net {
                 self.watch(place, now_s)?;
                 self.on_claim(place, hello, (now, now_ms))
             }
-            (Alpn::Agent, message) => self.on_agent(place, message),
+            (Alpn::Agent, message) => self.on_agent(place, message, now),
             (Alpn::Viz, Message::ApiRequest(request)) => {
                 self.on_request(place, request, Ask::Api, ask)
             }
@@ -222,7 +223,7 @@ impl Net {
     }
 
     /// What an agent says before its hello and after it.
-    fn on_agent(&mut self, place: Place, message: Message) -> Result<(), String> {
+    fn on_agent(&mut self, place: Place, message: Message, now: Instant) -> Result<(), String> {
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
         match message {
             Message::Resume { acknowledged_seq, silent } => {
@@ -232,6 +233,15 @@ impl Net {
             }
             Message::Spooled { first_seq, last_seq } => {
                 stream.resumed.spooled = Some((first_seq, last_seq));
+                Ok(())
+            }
+            Message::Configured { running, proven, refused, why, locked, digest } => {
+                let managed = true;
+                let said = Running { managed, version: running, proven, refused, why, locked };
+                self.on_configured(place, (said, digest), now)
+            }
+            Message::Answer { id, good, text } => {
+                self.registry.managed().answer(id, if good { Ok(text) } else { Err(text) });
                 Ok(())
             }
             Message::Replay => self.on_replay(place),
@@ -317,6 +327,7 @@ impl Net {
         let whose = self.ingest.whose(session);
         self.ingest.close(session);
         self.sessions.remove(&session);
+        self.managing.forget(session);
         if let Some((host, _)) = whose
             && let Some(info) = self.registry.gone(host)
         {

@@ -5,10 +5,11 @@
 //! through two queues: mail for peers, bounded, and the few things that must not be lost.
 
 use super::Shared;
+use super::alone;
 use super::clock::{monotonic, rest_until, wall_s};
 use super::error::BrokerError;
 use super::loops::{spawn, wake};
-use crate::cluster::{Answer, Asked, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
+use crate::cluster::{Answer, Asked, Look, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
 use crate::config::Durability;
 use crate::net::Seating;
 use mio::Waker;
@@ -19,7 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use strobe_cluster::{Config, Identity, NodeError, Store};
+use strobe_cluster::{Config, Identity, NodeError, State, Store};
 use strobe_wire::link::{Dial, Event, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
 use strobe_wire::message::{Incoming, Message, Reader, encode};
 use strobe_wire::pki::{Authority, Token};
@@ -29,6 +30,8 @@ use strobe_wire::pki::{Authority, Token};
 pub(super) enum Told {
     /// It belongs to a cluster.
     Seat(Seating),
+    /// It belongs to none, and agrees with itself.
+    Alone(SyncSender<Order>),
     /// The plane says something.
     Post(Post),
 }
@@ -58,12 +61,14 @@ pub(super) struct Cluster {
 struct Inner {
     authority: Arc<Authority>,
     running: Option<Running>,
+    /// While it is in no cluster.
+    alone: Option<Running>,
 }
 
 #[derive(Debug)]
-struct Running {
-    orders: SyncSender<Order>,
-    thread: Option<JoinHandle<()>>,
+pub(super) struct Running {
+    pub(super) orders: SyncSender<Order>,
+    pub(super) thread: Option<JoinHandle<()>>,
 }
 
 impl Cluster {
@@ -76,7 +81,7 @@ impl Cluster {
     ) -> (Self, Ears) {
         let (told, told_in) = channel();
         let (mail, mail_in) = sync_channel(MAIL_MAX);
-        let inner = Mutex::new(Inner { authority, running: None });
+        let inner = Mutex::new(Inner { authority, running: None, alone: None });
         let dir = dir.to_owned();
         let own = OnceLock::new();
         (Self { dir, listen, told, mail, waker, own, inner }, Ears { told: told_in, mail: mail_in })
@@ -86,7 +91,7 @@ impl Cluster {
     pub(super) fn resume(&self, durability: Durability) -> Result<(), BrokerError> {
         let path = self.dir.join(FILE);
         if !path.exists() {
-            return Ok(());
+            return self.be_alone(&mut self.lock());
         }
         if durability == Durability::WalRedis {
             return Err(BrokerError::OneLog);
@@ -117,10 +122,21 @@ impl Cluster {
         let identity = Identity { cluster: random()?, broker: 1, disk: small_random()? };
         let text = |why: BrokerError| why.to_string();
         let database = open(&self.dir.join(FILE)).map_err(text)?;
-        Store::init(&database, identity, &address).map_err(|why| why.to_string())?;
-        let store = Store::open(database).map_err(|why| why.to_string())?;
-        self.start(&mut inner, store).map_err(text)?;
-        Ok(identity)
+        // What this broker agreed on by itself is the cluster's from now on.
+        end(inner.alone.take());
+        let kept = crate::cluster::load_alone(&self.dir);
+        let made = kept.and_then(|alone| {
+            Store::init(&database, identity, &address, &alone).map_err(|why| why.to_string())?;
+            alone::retire(&self.dir);
+            Store::open(database).map_err(|why| why.to_string())
+        });
+        match made {
+            Ok(store) => self.start(&mut inner, store).map_err(text).map(|()| identity),
+            Err(why) => {
+                self.be_alone(&mut inner).map_err(text)?;
+                Err(why)
+            }
+        }
     }
 
     /// Joins the cluster of the broker at `seed`.
@@ -162,6 +178,8 @@ impl Cluster {
         Store::join(&database, identity).map_err(|why| why.to_string())?;
         let store = Store::open(database).map_err(|why| why.to_string())?;
         inner.authority = Arc::new(authority);
+        end(inner.alone.take());
+        alone::retire(&self.dir);
         self.start(&mut inner, store).map_err(|why| why.to_string())?;
         Ok(identity)
     }
@@ -169,6 +187,27 @@ impl Cluster {
     /// Asks the plane and waits for its answer.
     pub(super) fn ask(&self, asked: Asked) -> Result<Answer, String> {
         let orders = self.lock().running.as_ref().map(|running| running.orders.clone());
+        Self::ask_by(asked, orders)
+    }
+
+    /// The same of what a broker by itself has too.
+    pub(super) fn ask_any(&self, asked: Asked) -> Result<Answer, String> {
+        let inner = self.lock();
+        let running = inner.running.as_ref().or(inner.alone.as_ref());
+        let orders = running.map(|running| running.orders.clone());
+        drop(inner);
+        Self::ask_by(asked, orders)
+    }
+
+    /// Has it done at some time, if it can be; nobody waits for it.
+    pub(super) fn tell_any(&self, asked: Asked) {
+        let inner = self.lock();
+        if let Some(running) = inner.running.as_ref().or(inner.alone.as_ref()) {
+            drop(running.orders.try_send(Order::Ask(asked, sync_channel(1).0)));
+        }
+    }
+
+    fn ask_by(asked: Asked, orders: Option<SyncSender<Order>>) -> Result<Answer, String> {
         let orders = orders.ok_or(NONE)?;
         let (reply, answer) = sync_channel(1);
         if orders.try_send(Order::Ask(asked, reply)).is_err() {
@@ -177,15 +216,39 @@ impl Cluster {
         answer.recv_timeout(ANSWER).map_err(|_| STUCK.to_owned())
     }
 
+    /// Looks at what is agreed on, as far as this broker knows it.
+    pub(super) fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let inner = self.lock();
+        let running = inner.running.as_ref().or(inner.alone.as_ref());
+        let orders = running.map(|running| running.orders.clone()).ok_or(NONE)?;
+        drop(inner);
+        let (reply, answer) = sync_channel(1);
+        let (told, _) = sync_channel(1);
+        let look = Look(Box::new(move |state| drop(reply.try_send(look(state)))));
+        if orders.try_send(Order::Ask(Asked::Look(look), told)).is_err() {
+            return Err(STUCK.to_owned());
+        }
+        answer.recv_timeout(ANSWER).map_err(|_| STUCK.to_owned())
+    }
+
     /// Ends the thread.
     pub(super) fn stop(&self) {
-        let running = self.lock().running.take();
-        if let Some(Running { orders, thread }) = running {
-            // A full queue means that it is stuck: dropping this end of it ends it too.
-            drop(orders.try_send(Order::Stop));
-            drop(orders);
-            super::loops::join(thread);
-        }
+        let mut inner = self.lock();
+        let (running, alone) = (inner.running.take(), inner.alone.take());
+        drop(inner);
+        end(running);
+        end(alone);
+    }
+
+    fn be_alone(&self, inner: &mut Inner) -> Result<(), BrokerError> {
+        let running = alone::start(&self.dir, self.told.clone(), Arc::clone(&self.waker))?;
+        // The network loop may have ended; then so does all.
+        drop(self.told.send(Told::Alone(running.orders.clone())));
+        inner.alone = Some(running);
+        Ok(())
     }
 
     fn start(&self, inner: &mut Inner, store: Store) -> Result<(), BrokerError> {
@@ -233,6 +296,16 @@ impl Cluster {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a thread.
+fn end(running: Option<Running>) {
+    if let Some(Running { orders, thread }) = running {
+        // A full queue means that it is stuck: dropping this end of it ends it too.
+        drop(orders.try_send(Order::Stop));
+        drop(orders);
+        super::loops::join(thread);
     }
 }
 

@@ -41,6 +41,9 @@ pub enum BrokerError {
     /// What it keeps of its cluster.
     #[error(transparent)]
     Cluster(strobe_cluster::StoreError),
+    /// What it agreed on with itself.
+    #[error("{0}")]
+    Agreed(String),
     /// Its node.
     #[error("the control plane cannot start: {0}")]
     ControlPlane(strobe_cluster::NodeError),

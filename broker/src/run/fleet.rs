@@ -41,15 +41,9 @@ impl Broker {
                 let content_type = "application/json".to_owned();
                 ApiResponse { status: 200, content_type, body }
             }
-            peers::BURST_PATH => {
-                let id: Option<HostId> =
-                    std::str::from_utf8(&request.body).ok().and_then(|text| text.parse().ok());
-                match id.filter(|id| self.burst_of(*id)) {
-                    Some(_) => own::text(200, "asked"),
-                    None => own::error(404, "not_found", "it is not connected here"),
-                }
-            }
             peers::HOSTS_PATH => peers::hosts(shared.registry.hosts()),
+            peers::VERSIONS_PATH => self.versions_here(),
+            peers::ASK_PATH => self.asked_here(request),
             path => {
                 own::error(404, "not_found", &format!("{path} is nothing that a broker is asked"))
             }
@@ -64,11 +58,6 @@ impl Broker {
         hosts.into_iter().map(|info| (standing(&info), info)).map(|(s, info)| (info, s)).collect()
     }
 
-    /// Whether another broker has asked the host, which is connected there, for a burst.
-    pub(super) fn burst_elsewhere(&self, id: HostId) -> bool {
-        Self::briefly(|deadline| self.shared.peers.burst(id, deadline))
-    }
-
     /// What it counts.
     pub(super) fn numbers(&self) -> own::Numbers {
         let shared = &self.shared;
@@ -79,6 +68,7 @@ impl Broker {
             mirror: mirror.map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner)),
             queries_abandoned: shared.queries_abandoned.load(Ordering::Relaxed),
             members_silent: shared.peers.silent(),
+            lookout: shared.lookout.counts(),
         }
     }
 

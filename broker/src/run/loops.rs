@@ -3,6 +3,7 @@
 use super::clock::{monotonic, rest_until, wall_ms, wall_s};
 use super::cluster::{Ears, Told};
 use super::error::BrokerError;
+use super::tune::Tuner;
 use crate::cluster::{MAIL_MAX, Post};
 use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
@@ -41,6 +42,7 @@ pub(super) struct Loop {
     pub(super) epochs: Arc<Epochs>,
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) tuner: Tuner,
 }
 
 impl Loop {
@@ -70,6 +72,7 @@ impl Loop {
             if count_at <= now {
                 count_at = now + COUNT_EVERY;
                 let counts = self.net.counts();
+                self.tuner.on_timeout(now, counts.storing);
                 *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
             }
             let sent = self.socket.transmit(now, &mut self.net.link);
@@ -88,8 +91,18 @@ impl Loop {
         }
         while let Ok(told) = self.ears.told.try_recv() {
             match told {
-                Told::Seat(seating) => self.net.take_seat(seating, now),
+                Told::Seat(seating) => {
+                    self.tuner.set_agreed(seating.me, seating.orders.clone());
+                    self.net.take_seat(seating, now);
+                }
+                Told::Alone(agreed) => {
+                    self.tuner.set_agreed(0, agreed.clone());
+                    self.net.set_agreed(agreed);
+                }
                 Told::Post(post) => {
+                    if let Post::Desired(desired) = &post {
+                        self.tuner.on_desired(now, desired);
+                    }
                     if let Post::Map(map) = &post {
                         self.peers.set_members(map.me, &map.addresses);
                         // Of all shards: what it took in while it owned one is sealed, and written,

@@ -10,17 +10,23 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+mod alone;
 mod attach;
+mod begin;
 mod clock;
 mod cluster;
 mod error;
 mod fleet;
+mod lookout;
 mod loops;
+mod machines;
 mod operate;
+mod tune;
 
 pub use error::BrokerError;
 
 use crate::api::{self, Answer};
+use crate::audit::Audit;
 use crate::certificates::Certificates;
 use crate::config::{Config, Durability};
 use crate::control;
@@ -30,13 +36,15 @@ use crate::ingest::Ingest;
 use crate::net::{Net, NetCounts, Parts, Place};
 use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
-use crate::query::{Caller, Deadline, Engine, Limits, Pulse};
+use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{Epochs, Mirror, MirrorCounts};
-use crate::store::{RemoteSeries, Store, StoreConfig};
+use crate::store::{RemoteSeries, Store};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
+use begin::listen;
 use clock::{monotonic, wall_ms, wall_s};
 use cluster::Cluster;
+use lookout::{LookoutDoor, Told};
 use loops::{Loop, Question, join, log_loop, mirror_loop, spawn, wake, write_loop};
 use mio::{Interest, Poll, Token as Source, Waker};
 use std::net::SocketAddr;
@@ -47,9 +55,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use strobe_wire::ids::{HostId, Seq};
-use strobe_wire::link::{Accept, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
+use strobe_wire::link::{Accept, Link, LinkConfig, Side};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
+use tune::{Tuned, Tuner, store_config};
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]
@@ -66,6 +75,8 @@ struct Shared {
     registry: Registry,
     hub: Hub,
     cluster: Cluster,
+    tuned: Tuned,
+    audit: Audit,
     quic_addr: SocketAddr,
     orders: SyncSender<Order>,
     waker: Arc<Waker>,
@@ -76,6 +87,7 @@ struct Shared {
     mirror: OnceLock<Arc<Mutex<MirrorCounts>>>,
     /// What writes to Redis carry.
     epochs: Arc<Epochs>,
+    lookout: LookoutDoor,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
@@ -147,6 +159,9 @@ impl Broker {
         let (cluster, ears) =
             Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
         let stopping = Arc::default();
+        let tuned = Tuned::new(&config);
+        let tuner = Tuner::new(&config, &store, &tuned);
+        let audit = Audit::open(&config.dir).map_err(io("open the audit log"))?;
         let epochs = Arc::new(Epochs::none());
         let mirror = attach::mirror(&config, &store, &registry, (&stopping, &epochs), now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
@@ -158,6 +173,7 @@ impl Broker {
         }
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
+        let (lookout, lookout_told) = LookoutDoor::new();
         let shared = Arc::new(Shared {
             config,
             engine: Engine::new(store.clone()).with_peers(peers.clone()),
@@ -166,6 +182,8 @@ impl Broker {
             registry,
             hub,
             cluster,
+            tuned,
+            audit,
             quic_addr,
             orders: orders.clone(),
             waker,
@@ -173,6 +191,7 @@ impl Broker {
             stopping,
             mirror: mirror.as_ref().map(Mirror::counts).map_or_else(OnceLock::new, OnceLock::from),
             epochs: Arc::clone(&epochs),
+            lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
             backing_up: AtomicBool::new(false),
@@ -194,6 +213,7 @@ impl Broker {
             epochs,
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
+            tuner,
         };
         let mut others = broker.answerers(questions_in, &answers_out, Self::respond)?;
         others.extend(broker.answerers(pages_in, &answers_out, Self::respond_to_peer)?);
@@ -209,6 +229,7 @@ impl Broker {
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
         broker.shared.cluster.resume(broker.shared.config.durability)?;
+        others.push(broker.lookout(lookout_told)?);
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
         *broker.threads() = Threads { network, others, door, state };
@@ -234,7 +255,8 @@ impl Broker {
             "/-/ready" => own::text(200, "Strobe is ready."),
             "/metrics" => own::metrics(&self.numbers(), &self.known(), wall_ms()),
             "/api/strobe/v1/cluster" => self.overview(),
-            "/api/strobe/v1/hosts" => own::hosts(&self.fleet(), wall_ms()),
+            "/api/strobe/v1/hosts" => self.machines(caller).answer(wall_ms()),
+            REGISTER if request.method == "POST" => self.register(request),
             path if path.starts_with("/api/v1/") || [api::HISTORY, api::BURSTS].contains(&path) => {
                 self.evaluate(request, caller)
             }
@@ -243,7 +265,7 @@ impl Broker {
     }
 
     fn evaluate(&self, request: &ApiRequest, caller: &Caller) -> ApiResponse {
-        let (shared, limits, since) = (&self.shared, Limits::usual(), monotonic());
+        let (shared, limits, since) = (&self.shared, self.shared.tuned.limits(), monotonic());
         let is_abandoned = || shared.stopping.load(Ordering::Acquire) || caller.has_left();
         let pulse = || match is_abandoned() {
             true => Pulse::Abandoned,
@@ -312,6 +334,7 @@ impl Broker {
         let threads = std::mem::take(&mut *self.threads());
         self.shared.stopping.store(true, Ordering::Release);
         wake(&self.shared.waker);
+        self.shared.lookout.say(Told::Stop);
         join(threads.network);
         self.shared.cluster.stop();
         // The network loop's last batch stands before this in the queue.
@@ -402,7 +425,9 @@ impl Broker {
                 }
                 let (broker, counted) = (broker.clone(), Arc::clone(&busy));
                 let serve = move || {
-                    if let Err(why) = control::serve(&mut stream, |ask| broker.operate(&ask)) {
+                    if let Err(why) =
+                        control::serve(&mut stream, |ask, who| broker.operate(&ask, who))
+                    {
                         log::debug!("control socket: {why}");
                     }
                     counted.fetch_sub(1, Ordering::Relaxed);
@@ -424,37 +449,12 @@ impl Broker {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<(Socket, SocketAddr), BrokerError> {
-    let fail = |source| BrokerError::Listen { address, source };
-    let config = SocketConfig {
-        bind: address,
-        offload: Offload::Auto,
-        batch: SOCKET_BATCH,
-        kernel_bytes: KERNEL_BYTES,
-    };
-    let socket = Socket::bind(&config).map_err(fail)?;
-    let bound = socket.local_addr().map_err(fail)?;
-    Ok((socket, bound))
-}
-
-fn store_config(config: &Config) -> StoreConfig {
-    StoreConfig {
-        raw_retention_ms: config.raw_retention_ms,
-        minute_retention_ms: config.minute_retention_ms,
-        hour_retention_ms: config.hour_retention_ms,
-        bytes_max: config.bytes_max,
-        free_bytes_min: config.free_bytes_min,
-        head_bytes_max: config.head_bytes_max,
-        ..StoreConfig::at(config.dir.join("store"))
-    }
-}
-
+/// Where a machine is registered.
+const REGISTER: &str = "/api/strobe/v1/hosts/register";
 const SOCKET: Source = Source(0);
 const WAKE: Source = Source(1);
 /// Connections at once: ten thousand agents, and as many in their handshake.
 const CONNECTIONS_MAX: usize = 20_000;
-const SOCKET_BATCH: usize = 32;
-const KERNEL_BYTES: usize = 8 << 20;
 /// Orders waiting for the writer: turns in flight, writes and windows.
 const ORDERS_MAX: usize = crate::net::TURNS_MAX + WRITES_MAX + 64;
 const QUESTIONS_MAX: usize = 64;

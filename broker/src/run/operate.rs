@@ -1,7 +1,13 @@
-//! What only the owner of the state directory may ask, by the control socket: tokens, revocations.
+//! What only the owner of the state directory may ask, by the control socket: tokens, revocations, the
+//! configuration, the cluster, questions to hosts. Whatever changes something, or looks into a host, is
+//! written to the audit log.
 
 mod backup;
 mod cluster;
+mod config;
+mod hosts;
+mod plan;
+mod targets;
 
 use super::Broker;
 use super::clock::wall_s;
@@ -18,18 +24,51 @@ use strobe_wire::pki::Token;
 
 impl Broker {
     /// Answers the owner, and everything that others may ask.
-    pub(super) fn operate(&self, request: &ApiRequest) -> ApiResponse {
-        let answer = match request.path.as_str() {
-            "/api/strobe/v1/tokens" => self.create_token(request),
-            "/api/strobe/v1/revoke" => self.revoke(request),
-            "/api/strobe/v1/backup" => self.back_up(request),
-            "/api/strobe/v1/burst" => self.ask_burst(request),
-            path => match path.strip_prefix("/api/strobe/v1/cluster/") {
-                Some(what) => return self.cluster(what, request),
-                None => return self.respond(request, &Caller::default()),
+    pub(super) fn operate(&self, request: &ApiRequest, who: &str) -> ApiResponse {
+        let path = request.path.as_str();
+        let Some(what) = path.strip_prefix("/api/strobe/v1/") else {
+            return self.respond(request, &Caller::default());
+        };
+        let answer = match what {
+            "tokens" => self.create_token(request),
+            "revoke" => self.revoke(request),
+            "backup" => self.back_up(request),
+            "ask" => return self.question(request, who),
+            "audit" => return self.audited(request),
+            _ => match (what.strip_prefix("cluster/"), what.strip_prefix("config/")) {
+                (Some(what), _) => Ok(self.cluster(what, request)),
+                (_, Some(what)) => self.config_of_fleet(what, request, who),
+                _ => match what.strip_prefix("hosts/") {
+                    Some(what) => Ok(self.targets(what, request)),
+                    None => return self.respond(request, &Caller::default()),
+                },
             },
         };
-        answer.unwrap_or_else(|refused| refused)
+        let answer = answer.unwrap_or_else(|refused| refused);
+        if CHANGING.contains(&what) {
+            self.recorded(request, who, what, &answer);
+        }
+        answer
+    }
+
+    /// Tells the audit log of a change; what is done is done, so a log that cannot grow is told loudly.
+    fn recorded(&self, request: &ApiRequest, who: &str, what: &str, answer: &ApiResponse) {
+        let form =
+            Form::of(&ApiRequest { body: Vec::new(), ..request.clone() }).unwrap_or_default();
+        // Not the rest: there are tokens in it.
+        let on =
+            ["host", "broker", "shard", "address", "base", "number", "reason", "canary", "now"];
+        let on = on.iter().filter_map(|name| Some(format!("{name}={}", form.optional(name)?)));
+        let on = on.collect::<Vec<_>>().join(" ");
+        let said = String::from_utf8_lossy(&answer.body);
+        let outcome = match answer.status {
+            200 if what.contains("token") => "done".to_owned(),
+            200 => format!("done: {}", said.lines().next().unwrap_or_default()),
+            status => format!("refused ({status}): {said}"),
+        };
+        if let Err(why) = self.record(who, what, &on, &outcome) {
+            log::error!("{who} did {what} {on}, and the audit log does not say so: {why}");
+        }
     }
 
     fn create_token(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
@@ -69,31 +108,6 @@ impl Broker {
         Ok(own::text(200, &text))
     }
 
-    /// Asks a connected host for what its flight recorder has.
-    fn ask_burst(&self, request: &ApiRequest) -> Result<ApiResponse, ApiResponse> {
-        let (asked, id) = self.named(request)?;
-        if !self.burst_of(id) && !self.burst_elsewhere(id) {
-            let why = format!("{asked} ({id}) is not connected, so nobody can be asked");
-            return Err(own::error(422, "execution", &why));
-        }
-        let text = format!(
-            "{asked} ({id}) is asked for the last minute and the next ten seconds, \
-             which it has if its flight recorder is on."
-        );
-        Ok(own::text(200, &text))
-    }
-
-    /// Asks a host that is connected here; false if it is not.
-    pub(super) fn burst_of(&self, id: HostId) -> bool {
-        let here = self.shared.registry.host(id).is_some_and(|info| info.connected);
-        if here {
-            self.shared.registry.ask_burst(id);
-            wake(&self.shared.waker);
-            log::info!("{id} is asked for a burst");
-        }
-        here
-    }
-
     /// The host that a request names by its instance or id, as it was named.
     fn named(&self, request: &ApiRequest) -> Result<(String, HostId), ApiResponse> {
         let bad = |why: &str| own::error(400, "bad_data", why);
@@ -130,3 +144,21 @@ impl Broker {
             .collect()
     }
 }
+
+/// What the audit log is told of besides questions.
+const CHANGING: [&str; 14] = [
+    "tokens",
+    "backup",
+    "cluster/share",
+    "revoke",
+    "config/apply",
+    "config/rollback",
+    "cluster/init",
+    "cluster/join",
+    "cluster/token",
+    "cluster/transfer-leader",
+    "cluster/drain",
+    "cluster/move",
+    "cluster/remove",
+    "cluster/add",
+];

@@ -89,3 +89,71 @@ fn a_bursts_samples_are_rows_at_their_own_times_from_memory_log_and_segment() {
     settle(&mut writer, T0 + 3_600_000);
     check(&store, "segment");
 }
+
+/// What a host's agent scraped has a `job` and `instance` of its own: it was found under those of the
+/// host, and under no others.
+#[test]
+fn guests_are_found_under_their_own_names_from_memory_log_and_segment() {
+    let place = Place::new("guests");
+    let (store, mut writer, _) = place.open();
+    let column = |name: &str, pairs: &[(&str, &str)]| {
+        let kind = Kind::Gauge { scale: 0 };
+        Column { name: name.to_owned(), labels: Labels::of(pairs), kind }
+    };
+    let columns = vec![
+        column("up", &[("instance", "web:1"), ("job", "web")]),
+        column("up", &[("job", "batch")]),
+        column("free", &[]),
+    ];
+    let schemas = [schema(), Schema { section: "scrape.web".to_owned(), columns }];
+    writer.host(HOST, "node", "h7", &Labels::of(&[("dc", "x")])).unwrap();
+    for (seq, schema) in (1..).zip(&schemas) {
+        writer.schema(schema).unwrap();
+        let (mut slot, values) = ([0; FRAME_BYTES_MAX], vec![seq; schema.columns.len()]);
+        let header = Header { schema: schema.id(), ..header(FrameKind::Row, seq) };
+        let row = Row { values: &values, valid: &[(1 << values.len()) - 1], scores: &[] };
+        let length = seal_row(&mut slot, &header, &row).unwrap();
+        writer.frame(&Bytes::copy_from_slice(&slot[..length])).unwrap();
+    }
+    writer.commit(T0).unwrap();
+    let check = |store: &Store, place: &str| {
+        let limits = Limits { series_max: 100, samples_max: 100 };
+        let all = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
+        for (pairs, wanted) in [
+            (&[("__name__", "up")][..], &["batch/h7/x", "web/web:1/x"][..]),
+            (&[("instance", "web:1")], &["web/web:1/x"]),
+            (&[("instance", "web:1"), ("job", "node")], &[]),
+            (&[("instance", "h7"), ("job", "node")], &["node/h7/x"; 3]),
+            (&[("instance", "h7"), ("job", "batch")], &["batch/h7/x"]),
+            (&[("job", "web"), ("dc", "x")], &["web/web:1/x"]),
+            (&[("instance", "h8")], &[]),
+        ] {
+            let matcher = |(name, value): &(&str, &str)| Matcher {
+                name: (*name).to_owned(),
+                op: MatchOp::Equal,
+                value: (*value).to_owned(),
+            };
+            let matchers: Vec<_> = pairs.iter().map(matcher).collect();
+            let mut found = Vec::new();
+            for part in store.select(&matchers, all, &limits).unwrap() {
+                for series in 0..part.len() {
+                    let labels = part.labels(series);
+                    let of = |name: &str| labels.value(name).unwrap_or("none").to_owned();
+                    assert_eq!(part.label(series, "job"), labels.value("job"));
+                    found.push([of("job"), of("instance"), of("dc")].join("/"));
+                }
+            }
+            found.sort();
+            assert_eq!(found, wanted, "{place}: {pairs:?}");
+        }
+    };
+    check(&store, "memory");
+    drop((store, writer));
+    let (store, mut writer, _) = place.open();
+    check(&store, "log");
+    settle(&mut writer, T0 + 3_600_000);
+    check(&store, "segment");
+    drop((store, writer));
+    let (store, ..) = place.open();
+    check(&store, "segment after a restart");
+}

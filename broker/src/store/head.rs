@@ -6,6 +6,7 @@
 
 use super::elsewhere::Home;
 use super::remote::Remote;
+use super::shared::INSTANCE;
 use super::spill::Body;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,8 @@ pub(super) struct SeriesName {
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) schema: Arc<Schema>,
+    /// See [`has_guests`].
+    pub(super) guests: bool,
     /// Every column has its own times (remote-write).
     pub(super) own_times: bool,
     /// From the first to the last sample, wherever they are.
@@ -164,9 +167,9 @@ impl SourceState {
 impl Section {
     pub(super) fn new(schema: Arc<Schema>) -> Self {
         let rows = Rows::new(schema.columns.len());
-        let own_times = schema.section == REMOTE;
+        let (own_times, guests) = (schema.section == REMOTE, has_guests(&schema));
         let (before, young) = (Before::default(), Vec::new());
-        Self { schema, own_times, span: (i64::MAX, i64::MIN), rows, before, young }
+        Self { schema, guests, own_times, span: (i64::MAX, i64::MIN), rows, before, young }
     }
 
     /// Appends rows that came before the newest seal began, or since.
@@ -394,21 +397,24 @@ impl RemoteColumn {
     }
 }
 
-/// The labels of a series as given out: its own, `__name__`, and its source's.
+/// The labels of a series as given out: its own, `__name__`, and those of its source that it does
+/// not have itself. A target's series that a host's agent scraped have a `job` and `instance` of their own.
 pub(super) fn full_labels(column: &SeriesName, source: &Labels) -> Labels {
     let mut pairs = Vec::with_capacity(1 + column.labels.0.len() + source.0.len());
     pairs.push((NAME.to_owned(), column.name.clone()));
-    // `sort` is stable and `dedup` keeps the first: job and instance are the source's, whatever a
-    // column claims; other names are the column's if it has them.
-    let owned = |name: &str| name == "job" || name == "instance";
-    pairs.extend(source.0.iter().filter(|(name, _)| owned(name)).cloned());
-    pairs.extend(column.labels.0.iter().filter(|(name, _)| !pinned(name, source)).cloned());
+    pairs.extend(column.labels.0.iter().cloned());
     let taken = |name: &str| column.labels.value(name).is_some();
-    pairs.extend(source.0.iter().filter(|(name, _)| !owned(name) && !taken(name)).cloned());
+    pairs.extend(source.0.iter().filter(|(name, _)| !taken(name)).cloned());
     Labels::new(pairs)
 }
 
-/// Whether a label is the source's even where a column has it too.
+/// Whether a schema has series with a `job` or `instance` of their own.
+pub(super) fn has_guests(schema: &Schema) -> bool {
+    let own = |name: &String| name == "job" || name == INSTANCE;
+    schema.columns.iter().any(|column| column.labels.0.iter().any(|(name, _)| own(name)))
+}
+
+/// Whether a label is the source's for all series but guests.
 pub(super) fn pinned(name: &str, source: &Labels) -> bool {
     (name == "job" || name == "instance") && source.value(name).is_some()
 }

@@ -19,7 +19,7 @@ impl Writer {
         self.commit(now_ms)?;
         // Names that wait for a row are written with it, and are in the registry.
         let closed = self.rotate()?;
-        let from = self.shared.config.dir.clone();
+        let from = self.shared.config().dir.clone();
         for folder in [SEGMENTS, WAL] {
             let (from, to) = (from.join(folder), to.join(folder));
             fs::create_dir_all(&to).map_err(io("make", &to))?;

@@ -90,9 +90,10 @@ impl Store {
         let shared = Arc::new(Shared {
             spill: Spill::new(config.dir.join(SPILL)),
             pieces: Pieces::new(config.head_bytes_max),
-            config,
+            config: RwLock::new(Arc::new(config)),
             sources: RwLock::default(),
             instances: RwLock::default(),
+            guests: AtomicU64::new(0),
             segments: RwLock::default(),
             counts: Mutex::default(),
             horizon: Mutex::new(horizon),
@@ -104,10 +105,10 @@ impl Store {
             scores: Mutex::default(),
             seals: AtomicU64::new(0),
         });
-        shared.spill.allow(free_bytes(&shared.config.dir)?, shared.config.free_bytes_min);
+        shared.spill.allow(free_bytes(&shared.config().dir)?, shared.config().free_bytes_min);
         let mut replay = Replay::new(Arc::clone(&shared));
         // The lock comes first: until it is held nothing is removed.
-        let journal = Journal::open(&shared.config.dir.join(WAL), &mut |number, record| {
+        let journal = Journal::open(&shared.config().dir.join(WAL), &mut |number, record| {
             replay.record(number, record);
         });
         let (journal, damage) = journal?;
@@ -384,7 +385,7 @@ impl Writer {
             counts.commits += 1;
             counts.wal_bytes = wal_bytes;
         });
-        if self.shared.config.wal_file_bytes <= self.journal.active_bytes() {
+        if self.shared.config().wal_file_bytes <= self.journal.active_bytes() {
             // What was committed is safe in the old file; without room for a new one it grows.
             match self.rotate() {
                 Ok(_) => {}
@@ -403,7 +404,7 @@ impl Writer {
     }
 
     fn floor(&self) -> Result<(), StoreError> {
-        let config = &self.shared.config;
+        let config = self.shared.config();
         let free = free_bytes(&config.dir)?;
         self.shared.spill.allow(free, config.free_bytes_min);
         if free < config.free_bytes_min {
@@ -417,12 +418,9 @@ impl Writer {
     fn room(&self) -> Result<(), StoreError> {
         if PENDING_BYTES_MAX < self.pending_bytes {
             self.floor()?;
-            let (path, floor) = (self.shared.config.dir.clone(), self.shared.config.free_bytes_min);
-            return Err(StoreError::Full {
-                path,
-                free: free_bytes(&self.shared.config.dir)?,
-                floor,
-            });
+            let config = self.shared.config();
+            let (path, floor) = (config.dir.clone(), config.free_bytes_min);
+            return Err(StoreError::Full { path, free: free_bytes(&config.dir)?, floor });
         }
         Ok(())
     }

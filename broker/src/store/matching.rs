@@ -1,6 +1,6 @@
 //! Matchers, compiled, and what they say of a label.
 
-use super::head::{NAME, pinned};
+use super::head::NAME;
 use super::{MatchOp, Matcher, StoreError};
 use regex::{Regex, RegexBuilder};
 use strobe_wire::schema::Labels;
@@ -58,13 +58,10 @@ impl Test {
         }
     }
 
-    /// A series' value of the label: the source's where it is pinned, else the column's, else the
-    /// source's.
+    /// A series' value of the label: the column's, else the source's.
     pub(super) fn holds_for(&self, name: &str, labels: &Labels, source: &Labels) -> bool {
         let value = if self.name == NAME {
             name
-        } else if pinned(&self.name, source) {
-            source.value(&self.name).unwrap_or("")
         } else {
             labels.value(&self.name).or_else(|| source.value(&self.name)).unwrap_or("")
         };

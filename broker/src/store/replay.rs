@@ -123,7 +123,7 @@ impl Replay {
     }
 
     fn segments(&mut self) -> Result<(), StoreError> {
-        let dir = self.shared.config.dir.join(SEGMENTS);
+        let dir = self.shared.config().dir.join(SEGMENTS);
         sweep(&dir)?;
         // Files with a broken list of series, which a later one may have.
         let mut incomplete = Vec::new();
@@ -153,7 +153,7 @@ impl Replay {
     fn bound(&mut self, through: u64) -> Result<(), StoreError> {
         measure(&self.shared);
         let head = self.shared.count(|_| ()).head_bytes;
-        if usize::try_from(head).unwrap_or(usize::MAX) <= self.shared.config.head_bytes_max {
+        if usize::try_from(head).unwrap_or(usize::MAX) <= self.shared.config().head_bytes_max {
             return Ok(());
         }
         let path = self.shared.segment_path("raw")?;

@@ -1,6 +1,7 @@
 //! Finding series by matchers, and giving out their samples.
 //!
-//! Matchers on `job` and `instance` are decided once a source, the others once a schema as long
+//! Matchers on `job` and `instance` are decided once a source (but for guests: series with a `job` or
+//! `instance` of their own, which a host's agent scraped), the others once a schema as long
 //! as no label of the source has the same name: a thousand hosts with one schema cost one look,
 //! and share the list of what was found. Full labels are put together only for who asks.
 
@@ -90,11 +91,7 @@ impl Part {
         if name == NAME {
             return Some(&place.name);
         }
-        let owned = self.owner.value(name);
-        if owned.is_some() && pinned(name, &self.owner) {
-            return owned;
-        }
-        place.labels.value(name).or(owned)
+        place.labels.value(name).or_else(|| self.owner.value(name))
     }
 
     /// Whether `name` is a label of the source and the same for all its series.
@@ -399,7 +396,8 @@ fn select_source(
     let refused = |test: &Test| {
         pinned(&test.name, &owner) && !test.holds(owner.value(&test.name).unwrap_or(""))
     };
-    if tests.iter().any(refused) {
+    let refused = tests.iter().any(refused);
+    if refused && !state.sections.values().any(|section| section.guests) {
         return part(Arc::default());
     }
     let rest: Vec<&Test> = tests.iter().filter(|test| !pinned(&test.name, &owner)).collect();
@@ -409,12 +407,26 @@ fn select_source(
     let alone = rest.iter().all(|test| owner.value(&test.name).is_none())
         && owner.value("job").is_some()
         && owner.value("instance").is_some();
+    let guest = |name: &str, own: &Labels| tests.iter().all(|t| t.holds_for(name, own, &owner));
     let mut found: Vec<(u64, &Schema, Arc<[usize]>)> = Vec::new();
+    let mut guests = false;
     for (&id, section) in &state.sections {
         if section.span.1 < range.start_ms || range.end_ms < section.span.0 {
             continue;
         }
         let columns = section.schema.columns.iter().enumerate();
+        if section.guests {
+            let hits = columns.filter(|(_, c)| guest(&c.name, &c.labels)).map(|(i, _)| i);
+            let hits: Arc<[usize]> = hits.collect();
+            if !hits.is_empty() {
+                guests = true;
+                found.push((id, &section.schema, hits));
+            }
+            continue;
+        }
+        if refused {
+            continue;
+        }
         let look = || columns.filter(|(_, c)| hit(&c.name, &c.labels)).map(|(i, _)| i).collect();
         let hits: Arc<[usize]> =
             if alone { Arc::clone(known.hits.entry(id).or_insert_with(look)) } else { look() };
@@ -423,8 +435,8 @@ fn select_source(
         }
     }
     let remote: Vec<&SeriesName> =
-        state.remote.homeless().filter(|name| hit(&name.name, &name.labels)).collect();
-    if !remote.is_empty() || !alone {
+        state.remote.homeless().filter(|name| !refused && hit(&name.name, &name.labels)).collect();
+    if guests || !remote.is_empty() || !alone {
         return part(Arc::new(places(&found, &remote)));
     }
     let ids = found.iter().map(|(id, ..)| *id).collect();

@@ -1,6 +1,6 @@
 //! What the writer and the readers of a store have in common.
 
-use super::head::{Rows, Source};
+use super::head::{Rows, Source, has_guests};
 use super::horizon::Horizon;
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::pieces::Pieces;
@@ -10,7 +10,7 @@ use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
 use super::spill::Spill;
 use super::{StoreConfig, StoreCounts, StoreError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -22,7 +22,8 @@ use strobe_wire::score::Scores;
 /// What the writer and the readers have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: StoreConfig,
+    /// Its limits may change while it is open.
+    pub(super) config: RwLock<Arc<StoreConfig>>,
     pub(super) sources: RwLock<BTreeMap<u128, Arc<Source>>>,
     /// The same by `instance`, none for those without: a question about one of a thousand hosts
     /// looks at that one.
@@ -46,11 +47,18 @@ pub(super) struct Shared {
     pub(super) last_number: AtomicU64,
     /// The scores that rows of a schema have a series of, by its name; none of most.
     pub(super) scores: Mutex<HashMap<u64, Option<Arc<Scores>>>>,
+    /// Listings under instances of guests. Relaxed: a number by itself.
+    pub(super) guests: AtomicU64,
     /// How many seals have begun. Relaxed: only the writer's thread counts and asks.
     pub(super) seals: AtomicU64,
 }
 
 impl Shared {
+    /// As it is now.
+    pub(super) fn config(&self) -> Arc<StoreConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Behind the last committed record of the WAL.
     pub(super) fn synced(&self) -> Position {
         *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,13 +120,34 @@ impl Shared {
         }
     }
 
+    /// A schema that may be new to a source: it is listed under the instances of its guests too.
+    pub(super) fn welcome(&self, source: &Arc<Source>, id: u64, schema: &Schema) {
+        if source.read().sections.contains_key(&id) || !has_guests(schema) {
+            return;
+        }
+        let own = schema.columns.iter().filter_map(|column| column.labels.value(INSTANCE));
+        for instance in own.collect::<BTreeSet<_>>() {
+            // Beyond the bound whoever asks for any instance looks at this source as well.
+            let full = GUESTS_MAX <= self.guests.load(Ordering::Relaxed);
+            if self.list_under(if full { "" } else { instance }, source) {
+                self.guests.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn list(&self, labels: &Labels, source: &Arc<Source>) {
+        self.list_under(labels.value(INSTANCE).unwrap_or_default(), source);
+    }
+
+    /// Whether it was not there yet.
+    fn list_under(&self, instance: &str, source: &Arc<Source>) -> bool {
         let mut instances = self.instances.write().unwrap_or_else(PoisonError::into_inner);
-        let instance = labels.value(INSTANCE).unwrap_or_default().to_owned();
-        let sources = instances.entry(instance).or_default();
-        if sources.iter().all(|other| other.id != source.id) {
+        let sources = instances.entry(instance.to_owned()).or_default();
+        let new = sources.iter().all(|other| other.id != source.id);
+        if new {
             sources.push(Arc::clone(source));
         }
+        new
     }
 
     pub(super) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
@@ -157,7 +186,7 @@ impl Shared {
         if horizon == self.horizon() {
             return Ok(());
         }
-        horizon.write(&self.config.dir.join(SEGMENTS))?;
+        horizon.write(&self.config().dir.join(SEGMENTS))?;
         *self.horizon.lock().unwrap_or_else(PoisonError::into_inner) = horizon;
         Ok(())
     }
@@ -193,6 +222,7 @@ impl Shared {
                 continue;
             };
             let source = self.source(entry.source);
+            self.welcome(&source, entry.schema, schema);
             source.write().section(entry.schema, schema).widen(entry.first_ms, entry.last_ms);
         }
         all
@@ -208,6 +238,7 @@ impl Shared {
             Pending::Row(source, schema, bytes) => {
                 // Opened once when it was appended, or checked by the WAL's CRC.
                 let Ok(frame) = frame::open(&bytes) else { return 0 };
+                self.welcome(&source, frame.header.schema.0, &schema);
                 match frame.payload {
                     Payload::Row(row) => self.apply_row((&source, &schema), &frame, row, from_ms),
                     Payload::Burst(burst) => {
@@ -303,7 +334,7 @@ impl Shared {
 
     /// The next free file of a kind. A number is not used twice: Redis knows what it means.
     pub(super) fn segment_path(&self, kind: &str) -> Result<PathBuf, StoreError> {
-        let dir = self.config.dir.join(SEGMENTS);
+        let dir = self.config().dir.join(SEGMENTS);
         let last = segment_files(&dir)?.last().map_or(0, |(number, _)| *number);
         let last = self.last_number.fetch_max(last, Ordering::Relaxed).max(last);
         let next = last.saturating_add(1);
@@ -321,4 +352,6 @@ pub(super) fn last_ms(frame: &Frame<'_>) -> i64 {
     last_ns.div_euclid(1_000_000)
 }
 
-const INSTANCE: &str = "instance";
+pub(super) const INSTANCE: &str = "instance";
+/// Instances of guests that sources are listed under.
+const GUESTS_MAX: u64 = 100_000;

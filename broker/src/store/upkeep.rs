@@ -75,7 +75,7 @@ pub(super) fn tick(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
         writer.upkeep.sealed_ms = sealed_ms.min(now_ms - SEAL_MS);
         writer.upkeep.retry_ms = now_ms + RETRY_MS;
         // Each try leaves a file of its own: a full disk would be filled with them to its last byte.
-        if let Err(error) = sweep(&writer.shared.config.dir.join(SEGMENTS)) {
+        if let Err(error) = sweep(&writer.shared.config().dir.join(SEGMENTS)) {
             log::warn!("an unfinished file stays until the next start: {error}");
         }
     }
@@ -93,7 +93,7 @@ fn act(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
     }
     let window = (now_ms - SEAL_DELAY_MS).div_euclid(SEAL_MS) * SEAL_MS;
     let head = writer.shared.count(|_| ()).head_bytes;
-    let config = &writer.shared.config;
+    let config = writer.shared.config();
     // A WAL that eats up the store's share is sealed away, rather than history for it.
     let wal_max = (config.bytes_max / WAL_SHARE).max(config.wal_file_bytes.saturating_mul(2));
     if config.head_bytes_max < usize::try_from(head).unwrap_or(usize::MAX)
@@ -241,7 +241,7 @@ fn horizon_without(shared: &Shared, segment: &Segment) -> Horizon {
 
 /// Removes segments by age, then the oldest by size, and forgets sections without samples.
 fn retain(writer: &mut Writer, now_ms: i64) -> Result<(), StoreError> {
-    let config = writer.shared.config.clone();
+    let config = writer.shared.config();
     let keep_ms = |step: u32| match step {
         0 => config.raw_retention_ms,
         step if step == HOURS.step_ms => config.hour_retention_ms,
@@ -306,7 +306,7 @@ fn forget(shared: &Arc<Shared>, now_ms: i64) {
     let segments = shared.segments();
     // A rollup's row stands at the end of its step, behind the samples that are in it.
     let oldest = segments.iter().map(|segment| segment.first_ms - i64::from(segment.step_ms));
-    let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config, now_ms));
+    let far = shared.archive.get().map(|archive| archive.oldest_ms(&shared.config(), now_ms));
     let oldest = oldest.chain(far).min();
     for source in shared.sources() {
         let mut state = source.write();

@@ -5,10 +5,13 @@
 //! protobuf tags are in logs, snapshots and other brokers: they never change. What a command
 //! does is the same on every node: it looks at the state and itself, at no clock.
 
+pub mod audit;
 pub mod hosts;
 pub mod members;
 pub mod revocations;
+pub mod rollouts;
 pub mod shards;
+pub mod targets;
 pub mod tokens;
 pub mod versions;
 
@@ -24,8 +27,11 @@ pub(crate) fn apply(state: &mut State, kind: u32, body: &Bytes) -> Option<Result
         shards::KIND => shards::apply(state, body),
         hosts::KIND => hosts::apply(state, body),
         versions::KIND => versions::apply(state, body),
+        targets::KIND => targets::apply(state, body),
         tokens::KIND => tokens::apply(state, body),
         revocations::KIND => revocations::apply(state, body),
+        rollouts::KIND => rollouts::apply(state, body),
+        audit::KIND => audit::apply(state, body),
         _ => return None,
     })
 }
@@ -53,6 +59,9 @@ impl Command {
 pub fn placement(state: &State) -> [u128; 2] {
     [state.hash_of(members::KIND), state.hash_of(shards::KIND)]
 }
+
+/// Kinds of which a broker by itself has a state as well; making a cluster of it takes them along.
+pub(crate) const OF_ONE: [u8; 3] = [versions::KIND, audit::KIND, targets::KIND];
 
 pub(crate) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + rest.len());

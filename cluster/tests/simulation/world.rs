@@ -81,7 +81,9 @@ impl World {
         };
         let (number, disk) = world.new_disk();
         let identity = Identity { cluster: CLUSTER, broker: 1, disk: number };
-        Store::init(&database(&disk).expect("new"), identity, "broker-1").expect("new");
+        let database = database(&disk).expect("new");
+        Store::init(&database, identity, "broker-1", &strobe_cluster::State::default())
+            .expect("new");
         world.settle_in(1, disk);
         world
     }

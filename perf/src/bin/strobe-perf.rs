@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::families;
 use strobe_perf::floor;
 use strobe_perf::peers::Kind;
 use strobe_perf::rows::Shape;
 use strobe_perf::suite::load::{self, Seal};
 use strobe_perf::suite::queries;
 use strobe_perf::suite::{Bench, Found};
-use strobe_perf::suite::{bytes, live, summary};
+use strobe_perf::suite::{bytes, cluster, live, summary};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -58,8 +59,12 @@ enum What {
     Bytes(BytesArguments),
     /// strobe-agent, node_exporter and collectd side by side on this host.
     Agents(AgentsArguments),
+    /// strobe-agent on a host of many control groups and processes.
+    Families(FamiliesArguments),
     /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
     Queries(QueriesArguments),
+    /// Many simulated agents against a cluster, whose brokers may be hurt; fails if a row is lost.
+    Cluster(ClusterArguments),
     /// Makes README.md of the results that are there.
     Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
@@ -95,12 +100,53 @@ struct LoadArguments {
     peers: u64,
 }
 
+#[derive(Args, Debug)]
+struct ClusterArguments {
+    /// Brokers.
+    #[arg(long, default_value_t = 3)]
+    brokers: usize,
+    /// Simulated hosts.
+    #[arg(long, default_value_t = 1000)]
+    agents: usize,
+    /// Series a host.
+    #[arg(long, default_value_t = 200)]
+    series: usize,
+    /// How long rows are made.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// All brokers write to a redis-server of this run's own.
+    #[arg(long)]
+    redis: bool,
+    /// Every so many seconds a broker, drawn by --seed, is killed or held still for up to 5.5 s; 0: none is.
+    #[arg(long, default_value_t = 0.0)]
+    blows_every: f64,
+    /// Which broker, which blow, how long.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 #[derive(Clone, Copy, ValueEnum, Debug)]
 enum ShapeArgument {
     /// Five frames a tick, as strobe-agent sends them.
     Host,
     /// As few frames as they need.
     Row,
+}
+
+#[derive(Args, Debug)]
+struct FamiliesArguments {
+    /// Processes that are started.
+    #[arg(long, default_value_t = 5000)]
+    processes: usize,
+    /// Control groups that are made.
+    #[arg(long, default_value_t = 1000)]
+    groups: usize,
+    /// How long it is measured.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Time between two readings of both families.
+    #[arg(long, default_value = "1s")]
+    interval: String,
 }
 
 #[derive(Args, Debug)]
@@ -190,7 +236,9 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Load(arguments) => load::measure(bench, &load_wanted(arguments)?)?,
         What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
+        What::Cluster(arguments) => cluster::measure(bench, &cluster_wanted(arguments)?)?,
         What::Agents(arguments) => agents(bench, arguments)?,
+        What::Families(arguments) => families(bench, arguments)?,
         What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
         What::Summary => {
             return summary::write(&bench.results).map_err(|why| why.to_string());
@@ -220,6 +268,21 @@ fn load_wanted(arguments: &LoadArguments) -> Result<load::Wanted, String> {
         peers: if arguments.peers == 0 { Vec::new() } else { Kind::ALL.to_vec() },
         peers_lasting: Duration::from_secs(arguments.peers),
     })
+}
+
+fn cluster_wanted(arguments: &ClusterArguments) -> Result<cluster::Wanted, String> {
+    let ClusterArguments { brokers, agents, series, seconds, redis, blows_every, seed } =
+        *arguments;
+    if agents == 0
+        || series == 0
+        || !(1..=15).contains(&brokers)
+        || !(0.0..=3600.0).contains(&blows_every)
+    {
+        return Err("--agents and --series must be above 0, --brokers 1 to 15".into());
+    }
+    let every = (0.0 < blows_every).then(|| Duration::from_secs_f64(blows_every));
+    let lasting = Duration::from_secs(seconds);
+    Ok(cluster::Wanted { brokers, agents, series, lasting, redis, blows_every: every, seed })
 }
 
 fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
@@ -273,6 +336,19 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
     }
     let (value, table) = compare(&comparison).map_err(|why| why.to_string())?;
     Ok(Found { name: "agents".into(), value, table, failed: None })
+}
+
+fn families(bench: &Bench, arguments: &FamiliesArguments) -> Result<Found, String> {
+    let wanted = families::Wanted {
+        programs: bench.programs.clone(),
+        processes: arguments.processes,
+        groups: arguments.groups,
+        lasting: Duration::from_secs(arguments.seconds.max(1)),
+        interval: arguments.interval.clone(),
+        dir: bench.scratch("families")?,
+    };
+    let (value, table) = families::measure(&wanted).map_err(|why| why.to_string())?;
+    Ok(Found { name: "families".into(), value, table, failed: None })
 }
 
 fn tell(bench: &Bench, found: &Found, command: &str) -> Result<(), String> {

@@ -61,7 +61,7 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
     let hosts = hosts(&authority, wanted.agents).map_err(|why| why.to_string())?;
     let ids: Vec<HostId> = hosts.iter().map(|host| host.host).collect();
     let asked = Load {
-        broker: broker.address,
+        brokers: vec![broker.address],
         agents: wanted.agents,
         shape: Shape::Host,
         series: wanted.series,

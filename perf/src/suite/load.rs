@@ -62,7 +62,7 @@ pub fn measure(bench: &Bench, wanted: &Wanted) -> Result<Found, String> {
     let broker = Broker::start(&bench.program("strobe-broker")?, &scratch).map_err(|e| text(&e))?;
     let authority = broker.authority().map_err(|e| text(&e))?;
     let asked = Load {
-        broker: broker.address,
+        brokers: vec![broker.address],
         agents: wanted.agents,
         shape: wanted.shape,
         series: wanted.series,

@@ -1,6 +1,7 @@
 //! The measurements, one file each: what is started, what is asked of it, and what is told.
 
 pub mod bytes;
+pub mod cluster;
 pub mod live;
 pub mod load;
 pub mod peers;

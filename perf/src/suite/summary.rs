@@ -143,6 +143,14 @@ const WANTED: &[Wanted] = &[
         digits: 1,
     },
     Wanted {
+        what: "1,000 control groups and 5,000 processes at 1 Hz: % of a core",
+        bar: "≤ 3",
+        aim: "1.5",
+        file: "families",
+        pointer: "/percent",
+        digits: 2,
+    },
+    Wanted {
         what: "10,000 agents × 1 KiB at 1 Hz: broker CPU, % of one core",
         bar: "70",
         aim: "40",

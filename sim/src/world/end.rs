@@ -6,7 +6,7 @@ use crate::network::broker_address;
 use std::collections::BTreeSet;
 use strobe_broker::store::{Store, StoreConfig};
 use strobe_cluster::kinds::members::{self, Stage};
-use strobe_cluster::kinds::shards;
+use strobe_cluster::kinds::{shards, versions};
 use strobe_wire::limits::SHARDS;
 use strobe_wire::shard::{Shard, capacity};
 
@@ -29,6 +29,8 @@ impl World<'_> {
         if let Some(state) = self.newest() {
             self.agreed.end(state);
         }
+        self.tally.count("trials that ended well", self.agreed.trials[0]);
+        self.tally.count("trials that did not", self.agreed.trials[1]);
     }
 
     /// How the control plane stands, for whoever reads the trace.
@@ -87,6 +89,16 @@ impl World<'_> {
             serving.iter().find(|&&id| capacity(serving.len()) < shards::owned_by(state, id));
         if let Some(id) = full {
             return Some(format!("broker {id} has more shards than its share"));
+        }
+        if let Some(version) = versions::on_trial(state) {
+            return Some(format!("version {} is on trial", version.number));
+        }
+        let wanted = versions::in_force(state).map_or(0, |version| version.number);
+        for host in &self.hosts {
+            let (number, runs) = (host.agent.host.0, host.agent.running().version);
+            if runs != wanted || host.agent.is_proving() {
+                return Some(format!("host {number} runs version {runs} instead of {wanted}"));
+            }
         }
         for host in &self.hosts {
             let owner = shards::owned(state, Shard::of(host.agent.host)).owner;

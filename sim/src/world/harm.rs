@@ -175,9 +175,10 @@ impl World<'_> {
         let index = usize::try_from(number - 1).expect("few hosts");
         let host = &mut self.hosts[index];
         let life = u64::try_from(host.agent.boot.0).expect("few lives") + 1;
-        let (brokers, now) = (host.agent.brokers.clone(), host.clock.at(self.now));
+        let kept = (host.agent.brokers.clone(), host.agent.kept.clone());
+        let now = host.clock.at(self.now);
         self.trace.say(self.now, || format!("the agent of host {number} starts again"));
-        let agent = self.agent(number, life, brokers, now);
+        let agent = self.agent(number, life, kept, now);
         let host = &mut self.hosts[index];
         (host.agent, host.wake_at) = (agent, self.now);
     }

@@ -12,6 +12,7 @@ use crate::platter::{Platter, database};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
+use strobe_agent::managed::Pushed;
 use strobe_broker::store::StoreConfig;
 use strobe_cluster::Identity as Place;
 use strobe_wire::ids::BootId;
@@ -61,7 +62,8 @@ impl World<'_> {
         let clock =
             Clock::new(self.start, 950 + self.luck.below(101), self.luck.below(100_000_000));
         let brokers = (1..=self.plan.brokers.min(2)).map(|id| broker_address(id).to_string());
-        let agent = self.agent(number, 1, brokers.collect(), clock.at(self.now));
+        let kept = (brokers.collect(), Pushed::default());
+        let agent = self.agent(number, 1, kept, clock.at(self.now));
         self.hosts.push(Host { agent, clock, wake_at: self.now, skewed_until: 0 });
     }
 
@@ -70,13 +72,14 @@ impl World<'_> {
         &self,
         number: u64,
         life: u64,
-        brokers: Vec<String>,
+        kept: (Vec<String>, Pushed),
         now: Instant,
     ) -> Agent {
         let index = usize::try_from(number - 1).expect("few hosts");
         let (host, boot) = (HOSTS[index], BootId(life.into()));
         let link = link(&self.keys.agents[index], Side::Agent, host.0 << 32, boot.0);
-        let mut agent = Agent::new((host, boot), agent_address(number, life), link, brokers, now);
+        let mut agent = Agent::new((host, boot), agent_address(number, life), link, kept, now);
+        agent.halves = self.plant == Some(Plant::HalfApply);
         // Half of them keep what the ring cannot hold, in memory: the disks here are the brokers'.
         if self.plan.seed.is_multiple_of(2) {
             agent.set_spool(NOWHERE.into());
@@ -91,7 +94,12 @@ impl World<'_> {
         let database = database(&machine.platter).expect("a new disk");
         let made = if id == 1 {
             let address = broker_address(1).to_string();
-            strobe_cluster::Store::init(&database, place, &address)
+            strobe_cluster::Store::init(
+                &database,
+                place,
+                &address,
+                &strobe_cluster::State::default(),
+            )
         } else {
             strobe_cluster::Store::join(&database, place)
         };

@@ -5,9 +5,10 @@ use crate::keys::BROKERS_MAX;
 use crate::machine::Wish;
 use crate::network::broker_address;
 use crate::plan::Trouble;
-use strobe_broker::cluster::{Answer, Asked};
+use strobe_broker::cluster::{Answer, Asked, Canary};
 use strobe_cluster::kinds::members::{self, Stage};
-use strobe_cluster::kinds::{Command, hosts, shards, versions};
+use strobe_cluster::kinds::versions::Version;
+use strobe_cluster::kinds::{Command, hosts, rollouts, shards, versions};
 use strobe_cluster::{Outcome, Role, State};
 use strobe_wire::shard::Shard;
 
@@ -65,9 +66,29 @@ impl World<'_> {
     }
 
     pub(super) fn configure(&mut self, trouble: &Trouble) {
-        let from = self.newest().and_then(versions::last).map_or(0, |version| version.number);
-        let text = format!("text {}", trouble.number);
-        let command = versions::Change::put(from, "somebody", "why not", &text, 1);
+        let from = self.newest().and_then(versions::in_force).map_or(0, |version| version.number);
+        let number = trouble.number;
+        // Sometimes it cannot be run, sometimes it makes the host connect anew.
+        let text = match trouble.much % 4 {
+            0 => format!("# {number}\n[agent]\ncollectors.enable = [\"nothing{number}\"]"),
+            1 => format!("# {number}\n[agent]\nscores = false\ninterval = \"250ms\""),
+            _ => format!("[agent]\nlabels = \"v=n{number}\"\nscores = true"),
+        };
+        let host = HOSTS[usize::try_from(trouble.whom % self.plan.hosts).expect("few")];
+        let bad = trouble.much.is_multiple_of(4);
+        // What nobody could run is not put in force by anybody who is asked to look at it first.
+        let command = if bad || !trouble.much.is_multiple_of(3) {
+            self.trace.say(self.now, || format!("host {} shall try {text:?}", host.0));
+            rollouts::Change::begin(Version {
+                number: from,
+                text: text.clone(),
+                canary: Canary::Host(host).to_string(),
+                ..Version::default()
+            })
+        } else {
+            self.trace.say(self.now, || format!("{text:?} shall be in force"));
+            versions::Change::put(from, "somebody", "why not", &text, 1)
+        };
         self.ask(Some(trouble.who), Wish::Version(from, text), command);
     }
 
@@ -150,7 +171,7 @@ impl World<'_> {
                     self.start(number);
                 }
                 Wish::Version(from, text) => {
-                    assert_eq!(value, from + 1, "a version of another number");
+                    assert!(from < value, "a version of another number");
                     let other = self.agreed.versions.insert(value, text);
                     assert_eq!(other, None, "version {value} was acknowledged twice");
                 }

@@ -3,10 +3,16 @@
 import type { Window } from "./view";
 
 export interface HostInfo {
-  id: string;
+  /** Machines without an agent have none. */
+  id?: string;
   instance: string;
   job: string;
-  state: "fresh" | "late" | "lost";
+  state: "fresh" | "late" | "lost" | "known" | "enrolled" | "retired";
+  source?: string;
+  address?: string;
+  group?: string;
+  tags?: string[];
+  checks?: { check: string; state: "up" | "failing" | "down" }[];
   version: string | null;
   kernel: string | null;
   interval_ms: number | null;
@@ -52,8 +58,18 @@ export interface Raw {
 export async function raw(metrics: string, instance: string, { from, to }: Window): Promise<Raw[]> {
   const seconds = Math.ceil((to - from) / 1000) + 1;
   const query = new URLSearchParams({ query: `{__name__=~${JSON.stringify(metrics)},instance=${JSON.stringify(instance)}}[${seconds}s]`, time: String(to / 1000) });
-  const body = (await ask(`/api/v1/query?${query}`)) as { data?: { result?: { metric: Record<string, string>; values: [number, string][] }[] } };
-  return (body.data?.result ?? []).map(({ metric, values }) => ({
+  return matrix(await ask(`/api/v1/query?${query}`));
+}
+
+/** What a PromQL expression is in a window, every `step` seconds. */
+export async function range(expression: string, { from, to }: Window, step: number): Promise<Raw[]> {
+  const query = new URLSearchParams({ query: expression, start: String(from / 1000), end: String(to / 1000), step: String(step) });
+  return matrix(await ask(`/api/v1/query_range?${query}`));
+}
+
+function matrix(body: unknown): Raw[] {
+  const { data } = body as { data?: { result?: { metric: Record<string, string>; values: [number, string][] }[] } };
+  return (data?.result ?? []).map(({ metric, values }) => ({
     metric: metric["__name__"] ?? "", labels: metric, times: values.map(([time]) => time), values: values.map(([, value]) => Number(value)),
   }));
 }

@@ -38,7 +38,7 @@ function show(moved: boolean): void {
     page.navigate(view);
     return;
   }
-  if (page instanceof HostPage || page instanceof ClusterPage) page.stop();
+  page?.stop();
   shown = view;
   document.title = `${{ fleet: "Fleet", host: "Host", cluster: "Cluster" }[view.page]} · Strobe`;
   const here = { fleet: "#/", host: "", cluster: "#/cluster" }[view.page];

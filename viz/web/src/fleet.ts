@@ -4,6 +4,7 @@
 import { h, text } from "./dom";
 import { ago, format, percent, whole } from "./format";
 import { compare, matches, pressureSeverity, saturation, severity, type HostState } from "./attention";
+import { Machines } from "./machines";
 import { Bar, Spark } from "./spark";
 import type { Asked, History, Live, Message } from "./live";
 
@@ -38,6 +39,8 @@ export class FleetPage {
   private ordered = 0;
   private sparkAt = 0;
   private nowMs = 0;
+  private retired: ReadonlySet<string> = new Set();
+  private readonly left = new AbortController();
 
   constructor(live: Live, private filter: string, private readonly filtered: (filter: string) => void) {
     this.filterBox = h("input", { type: "search", id: "filter", placeholder: "Filter hosts", autocomplete: "off", spellcheck: "false", value: filter });
@@ -57,11 +60,21 @@ export class FleetPage {
       h("div", { class: "page-head" },
         h("h1", { tabindex: "-1" }, "Fleet"),
         h("search", { class: "filter" }, h("label", { for: "filter", class: "sr" }, "Filter hosts by name, state, kernel or version"), this.filterBox)),
-      this.trouble, this.figures, this.note, this.table, this.more);
+      this.trouble, this.figures, this.note, this.table, this.more,
+      new Machines((retired) => {
+        this.retired = retired;
+        this.order(true);
+        this.count();
+      }, this.left.signal).root);
     this.body.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.count();
     live.watch({ fleet: true, history: HISTORY }, (message) => this.message(message));
+  }
+
+  /** The page is left: nothing more is asked for it. */
+  stop(): void {
+    this.left.abort();
   }
 
   focusFilter(): void {
@@ -108,7 +121,7 @@ export class FleetPage {
     const due = now || (!held && Date.now() - this.ordered >= ORDER_MS) || (this.rows.size === 0 && this.hosts.size > 0);
     if (!due) return;
     this.ordered = Date.now();
-    const wanted = [...this.hosts.values()].filter((host) => matches(host, this.filter)).sort(compare);
+    const wanted = this.used().filter((host) => matches(host, this.filter)).sort(compare);
     const shown = wanted.slice(0, this.limit);
     const keep = new Set(shown.map((host) => host.id));
     for (const [id, row] of this.rows) {
@@ -134,8 +147,13 @@ export class FleetPage {
     text(this.note, this.hosts.size === 0 ? NO_HOST : `No host matches “${this.filter}”.`);
   }
 
+  /** Hosts that are not out of use. */
+  private used(): HostState[] {
+    return [...this.hosts.values()].filter((host) => !this.retired.has(host.id));
+  }
+
   private count(): void {
-    const all = [...this.hosts.values()];
+    const all = this.used();
     const of = (state: string) => all.filter((host) => host.state === state).length;
     const fresh = all.filter((host) => host.state === "fresh");
     const mean = (pick: (host: HostState) => number | null | undefined) => {

@@ -4,10 +4,12 @@
 // same terms, so the line does not change its meaning where one meets the other. A page that was too slow
 // for the rows gets another snapshot, which stands in the place of all it had.
 
+import { STATES } from "./machines";
 import { h, text } from "./dom";
 import { ago, moment } from "./format";
 import { GROUPS, METRICS, TERMS } from "./charts";
 import { Bursts } from "./bursts";
+import { Busy } from "./busy";
 import { Card } from "./plot";
 import { Tracker, type Point, type Reading } from "./rates";
 import { append, asked, assemble, evaluate, trim, trimEnd } from "./terms";
@@ -27,6 +29,7 @@ export class HostPage {
   private readonly cards: Card[];
   private readonly toolbar: Toolbar;
   private readonly bursts: Bursts;
+  private readonly busy = new Busy();
   private readonly title = h("h1", { tabindex: "-1" }, "Host");
   private readonly badge = h("span", { class: "badge" });
   private readonly facts = h("p", { class: "facts" });
@@ -62,6 +65,8 @@ export class HostPage {
       const id = `group-${group.title.toLowerCase()}`;
       this.charts.append(h("section", { "aria-labelledby": id }, h("h2", { id }, group.title), h("div", { class: "grid" }, ...own.map((card) => card.root))));
     }
+    // Below the processor's charts: who it is that keeps it busy.
+    this.charts.firstElementChild?.after(this.busy.root);
     this.root = h("div", { class: "page" },
       h("nav", { class: "crumbs", "aria-label": "Breadcrumb" }, h("a", { href: "#/" }, h("span", { "aria-hidden": "true" }, "‹ "), "Fleet")),
       h("div", { class: "page-head" }, h("div", { class: "name-line" }, this.title, this.badge), this.facts),
@@ -80,6 +85,7 @@ export class HostPage {
     clearInterval(this.factsTimer);
     for (const card of this.cards) card.destroy();
     this.bursts.stop();
+    this.busy.stop();
   }
 
   retheme(): void {
@@ -105,6 +111,7 @@ export class HostPage {
       if (!found) return this.fail("No host has this name here. It may have been removed, or the link is from another installation.");
       this.info = found;
       this.bursts.of(found.instance);
+      this.busy.of(found.instance);
       this.trouble.hidden = true;
       this.charts.hidden = this.toolbar.root.hidden = false;
       this.say(found);
@@ -116,10 +123,11 @@ export class HostPage {
   private say(info: HostInfo): void {
     text(this.title, info.instance);
     document.title = `${info.instance} · Strobe`;
-    text(this.badge, { fresh: "Fresh", late: "Late", lost: "Lost" }[info.state] ?? info.state);
+    text(this.badge, STATES[info.state] ?? info.state);
     this.badge.dataset["state"] = info.state;
     const seen = info.last_seen_ms && info.state !== "fresh" ? `last heard ${ago(Date.now() - info.last_seen_ms)}` : null;
-    const facts = [info.kernel ? `Linux ${info.kernel.replace(/^Linux /, "")}` : null, info.version ? `agent ${info.version}` : null, info.interval_ms ? `every ${info.interval_ms / 1000} s` : null, seen];
+    const place = [info.group ? `group ${info.group}` : "", ...(info.tags ?? []).map((tag) => `#${tag}`)].filter(Boolean).join(" ");
+    const facts = [info.kernel ? `Linux ${info.kernel.replace(/^Linux /, "")}` : null, info.version ? `agent ${info.version}` : null, info.interval_ms ? `every ${info.interval_ms / 1000} s` : null, place, seen];
     text(this.facts, facts.filter(Boolean).join(" · "));
   }
 
@@ -161,6 +169,7 @@ export class HostPage {
     this.shown = window;
     this.toolbar.show(this.view, window);
     this.bursts.show(this.view.burst);
+    this.busy.show(window, !this.view.held);
     for (const card of this.cards) {
       card.busy(true);
       if (!card.grid) card.say("Loading history…");

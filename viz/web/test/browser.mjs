@@ -89,7 +89,7 @@ const holes = (page) => page.evaluate(() => {
 test("the fleet shows its hosts and values change without a reload", () => visit("#/", async (page) => {
   await rows(page).first().waitFor(LONG);
   const known = await (await fetch(`${base}/api/strobe/v1/hosts`)).json();
-  assert.equal(await rows(page).count(), Math.min(200, known.length));
+  assert.equal(await rows(page).count(), Math.min(200, known.filter((one) => ["fresh", "late", "lost"].includes(one.state)).length));
   await page.evaluate(() => (window.same = true));
   const before = await page.locator(".fleet tbody").innerText();
   await page.waitForFunction((old) => document.querySelector(".fleet tbody").innerText !== old, before, LONG);
@@ -111,6 +111,14 @@ test("lost and late hosts come first, and the filter narrows", generated, () => 
   await page.getByText("No host matches").waitFor();
 }));
 
+test("machines without an agent, and what checks say, stand below the hosts", generated, () => visit("#/", async (page) => {
+  await page.waitForSelector(".machine-list li", LONG);
+  const names = await page.locator(".machine-list li .machine-name > :first-child").allInnerTexts();
+  assert.deepEqual(names, ["switch-1", "10.0.0.77", "old-mail"]);
+  assert.match(await page.locator(".machines .explain").innerText(), /^3 machines are known besides what agents report, 1 is down\./);
+  assert.deepEqual(await page.locator(".machine-list li").first().locator(".badge").allInnerTexts(), ["tcp:22 up", "http:80/ down"]);
+}));
+
 test("the host page draws every chart, live", async () => visit(await host(), async (page) => {
   await ready(page);
   const found = await inked(page);
@@ -126,6 +134,40 @@ test("the host page draws every chart, live", async () => visit(await host(), as
   await page.waitForFunction((old) => document.querySelector("#chart-cpu .legend").innerText !== old, summary, LONG);
   assert.match(await page.locator("#chart-cpu-summary").textContent(), /5 minutes up to .*System now/);
 }));
+
+test("who is busy is named, with all others as one, wide and narrow", generated, async () => {
+  for (const width of [1280, 360]) {
+    await visit(await host(), async (page) => {
+      for (const kind of ["process", "cgroup"]) {
+        const table = page.locator(`table[aria-labelledby=busy-${kind}]`);
+        await table.waitFor(LONG);
+        await table.scrollIntoViewIfNeeded();
+        assert.equal(await table.locator("tbody tr").count(), 11, kind);
+        assert.match(await table.locator("tbody tr").last().innerText(), /^All others/);
+        const shares = (await table.locator("tbody tr:not([data-others]) td:nth-of-type(2)").allInnerTexts()).map(parseFloat);
+        assert.deepEqual(shares, [...shares].sort((a, b) => b - a), "the busiest first");
+        assert.ok(shares[0] > 100, "of one core, so more than all of one");
+        const fits = await table.evaluate((e) => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth);
+        assert.ok(fits, `${kind} fits ${width}`);
+        const paths = await table.locator(".spark-line").evaluateAll((lines) => lines.filter((line) => line.getAttribute("d").length > 20).length);
+        assert.equal(paths, 11);
+      }
+      assert.match(await page.locator("table[aria-labelledby=busy-process]").innerText(), /<script> \(959\)/);
+    }, { viewport: { width, height: 900 } });
+  }
+});
+
+test("an agent that names nobody is said to, and how it would", generated, async () => {
+  mock.state.nameless = true;
+  try {
+    await visit(await host(), async (page) => {
+      await page.getByText("It does with --collector.process").waitFor(LONG);
+      await page.getByText("It does with --collector.cgroup").waitFor(LONG);
+    });
+  } finally {
+    mock.state.nameless = false;
+  }
+});
 
 test("dragging zooms every chart, the URL holds it, and a reload restores it", async () => visit(await host("range=1m"), async (page) => {
   await ready(page);
@@ -236,14 +278,14 @@ test("a page that missed rows gets another snapshot, which closes the hole", gen
   assert.equal(await holes(page), 0);
 }));
 
-test("everything a page draws comes by its one socket", generated, async () => visit(await host("range=1h"), async (page) => {
+test("everything a chart draws comes by its one socket", generated, async () => visit(await host("range=1h"), async (page) => {
   const asked = [];
   page.on("request", (request) => asked.push(new URL(request.url()).pathname));
   await ready(page);
   await page.getByRole("button", { name: "15m: the last 15 minutes" }).click();
   await page.waitForURL(/range=15m/, LONG);
   await ready(page);
-  assert.deepEqual([...new Set(asked)].filter((path) => path.startsWith("/api/") && !["/api/strobe/v1/hosts", "/api/strobe/v1/bursts"].includes(path)), []);
+  assert.deepEqual([...new Set(asked)].filter((path) => path.startsWith("/api/") && !["/api/strobe/v1/hosts", "/api/strobe/v1/bursts", "/api/v1/query_range"].includes(path)), []);
 }));
 
 test("a burst is listed, opened at 10 ms, zoomed below a second, and closed", generated, async () => visit(await host(), async (page) => {

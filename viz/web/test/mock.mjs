@@ -151,6 +151,24 @@ function recorded(query, to) {
   }));
 }
 
+/** Who is busy, as /api/v1/query_range has it: twelve named of each kind, and all others. */
+function busiest(query, instance, [start, end, step]) {
+  const host = HOSTS.find((one) => one.name === instance);
+  const names = ["postgres", "postgres", "java", "node", "kworker/u16:3", "systemd-journal", "sshd", "<script>", "redis-server", "strobe-agent", "cron", "backup.sh"];
+  const groups = names.map((name, i) => (i % 3 === 2 ? `/kubepods.slice/kubepods-burstable.slice/kubepods-pod${i}aa0c.slice/cri-containerd-${String(i).repeat(12)}.scope` : `/system.slice/${name.replace("/", "-")}-${i}.service`));
+  const kinds = [
+    [/process/, (i) => (i < names.length ? { comm: names[i], pid: String(700 + i * 37) } : { comm: "other" })],
+    [/cgroup/, (i) => ({ cgroup: groups[i] ?? "other" })],
+  ];
+  const how = /cpu_seconds/.test(query) ? (w, t) => w.at(t) : /resident|memory_bytes/.test(query) ? (w) => w.at(0) * 3 * GIB : (w, t) => w.at(t) * 4e6;
+  const times = Array.from({ length: Math.floor((end - start) / step + 1e-6) + 1 }, (_, i) => start + i * step);
+  return kinds.filter(([pattern]) => pattern.test(query)).flatMap(([, labels]) => Array.from({ length: names.length + 1 }, (_, i) => {
+    const w = wave((host.busy * host.cores * 0.5) / (i + 1), host.seed + i);
+    // The third was named in the later half of the window only.
+    return { metric: { instance, ...labels(i) }, values: times.slice(i === 2 ? Math.floor(times.length / 2) : 0).map((t) => [t, String(how(w, t))]) };
+  }));
+}
+
 function lines({ metric, how, agg, by, where }, hosts, times, back) {
   const groups = new Map();
   for (const host of hosts) {
@@ -166,6 +184,12 @@ function lines({ metric, how, agg, by, where }, hosts, times, back) {
   return Object.fromEntries([...groups].map(([key, list]) => [key, times.map((t) => at(list, t))]));
 }
 
+/** Machines without an agent, as `strobe hosts` has them. */
+const MACHINES = [
+  { instance: "switch-1", state: "known", source: "static", address: "10.0.0.2", group: "net", tags: ["rack-4"], first_seen_ms: EPOCH * 1000, checks: [{ check: "tcp:22", state: "up" }, { check: "http:80/", state: "down" }] },
+  { instance: "10.0.0.77", state: "known", source: "scan", address: "10.0.0.77", group: "", tags: [], first_seen_ms: EPOCH * 1000 },
+  { instance: "old-mail", state: "retired", source: "operator", address: "", group: "", tags: [], first_seen_ms: EPOCH * 1000 },
+];
 /** Three brokers of which the last is down, or one by itself. */
 function cluster(alone) {
   const now = Date.now();
@@ -185,13 +209,18 @@ export async function start(port = 0) {
     const url = new URL(request.url, "http://x");
     const json = (status, body) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
     if (url.pathname === "/api/strobe/v1/hosts") {
-      return json(200, HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) })));
+      return json(200, state.empty ? [] : [...MACHINES, ...HOSTS.map((h) => ({ id: h.id, instance: h.name, job: "node", state: h.state, version: "0.1.0", kernel: "6.12.9-amd64", labels: {}, interval_ms: 1000, first_seen_ms: EPOCH * 1000, last_seen_ms: Date.now() - (h.state === "lost" ? 742_000 : 300) }))]);
     }
     if (url.pathname === "/api/strobe/v1/cluster") return state.fail ? json(503, { status: "error", error: "the store is not ready" }) : json(200, cluster(state.alone));
     const asked = (name) => url.searchParams.get(name);
     if (url.pathname === "/api/strobe/v1/bursts") {
       const within = (burst) => (asked("start") ?? 0) * 1000 <= burst.at_ms && burst.at_ms <= (asked("end") ?? Infinity) * 1000;
       return json(200, BURSTS.filter((burst) => burst.instance === asked("host") && within(burst)));
+    }
+    if (url.pathname === "/api/v1/query_range") {
+      const [, instance] = /instance="([^"]*)"/.exec(asked("query")) ?? [];
+      const known = !state.nameless && HOSTS.some((one) => one.name === instance);
+      return json(200, { status: "success", data: { resultType: "matrix", result: known ? busiest(asked("query"), instance, ["start", "end", "step"].map((name) => Number(asked(name)))) : [] } });
     }
     if (url.pathname === "/api/v1/query") {
       if (state.fail) return json(503, { status: "error", error: "the store is not ready" });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./load.mjs";
 
-const [rates, format, view, attention, terms, charts, bursts] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts"].map(load));
+const [rates, format, view, attention, terms, charts, bursts, machines, busy] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts", "machines", "busy"].map(load));
 
 test("a rate is the growth per second, and nothing across a reset or a hole", () => {
   const table = [
@@ -174,4 +174,29 @@ test("an axis says milliseconds where it shows them", () => {
   const at = new Date(2026, 0, 2, 3, 4, 5, 250).getTime() / 1000;
   assert.deepEqual([format.clock(at, 2), format.clock(at, 60), format.clock(at - 0.25, 2)], [":05.25", "03:04:05", "03:04:05"]);
   assert.equal(format.instant(at * 1000), "2026-01-02 03:04:05.250");
+});
+
+test("of machines those that are down come first and those out of use last", () => {
+  const one = (instance, state, ...checks) => ({ instance, state, checks: checks.map((said) => ({ check: "tcp:1", state: said })) });
+  const all = [one("e", "retired", "down"), one("d", "fresh", "up"), one("c", "known"), one("a", "lost", "up", "failing"), one("b2", "known", "down"), one("b10", "fresh", "up", "down")];
+  assert.deepEqual(all.sort(machines.compare).map((machine) => machine.instance), ["b2", "b10", "a", "c", "d", "e"]);
+  assert.deepEqual(all.map(machines.worst), ["down", "down", "failing", "", "up", "down"]);
+  assert.equal(machines.worthALine(one("x", "fresh")), false);
+  assert.equal(machines.worthALine(one("x", "enrolled")), true);
+});
+
+test("the busiest come first, whoever was named in a part of the window counts with that part, and others are last", () => {
+  const one = (labels, values, times = [10, 20, 30, 40]) => ({ metric: "", labels, times, values });
+  const found = busy.users("process", [10, 20, 30, 40], {
+    cpu: [one({ comm: "other" }, [9, 9, 9, 9]), one({ comm: "a", pid: "1" }, [0.5, 0.5, 0.5, 0.5]), one({ comm: "b", pid: "2" }, [1.2, 1.2], [30, 40]), one({ cgroup: "/x" }, [9, 9, 9, 9])],
+    memory: [one({ comm: "a", pid: "1" }, [5, 6]), one({ comm: "c", pid: "3" }, [7])],
+    disk: [one({ comm: "b", pid: "2" }, [100]), one({ comm: "b", pid: "2" }, [1, 11])],
+  });
+  assert.deepEqual(found.map((user) => [user.name, user.cpu, user.memory, user.disk, user.others]), [
+    ["b (2)", 0.6, null, 111, false], ["a (1)", 0.5, 6, null, false], ["c (3)", null, 7, null, false], ["All others", 9, null, null, true],
+  ]);
+  assert.deepEqual(found[0].line, [null, null, 1.2, 1.2]);
+  assert.deepEqual(busy.users("cgroup", [10], { cpu: [], memory: [], disk: [] }), []);
+  const [group] = busy.users("cgroup", [10], { cpu: [one({ cgroup: "/system.slice/a.slice/b.service" }, [1], [10])], memory: [], disk: [] });
+  assert.deepEqual([group.name, group.parent, group.detail], ["b.service", "a.slice", "/system.slice/a.slice/b.service"]);
 });

@@ -1,7 +1,7 @@
 //! Who may be what: the role in a certificate against the ALPN of a connection.
 
 use super::{Alpn, CODE_EXPIRED, CODE_REFUSED, Distrust};
-use crate::message::{ALPN_AGENT, ALPN_ENROL, ALPN_PEER, ALPN_VIZ};
+use crate::message::{ALPN_AGENT, ALPN_AGENT_FIRST, ALPN_ENROL, ALPN_PEER, ALPN_VIZ};
 use crate::pki::{Role, Subject, expires_s};
 use rustls_pki_types::CertificateDer;
 
@@ -17,7 +17,18 @@ impl Alpn {
         }
     }
 
+    /// As this side says or understands it, what it likes best first.
+    pub(super) fn protocols(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Agent => vec![ALPN_AGENT.to_vec(), ALPN_AGENT_FIRST.to_vec()],
+            Self::Viz | Self::Peer | Self::Enrol => vec![self.protocol().to_vec()],
+        }
+    }
+
     fn of(protocol: &[u8]) -> Option<Self> {
+        if protocol == ALPN_AGENT_FIRST {
+            return Some(Self::Agent);
+        }
         [Self::Agent, Self::Viz, Self::Peer, Self::Enrol]
             .into_iter()
             .find(|alpn| alpn.protocol() == protocol)
@@ -47,6 +58,16 @@ pub(super) struct Refusal {
     pub(super) why: String,
 }
 
+/// Whether both ends know all that this version of the protocol says.
+pub(super) fn is_newest(quic: &quinn_proto::Connection) -> bool {
+    protocol(quic).is_some_and(|protocol| protocol != ALPN_AGENT_FIRST)
+}
+
+fn protocol(quic: &quinn_proto::Connection) -> Option<Vec<u8>> {
+    let data = quic.crypto_session().handshake_data()?;
+    data.downcast::<quinn_proto::crypto::rustls::HandshakeData>().ok()?.protocol
+}
+
 /// What the peer may be, or why it may not: its role against the ALPN, and the end of its
 /// certificate, which a resumed session brings along unchecked. A broker was checked in its
 /// handshake, and by the handshake that a resumed one rests on.
@@ -56,10 +77,8 @@ pub(super) fn admit(
     grace_s: u64,
 ) -> Result<Admitted, Refusal> {
     let session = quic.crypto_session();
-    let alpn = session
-        .handshake_data()
-        .and_then(|data| data.downcast::<quinn_proto::crypto::rustls::HandshakeData>().ok())
-        .and_then(|data| Alpn::of(data.protocol.as_deref()?))
+    let alpn = protocol(quic)
+        .and_then(|protocol| Alpn::of(&protocol))
         .ok_or_else(|| refused("no known protocol was agreed on"))?;
     let certificates = session
         .peer_identity()

@@ -60,6 +60,12 @@ impl Link {
         self.slot(conn).map(|slot| slot.quic.remote_address())
     }
 
+    /// Whether both ends know all that this version of the protocol says; an older one is spoken to as
+    /// before.
+    pub fn is_newest(&mut self, conn: ConnId) -> bool {
+        self.slot(conn).is_some_and(|slot| super::admit::is_newest(&slot.quic))
+    }
+
     /// The round trip as estimated.
     pub fn rtt(&mut self, conn: ConnId) -> Option<Duration> {
         self.slot(conn).map(|slot| slot.quic.rtt())

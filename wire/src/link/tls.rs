@@ -142,9 +142,8 @@ impl Tls {
                 .with_client_cert_verifier(clients)
                 .with_single_cert(chain, key)
                 .map_err(tls)?;
-        server.alpn_protocols = [Alpn::Agent, Alpn::Viz, Alpn::Peer, Alpn::Enrol]
-            .map(|alpn| alpn.protocol().to_vec())
-            .to_vec();
+        server.alpn_protocols =
+            [Alpn::Agent, Alpn::Viz, Alpn::Peer, Alpn::Enrol].map(Alpn::protocols).concat();
         // Tickets, not a store: ten thousand agents keep their own session.
         server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(tls)?;
         server.send_tls13_tickets = 1;
@@ -204,7 +203,7 @@ impl Tls {
             }
             None => builder.with_no_client_auth(),
         };
-        client.alpn_protocols = vec![alpn.protocol().to_vec()];
+        client.alpn_protocols = alpn.protocols();
         client.resumption = Resumption::in_memory_sessions(SESSIONS);
         let crypto = QuicClientConfig::try_from(client).map_err(tls)?;
         let mut config = ClientConfig::new(Arc::new(crypto));

@@ -51,7 +51,7 @@ impl Broker {
     fn cluster_report(&self) -> Result<Report, Refused> {
         match self.shared.cluster.ask(Asked::Report).map_err(|why| unavailable(&why))? {
             Answer::Report(report) => Ok(*report),
-            Answer::Outcome(_) | Answer::Image(_) | Answer::Busy => Err(unavailable(BUSY)),
+            _ => Err(unavailable(BUSY)),
         }
     }
 
@@ -66,14 +66,7 @@ impl Broker {
     }
 
     fn outcome(&self, asked: Asked) -> Result<u64, (u16, String)> {
-        match self.shared.cluster.ask(asked).map_err(|why| (503, why))? {
-            Answer::Outcome(Outcome::Applied(value)) => Ok(value),
-            Answer::Outcome(Outcome::Refused(refusal)) => {
-                Err((422, format!("the cluster refuses it: {refusal}")))
-            }
-            Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
-            Answer::Busy | Answer::Image(_) | Answer::Report(_) => Err((503, BUSY.to_owned())),
-        }
+        outcome(&self.shared.cluster.ask(asked).map_err(|why| (503, why))?)
     }
 
     /// A Redis has the log of one broker.
@@ -267,6 +260,18 @@ impl Broker {
     }
 }
 
+/// The outcome of a command, or a status and why there is none.
+pub(super) fn outcome(answer: &Answer) -> Result<u64, (u16, String)> {
+    match answer {
+        Answer::Outcome(Outcome::Applied(value)) => Ok(*value),
+        Answer::Outcome(Outcome::Refused(refusal)) => {
+            Err((422, format!("it is refused: {refusal}")))
+        }
+        Answer::Outcome(Outcome::Unknown) => Err((503, UNKNOWN.to_owned())),
+        _ => Err((503, BUSY.to_owned())),
+    }
+}
+
 fn refused((status, why): (u16, String)) -> Refused {
     match status {
         422 => unfit(&why),
@@ -279,15 +284,15 @@ fn broker(form: &Form) -> Result<u64, Refused> {
     id.ok_or_else(|| bad("broker=NUMBER is wanted, as `strobe cluster status` lists them"))
 }
 
-fn bad(why: &str) -> Refused {
+pub(super) fn bad(why: &str) -> Refused {
     own::error(400, "bad_data", why)
 }
 
-fn unfit(why: &str) -> Refused {
+pub(super) fn unfit(why: &str) -> Refused {
     own::error(422, "execution", why)
 }
 
-fn unavailable(why: &str) -> Refused {
+pub(super) fn unavailable(why: &str) -> Refused {
     own::error(503, "unavailable", why)
 }
 

@@ -122,7 +122,7 @@ impl Mirror {
     }
 
     pub(super) fn keep_ms(&self, step_ms: u32) -> i64 {
-        let store = &self.shared.config;
+        let store = self.shared.config();
         match step_ms {
             0 => self.config.raw_ms,
             step if step == HOURS.step_ms => store.hour_retention_ms,

@@ -50,7 +50,7 @@ impl Catalog {
         registry: Option<Registry>,
         config: &RedisConfig,
     ) -> Self {
-        let store = &shared.config;
+        let store = shared.config();
         let keep_ms = config.raw_ms.max(store.minute_retention_ms).max(store.hour_retention_ms);
         Self {
             shared: Arc::clone(shared),
@@ -243,6 +243,11 @@ impl Catalog {
         let source = self.shared.source(host.source);
         if source.read().labels.0.is_empty() {
             self.shared.label(&source, labels_of(&host.fields));
+        }
+        for (id, _) in &host.sections {
+            if let Some(schema) = schemas.get(id) {
+                self.shared.welcome(&source, *id, schema);
+            }
         }
         let mut state = source.write();
         for (id, last_ms) in &host.sections {

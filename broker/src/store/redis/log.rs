@@ -193,7 +193,7 @@ impl Log {
             entry.arg("MINID").arg("~").arg(keep_ms).arg("*").arg("r").arg(record);
             shards.insert(shard);
         };
-        let dir = self.shared.config.dir.join(WAL);
+        let dir = self.shared.config().dir.join(WAL);
         let read = read_between(
             &dir,
             self.at,
@@ -245,7 +245,7 @@ pub fn restore(
     recovery: &mut Recovery,
     now_ms: i64,
 ) -> Result<u64, RedisError> {
-    let begun = writer.shared.config.dir.join("restoring");
+    let begun = writer.shared.config().dir.join("restoring");
     let has_own = recovery.records != 0 || !writer.shared.segments().is_empty();
     if has_own && !begun.exists() {
         return Ok(0);

@@ -108,7 +108,7 @@ impl Mirror {
         let Parts { store, registry, stopping, now_ms, clock } = parts;
         let shared = Arc::clone(&store.shared);
         let newest = shared.segments().iter().filter_map(|segment| segment.number()).max();
-        let era = Era::of(&shared.config.dir, newest.unwrap_or(0))?;
+        let era = Era::of(&shared.config().dir, newest.unwrap_or(0))?;
         let archive = Archive::new(&config, era.id, now_ms, clock)?;
         let target = Arc::new(Target::of(&config)?);
         let keys = Keys::new(&config.prefix);

@@ -58,7 +58,7 @@ impl Stream {
             return Ok((0, false));
         }
         let (mut pipe, mut rows, mut shards) = (Writes::default(), 0, BTreeSet::new());
-        let dir = self.shared.config.dir.join(WAL);
+        let dir = self.shared.config().dir.join(WAL);
         let read =
             read_between(&dir, from, through, BATCH_BYTES, &mut |record| match wal::read(record) {
                 Some(Record::Schema(schema)) => catalog.add_schema(&mut pipe, &schema),

@@ -1,0 +1,208 @@
+//! The keys of what is read on the host itself: one flat table.
+
+use super::SMALL;
+use strobe_wire::settings::Key;
+
+pub(super) const HOST_KEYS: &[Key] = &[
+    Key {
+        name: "agent.interval",
+        flag: "interval",
+        env: "STROBE_INTERVAL",
+        default: "1s",
+        help: "Time between two samples, 100ms to 5m.",
+    },
+    Key {
+        name: "agent.filesystem_interval",
+        flag: "filesystem-interval",
+        env: "STROBE_FILESYSTEM_INTERVAL",
+        default: "5s",
+        help: "Time between two readings of the file systems' space, 100ms to 1h.",
+    },
+    Key {
+        name: "agent.dir",
+        flag: "dir",
+        env: "STROBE_DIR",
+        default: "",
+        help: "State directory; by default /var/lib/strobe for root, ~/.local/share/strobe otherwise.",
+    },
+    Key {
+        name: "agent.broker",
+        flag: "broker",
+        env: "STROBE_BROKER",
+        default: "",
+        help: "host:port of a broker to send to.",
+    },
+    Key {
+        name: "agent.token",
+        flag: "token",
+        env: "STROBE_TOKEN",
+        default: "",
+        help: "Enrolment token (`strobe token create`), wanted at the first start only.",
+    },
+    Key {
+        name: "agent.listen",
+        flag: "listen",
+        env: "STROBE_AGENT_LISTEN",
+        default: "",
+        help: "Address to serve /metrics on, as in 127.0.0.1:7802; off by default.",
+    },
+    Key {
+        name: "agent.procfs",
+        flag: "procfs",
+        env: "STROBE_PROCFS",
+        default: "/proc",
+        help: "The tree to read instead of /proc.",
+    },
+    Key {
+        name: "agent.sysfs",
+        flag: "sysfs",
+        env: "STROBE_SYSFS",
+        default: "/sys",
+        help: "The tree to read instead of /sys.",
+    },
+    Key {
+        name: "agent.rootfs",
+        flag: "rootfs",
+        env: "STROBE_ROOTFS",
+        default: "/",
+        help: "Where the host's / is, to ask its file systems for their space.",
+    },
+    Key {
+        name: "agent.collectors.enable",
+        flag: "collector.*",
+        env: "STROBE_COLLECTORS_ENABLE",
+        default: "",
+        help: "Collectors to read besides those that are on by default (docs/collectors.md).",
+    },
+    Key {
+        name: "agent.collectors.disable",
+        flag: "no-collector.*",
+        env: "STROBE_COLLECTORS_DISABLE",
+        default: "",
+        help: "Collectors not to read.",
+    },
+    Key {
+        name: "agent.intervals.*",
+        flag: "interval.*",
+        env: "STROBE_INTERVALS",
+        default: "",
+        help: "Time between two readings of a collector, 100ms to 24h: --interval.netclass 1m.",
+    },
+    Key {
+        name: "agent.textfiles",
+        flag: "textfiles",
+        env: "STROBE_TEXTFILES",
+        default: "",
+        help: "Directory of *.prom files that others leave, in the Prometheus text format.",
+    },
+    Key {
+        name: "agent.scores",
+        flag: "scores",
+        env: "STROBE_SCORES",
+        default: "true",
+        help: "Score how unusual each column is, and tell the host's anomaly rate.",
+    },
+    Key {
+        name: "agent.recorder.on",
+        flag: "recorder",
+        env: "STROBE_RECORDER",
+        default: "false",
+        help: "Keep the last minute at 100 Hz in memory, send it when something happens, and tell what \
+               happens inside each second.",
+    },
+    Key {
+        name: "agent.recorder.interval",
+        flag: "recorder-interval",
+        env: "STROBE_RECORDER_INTERVAL",
+        default: "10ms",
+        help: "Time between two samples of the recorder, 10ms to 1s.",
+    },
+    Key {
+        name: "agent.recorder.window",
+        flag: "recorder-window",
+        env: "STROBE_RECORDER_WINDOW",
+        default: if SMALL { "10s" } else { "60s" },
+        help: "How much of the past the recorder keeps, 1s to 60s: 6 KiB of memory a second.",
+    },
+    Key {
+        name: "agent.instance",
+        flag: "instance",
+        env: "STROBE_INSTANCE",
+        default: "",
+        help: "The `instance` label of this host's series; by default the host's name.",
+    },
+    Key {
+        name: "agent.job",
+        flag: "job",
+        env: "STROBE_JOB",
+        default: "node",
+        help: "The `job` label of this host's series.",
+    },
+    Key {
+        name: "agent.labels",
+        flag: "labels",
+        env: "STROBE_LABELS",
+        default: "",
+        help: "Labels for every series of this host, as in site=berlin,rack=7; at most 32.",
+    },
+    Key {
+        name: "agent.ring_slots",
+        flag: "ring-slots",
+        env: "STROBE_RING_SLOTS",
+        default: if SMALL { "256" } else { "512" },
+        help: "4 KiB slots for frames the broker has not stored yet, a power of two, 16 to 65536.",
+    },
+    Key {
+        name: "agent.spool.size",
+        flag: "spool-size",
+        env: "STROBE_SPOOL_SIZE",
+        default: if SMALL { "8MiB" } else { "64MiB" },
+        help: "Disk in the state directory for frames that no broker takes and the ring cannot hold, 1MiB \
+               to 64GiB; 0 is no spool.",
+    },
+    Key {
+        name: "agent.spool.memory",
+        flag: "spool-memory",
+        env: "STROBE_SPOOL_MEMORY",
+        default: if SMALL { "1MiB" } else { "4MiB" },
+        help: "Memory for them while that disk is full, read-only or gone, 64KiB to 1GiB.",
+    },
+    Key {
+        name: "agent.commands",
+        flag: "commands",
+        env: "STROBE_COMMANDS",
+        default: "burst",
+        help: "What the broker's operators may ask of this host: top, ss, mounts, doctor, burst; empty is \
+               nothing. burst has something to send only where the flight recorder is on.",
+    },
+    Key {
+        name: "agent.locked",
+        flag: "locked",
+        env: "STROBE_LOCKED",
+        default: "",
+        help: "Keys that the fleet's configuration (`strobe config apply`) does not change here, as in \
+               agent.interval,agent.labels; * is all.",
+    },
+    Key {
+        name: "agent.cost_max",
+        flag: "cost-max",
+        env: "STROBE_COST_MAX",
+        default: "2",
+        help: "Percent of a core that sampling may take with a new version of the fleet's configuration; \
+               one that takes more is taken back, 0.01 to 100.",
+    },
+    Key {
+        name: "agent.once",
+        flag: "once",
+        env: "STROBE_AGENT_ONCE",
+        default: "false",
+        help: "Print one sample as Prometheus text and end.",
+    },
+    Key {
+        name: "agent.costs",
+        flag: "costs",
+        env: "STROBE_AGENT_COSTS",
+        default: "false",
+        help: "Measure what each collector costs on this host, print it and end.",
+    },
+];

@@ -1,0 +1,177 @@
+//! The broker's own part of the fleet's configuration: what may change while it runs.
+//!
+//! A state machine of the network loop: it hears what is desired, puts it in force here, and where this
+//! broker is the canary says after [`PROVE`] whether it still stores.
+
+use crate::cluster::{Canary, Desired, Order};
+use crate::config::{Config, Hot};
+use crate::managed::Running;
+use crate::query::Limits;
+use crate::store::{Store, StoreConfig};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What is in force here, for whoever asks; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Tuned {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    running: Running,
+    hot: Hot,
+    desired: Arc<Desired>,
+    me: u64,
+}
+
+/// Puts it in force.
+#[derive(Debug)]
+pub(super) struct Tuner {
+    config: Config,
+    store: Store,
+    tuned: Tuned,
+    /// This broker's number and to whom verdicts go; 0 in no cluster.
+    me: u64,
+    agreed: Option<SyncSender<Order>>,
+    trial: Option<Trial>,
+}
+
+#[derive(Debug)]
+struct Trial {
+    number: u64,
+    refused: Option<String>,
+    say_at: Instant,
+}
+
+impl Tuned {
+    pub(super) fn new(config: &Config) -> Self {
+        let running = Running { managed: true, proven: true, ..Running::default() };
+        let inner = Inner { running, hot: config.hot, desired: Arc::default(), me: 0 };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Which version this broker runs.
+    pub(super) fn running(&self) -> Running {
+        self.lock().running.clone()
+    }
+
+    /// What hosts and brokers are to run.
+    pub(super) fn desired(&self) -> Arc<Desired> {
+        Arc::clone(&self.lock().desired)
+    }
+
+    /// Which broker this is; 0 in no cluster.
+    pub(super) fn me(&self) -> u64 {
+        self.lock().me
+    }
+
+    /// What one query may use.
+    pub(super) fn limits(&self) -> Limits {
+        let hot = self.lock().hot;
+        Limits {
+            time_ms_max: hot.query_ms_max,
+            samples_max: hot.query_samples_max,
+            ..Limits::usual()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What these values would make of a broker's settings.
+///
+/// # Errors
+/// The first that is wrong.
+pub(super) fn tried(
+    config: &Config,
+    version: u64,
+    values: &[(String, String)],
+) -> Result<(Hot, Vec<String>), String> {
+    let (settings, stayed) = config.settings.with_fleet(version, values, &config.locked);
+    Hot::of(&settings).map(|hot| (hot, stayed)).map_err(|why| why.to_string())
+}
+
+/// Puts limits into a store's.
+pub(super) fn retune(config: &mut StoreConfig, hot: &Hot) {
+    config.raw_retention_ms = hot.raw_retention_ms;
+    config.minute_retention_ms = hot.minute_retention_ms;
+    config.hour_retention_ms = hot.hour_retention_ms;
+    config.bytes_max = hot.bytes_max;
+    config.free_bytes_min = hot.free_bytes_min;
+    config.head_bytes_max = hot.head_bytes_max;
+}
+
+/// A store's, to begin with.
+pub(super) fn store_config(config: &Config) -> StoreConfig {
+    let mut store = StoreConfig::at(config.dir.join("store"));
+    retune(&mut store, &config.hot);
+    store
+}
+
+impl Tuner {
+    pub(super) fn new(config: &Config, store: &Store, tuned: &Tuned) -> Self {
+        let (config, store, tuned) = (config.clone(), store.clone(), tuned.clone());
+        Self { config, store, tuned, me: 0, agreed: None, trial: None }
+    }
+
+    /// Where what is agreed on goes, and which broker this is there.
+    pub(super) fn set_agreed(&mut self, me: u64, agreed: SyncSender<Order>) {
+        (self.me, self.agreed) = (me, Some(agreed));
+    }
+
+    /// Other versions are in force or on trial.
+    pub(super) fn on_desired(&mut self, now: Instant, desired: &Arc<Desired>) {
+        let mut inner = self.tuned.lock();
+        (inner.desired, inner.me) = (Arc::clone(desired), self.me);
+        let Some((version, values)) = desired.of_broker(self.me) else { return };
+        let refused = match tried(&self.config, version, &values) {
+            Ok((hot, stayed)) => {
+                if inner.hot != hot {
+                    log::info!("version {version} of the configuration changes limits here");
+                    self.store.retune(|config| retune(config, &hot));
+                }
+                let locked = stayed.join(",");
+                let proven = true;
+                inner.running =
+                    Running { managed: true, version, proven, locked, ..Running::default() };
+                inner.hot = hot;
+                None
+            }
+            Err(why) => {
+                log::error!("version {version} of the configuration is not put in force: {why}");
+                (inner.running.refused, inner.running.why) = (version, why.clone());
+                Some(why)
+            }
+        };
+        drop(inner);
+        let mine = desired.trial() == Some((version, Canary::Broker(self.me)));
+        if !mine {
+            self.trial = None;
+        } else if self.trial.as_ref().is_none_or(|trial| trial.number != version) {
+            let say_at = if refused.is_some() { now } else { now + PROVE };
+            self.trial = Some(Trial { number: version, refused, say_at });
+        }
+    }
+
+    /// Says what became of a trial, until it is over.
+    pub(super) fn on_timeout(&mut self, now: Instant, storing: bool) {
+        let Some(trial) = self.trial.as_mut().filter(|trial| trial.say_at <= now) else { return };
+        trial.say_at = now + SAY_AGAIN;
+        let outcome = match &trial.refused {
+            Some(why) => Err(format!("broker {} refused it: {why}", self.me)),
+            None if !storing => Err(format!("broker {} stores nothing any more", self.me)),
+            None => Ok(format!("broker {} runs it well", self.me)),
+        };
+        if let Some(agreed) = &self.agreed {
+            drop(agreed.try_send(Order::Verdict(trial.number, outcome)));
+        }
+    }
+}
+
+/// Whether it stores shows with its next rows.
+const PROVE: Duration = Duration::from_secs(5);
+const SAY_AGAIN: Duration = Duration::from_secs(1);
