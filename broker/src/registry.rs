@@ -91,6 +91,19 @@ impl Registry {
         Ok((Self { shared }, windows))
     }
 
+    /// Writes all that is on disk into another file.
+    ///
+    /// # Errors
+    /// One of the two cannot be read or written.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), RegistryError> {
+        let fail = |why: String| RegistryError::Database {
+            doing: "copy the registry to",
+            path: path.to_owned(),
+            why,
+        };
+        copy(&self.shared.database, path).map_err(|why| fail(why.to_string()))
+    }
+
     /// A host said hello.
     pub fn hello(&self, hello: &Hello, now_ms: i64) -> HostInfo {
         let id = HostId(hello.host);
@@ -416,6 +429,31 @@ fn load(
 
 fn bytes_of(info: &HostInfo) -> Vec<u8> {
     rkyv::to_bytes::<Failure>(info).map(|b| b.to_vec()).unwrap_or_default()
+}
+
+fn copy(from: &Database, path: &Path) -> Result<(), redb::Error> {
+    let to = Database::create(path)?;
+    let (from, to) = (from.begin_read()?, to.begin_write()?);
+    for table in [HOSTS, WINDOWS] {
+        let mut copied = to.open_table(table)?;
+        for row in from.open_table(table)?.iter()? {
+            let (key, value) = row?;
+            copied.insert(key.value(), value.value())?;
+        }
+    }
+    let mut tokens = to.open_table(TOKENS)?;
+    for row in from.open_table(TOKENS)?.iter()? {
+        let (key, value) = row?;
+        tokens.insert(key.value(), value.value())?;
+    }
+    let mut certificates = to.open_table(CERTIFICATES)?;
+    for row in from.open_table(CERTIFICATES)?.iter()? {
+        let (key, value) = row?;
+        certificates.insert(key.value(), value.value())?;
+    }
+    drop((tokens, certificates));
+    to.commit()?;
+    Ok(())
 }
 
 const HOSTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("hosts");

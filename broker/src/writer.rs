@@ -21,6 +21,7 @@ use crate::store::redis::Confirmed;
 use crate::store::{RemoteSeries, StoreError, Writer};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub enum Order {
     Samples(Vec<RemoteSeries>, SyncSender<Result<(), StoreError>>),
     /// The windows of what was handed over before this.
     Windows(Windows),
+    /// Keep all that is stored, and the registry, under second names in this folder.
+    Link(PathBuf, SyncSender<Result<(), String>>),
     /// Write everything and end.
     Stop,
 }
@@ -143,6 +146,8 @@ pub struct Scribe {
     fault: Option<StoreError>,
     /// Where Redis has to have it too.
     gate: Option<Gate>,
+    /// Who wants second names.
+    links: Vec<(PathBuf, SyncSender<Result<(), String>>)>,
     stopping: bool,
 }
 
@@ -183,6 +188,7 @@ impl Scribe {
             hosts_at_once: hosts_at_once.max(1),
             fault: None,
             gate: None,
+            links: Vec::new(),
             stopping: false,
         }
     }
@@ -217,6 +223,7 @@ impl Scribe {
             },
             // What comes behind them is not in the WAL files that are closed by now.
             Order::Windows(windows) => self.windows.push((self.writer.wal_closed(), windows)),
+            Order::Link(to, reply) => self.links.push((to, reply)),
             Order::Stop => self.stopping = true,
         }
     }
@@ -226,7 +233,7 @@ impl Scribe {
     #[must_use]
     pub fn timeout(&self) -> Instant {
         let idle = self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty();
-        let commit = if self.stopping {
+        let commit = if self.stopping || !self.links.is_empty() {
             self.committed
         } else if !idle {
             self.committed + self.commit_every
@@ -253,14 +260,19 @@ impl Scribe {
     pub fn on_timeout(&mut self, now: Instant, now_ms: i64, report: &mut dyn FnMut(Report)) {
         let idle = self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty();
         let every = if idle { PROBE_EVERY } else { self.commit_every };
-        let due = self.committed + every <= now || self.stopping;
+        let due = self.committed + every <= now || self.stopping || !self.links.is_empty();
         let tick = self.tick_at <= now;
         // Housekeeping closes the log's file, and with it commits what is appended: what is not
         // reported by then could be refused after it was stored, and be stored a second time.
+        let idle = idle && self.links.is_empty();
         let wanted = if idle { due && self.failing } else { due || tick };
         if wanted {
             self.commit(now_ms, report);
             self.committed = now;
+        }
+        for (to, reply) in std::mem::take(&mut self.links) {
+            // Who asked may have given up.
+            drop(reply.try_send(self.link(&to, now_ms)));
         }
         if let Some(gate) = &mut self.gate {
             gate.release(report);
@@ -308,6 +320,15 @@ impl Scribe {
                 windows.iter().for_each(|(_, windows)| self.leave(windows, report));
             }
         }
+    }
+
+    /// Behind a commit: the windows on disk tell of nothing that the log's closed files lack.
+    fn link(&mut self, to: &Path, now_ms: i64) -> Result<(), String> {
+        if self.failing {
+            return Err("the store takes nothing now".to_owned());
+        }
+        self.writer.link_to(&to.join("store"), now_ms).map_err(|why| why.to_string())?;
+        self.registry.copy_to(&to.join("registry.redb")).map_err(|why| why.to_string())
     }
 
     fn append(&mut self, item: &Item) -> Result<(), StoreError> {

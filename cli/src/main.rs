@@ -1,6 +1,7 @@
 //! `strobe`: everything in one process, and the operator's commands.
 
 mod ask;
+mod backup;
 mod cluster;
 mod fleet;
 mod hosts;
@@ -46,6 +47,10 @@ enum Command {
     Hosts(hosts::Hosts),
     /// Make one Strobe of several brokers, and look after it.
     Cluster(cluster::Args),
+    /// Keep all that a running broker has at this moment in a folder, or check such a folder.
+    Backup(backup::Args),
+    /// Make a backup into a state directory again.
+    Restore(backup::Restore),
     /// Ask a host for what its flight recorder has: the last minute at 100 Hz, and ten seconds more.
     Burst {
         #[command(flatten)]
@@ -145,6 +150,8 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Config(Config::Explain { key, config }) => {
             output::print(&settings::explain(key.as_deref(), config.as_deref())?);
         }
+        Command::Backup(args) => output::print(&backup::run(&args)?),
+        Command::Restore(args) => output::print(&backup::restore(&args)?),
         Command::Store(Store::Check { dir }) => return store_check(&dir),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -16,7 +16,7 @@
 mod tables;
 
 use crate::codec::{self, CodecError};
-use crate::kinds::members;
+use crate::kinds::{members, shards};
 use crate::plant::Plant;
 use crate::state::{ImageError, State};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -125,6 +125,28 @@ impl Store {
         state.take_along(alone);
         let disk = Disk { hard, conf, applied: place, cut: place };
         make(database, identity, &disk, &mut state)
+    }
+
+    /// Makes the store of a new cluster's first broker, which knows what another cluster had agreed on
+    /// (`State::image`): its members are gone and its shards are this broker's.
+    ///
+    /// # Errors
+    /// There is a store already, it cannot be written, or it is no image.
+    pub fn restore(
+        database: &Database,
+        identity: Identity,
+        address: &str,
+        image: &[u8],
+    ) -> Result<(), StoreError> {
+        let place = Place { index: 1, term: 1 };
+        let mut hard = HardState::default();
+        (hard.term, hard.commit) = (1, 1);
+        let conf = ConfState::from((vec![identity.broker], vec![]));
+        let mut state = State::of_image(image)?;
+        members::only(&mut state, identity.broker, address, identity.disk);
+        shards::take_all(&mut state, identity.broker);
+        state.all_changed();
+        make(database, identity, &Disk { hard, conf, applied: place, cut: place }, &mut state)
     }
 
     /// Makes the store of a broker that was added to a cluster: empty, to be filled by the leader.

@@ -3,6 +3,7 @@
 //! `cargo test --release -p strobe-tests --test cluster -- --nocapture` prints how long the agents' gaps
 //! and the elections were, and how many changes a second the control plane takes.
 
+mod backed_up;
 mod shared;
 mod support;
 

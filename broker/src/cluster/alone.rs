@@ -70,6 +70,7 @@ impl Alone {
                     Asked::Versions => Answer::Versions(Box::new(Versions::of(&self.state, 0))),
                     Asked::AuditHead(log) => Answer::AuditHead(audit::head(&self.state, log)),
                     Asked::Look(Look(look)) => return look(&self.state),
+                    Asked::Image => Answer::Image(self.state.image()),
                     Asked::Report | Asked::Transfer(_) | Asked::Move(..) => Answer::Busy,
                 };
                 // Who asked may have left.

@@ -89,6 +89,8 @@ pub enum Order {
 pub enum Asked {
     /// How it stands.
     Report,
+    /// What was agreed on, for a backup.
+    Image,
     /// A command applied.
     Propose(Command),
     /// Another leader.
@@ -115,6 +117,8 @@ impl fmt::Debug for Look {
 /// What an operator is told.
 #[derive(Debug)]
 pub enum Answer {
+    /// What was agreed on.
+    Image(Vec<u8>),
     /// How it stands.
     Report(Box<Report>),
     /// What became of a command.
@@ -430,6 +434,10 @@ impl Plane {
                 }
                 let moves = shards::Change::moves(&[(shard.0, now_owned.epoch, to)]);
                 self.propose(now, moves, Waiter::Operator(reply))
+            }
+            Asked::Image => {
+                drop(reply.try_send(Answer::Image(self.node.state().image())));
+                Ok(())
             }
             Asked::Look(Look(look)) => {
                 look(self.node.state());

@@ -91,6 +91,8 @@ struct Shared {
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
     queries_abandoned: AtomicU64,
+    /// `Acquire` by who begins one, `Release` when it is done.
+    backing_up: AtomicBool,
     threads: Mutex<Threads>,
 }
 
@@ -192,6 +194,7 @@ impl Broker {
             lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
+            backing_up: AtomicBool::new(false),
             threads: Mutex::default(),
         });
         let broker = Self { shared };

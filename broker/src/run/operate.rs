@@ -2,6 +2,7 @@
 //! configuration, the cluster, questions to hosts. Whatever changes something, or looks into a host, is
 //! written to the audit log.
 
+mod backup;
 mod cluster;
 mod config;
 mod hosts;
@@ -31,6 +32,7 @@ impl Broker {
         let answer = match what {
             "tokens" => self.create_token(request),
             "revoke" => self.revoke(request),
+            "backup" => self.back_up(request),
             "ask" => return self.question(request, who),
             "audit" => return self.audited(request),
             _ => match (what.strip_prefix("cluster/"), what.strip_prefix("config/")) {
@@ -144,8 +146,10 @@ impl Broker {
 }
 
 /// What the audit log is told of besides questions.
-const CHANGING: [&str; 12] = [
+const CHANGING: [&str; 14] = [
     "tokens",
+    "backup",
+    "cluster/share",
     "revoke",
     "config/apply",
     "config/rollback",

@@ -136,13 +136,6 @@ impl Store {
         StoreCounts { groups_found, groups_read, ..self.shared.count(|_| ()) }
     }
 
-    /// The newest segment file's number, and how many there are.
-    pub(crate) fn newest_segment(&self) -> (u64, usize) {
-        let segments = self.shared.segments();
-        let newest = segments.iter().filter_map(|segment| segment.number()).max();
-        (newest.unwrap_or(0), segments.len())
-    }
-
     /// Counts samples that were not taken.
     pub(crate) fn refused(&self, samples: u64) {
         self.shared.count(|counts| counts.samples_refused += samples);

@@ -22,6 +22,7 @@ mod encode;
 pub(crate) mod fuzz;
 mod head;
 mod horizon;
+mod links;
 mod lists;
 mod local;
 mod matching;

@@ -179,9 +179,8 @@ impl Store {
         }
         let far = self.far(part, bounds);
         let Some(far) = far else { return Ok(rows) };
-        let own = self.shares();
         for (store, far) in far.by_store() {
-            if Some(store) == own {
+            if self.is_ours(store) {
                 self.far_rows(part, place, &far, (level, bounds), &mut rows)?;
             } else {
                 let mut theirs = BTreeMap::new();

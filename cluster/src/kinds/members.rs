@@ -149,6 +149,18 @@ pub fn first_state(id: u64, address: &str, disk: u64) -> State {
     state
 }
 
+/// After a restore: this one is all there is, with another disk.
+pub(crate) fn only(state: &mut State, id: u64, address: &str, disk: u64) {
+    for mut other in members(state) {
+        // Their lives begin anew: of what they proposed nothing is under way any more.
+        command::forget(state, other.id);
+        other.stage = Stage::Left.into();
+        put(state, &other);
+    }
+    let address = address.to_owned();
+    put(state, &Member { id, address, stage: Stage::Voter.into(), disk, down: false });
+}
+
 pub(super) fn apply(state: &mut State, body: &Bytes) -> Result<u64, Refusal> {
     let change: Change = read(body)?;
     if change.verb() == Verb::Add {

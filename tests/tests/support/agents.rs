@@ -88,6 +88,11 @@ impl Agents {
         })
     }
 
+    /// Up to which frame each was acknowledged.
+    pub(crate) fn acknowledged(&self) -> BTreeMap<HostId, u64> {
+        self.hosts.iter().copied().zip(seqs(&self.agents)).collect()
+    }
+
     /// Ends them; up to which frame each was acknowledged.
     pub(crate) fn stop(self) -> BTreeMap<HostId, u64> {
         let through = seqs(&self.agents);

@@ -233,6 +233,15 @@ impl Cluster {
         self.share = share.iter().map(|word| (*word).to_owned()).collect();
     }
 
+    /// One that was lost begins with nothing and joins.
+    pub(crate) fn join_anew(&mut self, at: usize, seed: usize) {
+        self.brokers[at].begin();
+        let token = self.join_token(seed);
+        let args = ["cluster", "join", self.address(seed), "--token", &token];
+        let (ok, said, why) = run("strobe", &[&args[..], &["--dir", &self.dir(at)]].concat());
+        assert!(ok, "{said}{why}");
+    }
+
     /// SIGKILL, and its disk is gone.
     pub(crate) fn lose(&mut self, at: usize) {
         self.kill(at);

@@ -142,3 +142,30 @@ fn a_page_that_does_not_check_is_refused() {
         assert!(Elsewhere::new(ALL, false).take(&page[..at]).is_err(), "cut at {at}");
     }
 }
+
+/// Brokers of neighbouring versions run side by side: who asks names the newest form that it reads, and who
+/// never heard of forms is answered in the first one. A form from the future is refused in words.
+#[test]
+fn pages_are_of_a_form_that_both_know() {
+    let place = Place::new("elsewhere-versions");
+    let (store, mut writer, _) = place.open();
+    write(&mut writer, HOST, 0..100);
+    // As the last version asks: it has no word for forms.
+    let old = format!(
+        r#"{{"matchers":[],"range":{{"start_ms":{T0},"end_ms":{}}},"depth":{{"Samples":null}},
+            "limits":{{"series_max":1000,"samples_max":100000}},"next":null}}"#,
+        T0 + 10_000_000
+    );
+    let old: Wanted = serde_json::from_str(&old).unwrap();
+    for (asked, answered) in [(old.version, 1), (PAGE_VERSION, PAGE_VERSION), (99, PAGE_VERSION)] {
+        let page = store.page(&Wanted { version: asked, ..old.clone() }, &|| false).unwrap();
+        assert_eq!(page[0], answered);
+        let elsewhere = Elsewhere::new(ALL, false);
+        elsewhere.take(&page).unwrap();
+        assert_eq!(elsewhere.sources().len(), 1, "form {answered} is read");
+        let mut newer = page;
+        newer[0] = PAGE_VERSION + 1;
+        let why = Elsewhere::new(ALL, false).take(&newer).unwrap_err();
+        assert!(why.contains("of version 3, this broker reads 1 to 2"), "{why}");
+    }
+}

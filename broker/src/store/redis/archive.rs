@@ -18,7 +18,7 @@ use crate::store::{StoreConfig, StoreError};
 use redis::RedisResult;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ pub(in super::super) struct Archive {
     seen_ms: AtomicI64,
     /// Whether hosts and schemas were read.
     learned: AtomicBool,
+    /// Whose it is, a number by itself as the others.
+    broker: AtomicU64,
 }
 
 /// What Redis has of a source in a range and the directory has not.
@@ -102,6 +104,7 @@ impl Archive {
             elsewhere_ms: AtomicI64::new(now_ms),
             seen_ms: AtomicI64::new(now_ms),
             learned: AtomicBool::new(false),
+            broker: AtomicU64::new(0),
         })
     }
 
@@ -133,6 +136,11 @@ impl Archive {
     /// Who has written.
     pub(super) fn set_stores(&self, stores: &Stores) {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).clone_from(stores);
+    }
+
+    /// Which broker this is, 0 of one by itself.
+    pub(super) fn set_broker(&self, broker: u64) {
+        self.broker.store(broker, Ordering::Relaxed);
     }
 
     fn stores(&self) -> std::sync::MutexGuard<'_, Stores> {
@@ -326,6 +334,16 @@ impl Store {
     #[must_use]
     pub fn shares(&self) -> Option<u64> {
         self.shared.archive.get().map(|archive| archive.store_id)
+    }
+
+    /// Whether a store is this one, or an earlier life of it: what that rolled up is the same as what is here,
+    /// and not to be added to it.
+    pub(in super::super) fn is_ours(&self, store: u64) -> bool {
+        self.shared.archive.get().is_none_or(|archive| {
+            let of = archive.stores().of(store).map_or(0, |written| written.broker);
+            let me = archive.broker.load(Ordering::Relaxed);
+            store == archive.store_id || of == 0 || of == me
+        })
     }
 
     /// What an answer lacks without a broker that stays silent.

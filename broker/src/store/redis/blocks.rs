@@ -31,7 +31,7 @@ impl Mirror {
         };
         let entries: Vec<Entry> = loaded.entries().iter().filter(lacking).copied().collect();
         // Before its blocks: a query that looks for them finds that they may be there.
-        self.tell(link, segment, now_ms)?;
+        self.tell(link, segment.last_ms, now_ms)?;
         let fence = &mut self.fence;
         self.catalog.write(&entries, now_ms, &mut |writes| fence.send(link, writes))?;
         let mut rest = entries.as_slice();

@@ -8,6 +8,7 @@
 
 use super::RedisError;
 use super::marks::Marks;
+use crate::store::local::Store;
 use crate::store::segment::Segment;
 use std::fs;
 use std::io::Write;
@@ -64,6 +65,15 @@ impl Import {
     /// How long a segment of so many bytes is to be rested after.
     pub(super) fn rest(bytes: u64) -> Duration {
         Duration::from_millis(bytes.saturating_mul(1000) / BYTES_A_SECOND)
+    }
+}
+
+impl Store {
+    /// The newest segment file's number, and how many there are.
+    pub(crate) fn newest_segment(&self) -> (u64, usize) {
+        let segments = self.shared.segments();
+        let newest = segments.iter().filter_map(|segment| segment.number()).max();
+        (newest.unwrap_or(0), segments.len())
     }
 }
 

@@ -219,6 +219,11 @@ impl Mirror {
         self.marks = Marks::read(&mut link, &self.keys, self.era.id)?;
         self.settle(&mut link, now_ms)?;
         self.learn(&mut link)?;
+        // What it wrote before it was in a cluster is that broker's too.
+        let own = self.marks.stores.of(self.era.id);
+        if own.is_some_and(|written| written.broker != self.fence.epochs.broker()) {
+            self.tell(&mut link, i64::MIN, now_ms)?;
+        }
         let fence = &mut self.fence;
         let mut send = |writes| fence.send(&mut link, writes);
         let (rows, more) = self.stream.pass(&self.catalog, self.marks.wal, &mut send)?;
@@ -265,16 +270,11 @@ impl Mirror {
     }
 
     /// Tells that blocks of a segment are about to be there.
-    pub(super) fn tell(
-        &mut self,
-        link: &mut Link,
-        segment: &Segment,
-        now_ms: i64,
-    ) -> RedisResult<()> {
+    pub(super) fn tell(&mut self, link: &mut Link, last_ms: i64, now_ms: i64) -> RedisResult<()> {
         let known = self.marks.stores.of(self.era.id);
         let before = known.map_or(i64::MIN, |written| written.last_ms);
         let written = Written {
-            last_ms: before.max(segment.last_ms),
+            last_ms: before.max(last_ms),
             broker: self.fence.epochs.broker(),
             segments: known.map_or(0, |written| written.segments) + 1,
         };
@@ -333,6 +333,7 @@ impl Mirror {
         let Some(archive) = self.shared.archive.get() else { return Ok(()) };
         archive.set_seen(now_ms);
         archive.set_stores(&self.marks.stores);
+        archive.set_broker(self.fence.epochs.broker());
         self.fence.retry(!self.marks.ours);
         if self.settled && self.marks.ours {
             return Ok(());
