@@ -198,6 +198,38 @@ const WANTED: &[Wanted] = &[
         pointer: "/row_ms_p99",
         digits: 1,
     },
+    Wanted {
+        what: "3 brokers, 5,000 × 200 and a Redis: acknowledged, p99 ms",
+        bar: "500",
+        aim: "",
+        file: "cluster-3x5000x200",
+        pointer: "/ack_ms_p99",
+        digits: 0,
+    },
+    Wanted {
+        what: "3 brokers, 5,000 × 200 and a Redis: frames lost",
+        bar: "0",
+        aim: "0",
+        file: "cluster-3x5000x200",
+        pointer: "/frames_lost",
+        digits: 0,
+    },
+    Wanted {
+        what: "Brokers killed and held still: rows twice on disk, of which queries see one",
+        bar: "",
+        aim: "",
+        file: "cluster-3x1000x200-hurt",
+        pointer: "/rows_twice",
+        digits: 0,
+    },
+    Wanted {
+        what: "Brokers killed and held still: longest gap of a host, p99 s",
+        bar: "3",
+        aim: "1.5",
+        file: "cluster-3x1000x200-hurt",
+        pointer: "/gap_s_p99",
+        digits: 2,
+    },
 ];
 
 #[cfg(test)]
