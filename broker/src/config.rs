@@ -5,6 +5,7 @@ mod keys;
 pub use keys::KEYS;
 
 use crate::lookout::LookoutConfig;
+use crate::scaling::ScalingConfig;
 use crate::store::redis::RedisConfig;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Config {
     pub certificate_life_s: u64,
     /// Machines besides agents.
     pub lookout: LookoutConfig,
+    /// When more brokers are proposed, or fewer.
+    pub scaling: ScalingConfig,
     /// Keys that the fleet's configuration does not change here.
     pub locked: Vec<String>,
     /// What all of this was read from, for what the fleet's configuration puts above it.
@@ -127,6 +130,7 @@ impl Config {
                 fits.then_some(s).ok_or_else(|| "2s to 365d is wanted".to_owned())
             })?,
             lookout: LookoutConfig::of(settings)?,
+            scaling: ScalingConfig::of(settings)?,
         })
     }
 }

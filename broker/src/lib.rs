@@ -23,6 +23,7 @@ pub mod query;
 pub mod registry;
 pub mod remote_write;
 mod run;
+pub mod scaling;
 pub mod store;
 pub mod tokens;
 pub mod trust;

@@ -1,6 +1,7 @@
 //! How one broker is doing, as it tells the others and whoever looks after the cluster.
 
 use crate::net::NetCounts;
+use crate::scaling::Proposal;
 use crate::store::StoreCounts;
 use crate::store::redis::MirrorCounts;
 use serde::{Deserialize, Serialize};
@@ -34,8 +35,14 @@ pub struct Vitals {
     pub segment_bytes: u64,
     /// Whether it takes frames.
     pub storing: bool,
+    /// CPU time that it has used since it started.
+    pub cpu_ms: u64,
+    /// Its memory: resident pages.
+    pub memory_bytes: u64,
     /// Where it writes to Redis.
     pub redis: Option<Redis>,
+    /// What it proposes, if it leads.
+    pub scaling: Option<Proposal>,
 }
 
 /// How far Redis is.
@@ -86,7 +93,27 @@ impl Vitals {
             head_bytes: store.head_bytes,
             segment_bytes: store.segment_bytes,
             storing: net.storing,
+            cpu_ms: cpu_ms(),
+            memory_bytes: memory_bytes(),
             redis: mirror.map(redis),
+            scaling: None,
         }
     }
+}
+
+fn cpu_ms() -> u64 {
+    let used = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+    let used = used.map(|used| used.user_time() + used.system_time());
+    used.map_or(0, |time| {
+        u64::try_from(nix::sys::time::TimeValLike::num_milliseconds(&time)).unwrap_or(0)
+    })
+}
+
+/// proc_pid_statm(5): the second number, in pages.
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    let size = size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
+    pages.unwrap_or(0).saturating_mul(size)
 }

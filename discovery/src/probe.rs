@@ -4,7 +4,7 @@ use crate::check::Check;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -36,7 +36,7 @@ impl Probe<'_> {
             Check::Tcp { port } => self.connect(*port).map(drop),
             Check::Http { port, path } => self.http(*port, path, until),
             Check::Quic { port } => self.quic(*port, until),
-            Check::Script { name } => self.script(name, until),
+            Check::Script { name } => self.script(name),
         }
     }
 
@@ -53,7 +53,6 @@ impl Probe<'_> {
         Ok(left)
     }
 
-    /// The status line alone is read.
     fn http(&self, port: u16, path: &str, until: Instant) -> Result<(), String> {
         let mut stream = self.connect(port)?;
         let host = SocketAddr::new(self.address, port);
@@ -61,30 +60,9 @@ impl Probe<'_> {
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: strobe\r\nAccept: */*\r\nConnection: \
              close\r\n\r\n"
         );
-        let io = |why: io::Error| match why.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("no answer within {} ms", self.patience.as_millis())
-            }
-            _ => why.to_string(),
-        };
-        stream.set_write_timeout(Some(self.left(until)?)).map_err(io)?;
-        stream.write_all(request.as_bytes()).map_err(io)?;
-        let mut line = Vec::new();
-        let mut some = [0; 128];
-        while !line.contains(&b'\n') && line.len() < STATUS_BYTES_MAX {
-            stream.set_read_timeout(Some(self.left(until)?)).map_err(io)?;
-            match stream.read(&mut some).map_err(io)? {
-                0 => break,
-                read => line.extend_from_slice(some.get(..read).unwrap_or_default()),
-            }
-        }
-        let text = String::from_utf8_lossy(&line);
-        let mut words = text.lines().next().unwrap_or_default().split(' ');
-        let speaks = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
-        match words.next().filter(|_| speaks).and_then(|word| word.parse::<u16>().ok()) {
-            Some(200..=399) => Ok(()),
-            Some(status) => Err(format!("the answer to GET {path} is {status}")),
-            None => Err("what answers does not speak HTTP".to_owned()),
+        match status_of(&mut stream, &request, until, self.clock)? {
+            200..=399 => Ok(()),
+            status => Err(format!("the answer to GET {path} is {status}")),
         }
     }
 
@@ -132,39 +110,119 @@ impl Probe<'_> {
         }
     }
 
-    /// With name and address as arguments, an empty environment but PATH, and no input.
-    fn script(&self, name: &str, until: Instant) -> Result<(), String> {
+    /// With name and address as arguments.
+    fn script(&self, name: &str) -> Result<(), String> {
         let dir = self.scripts.ok_or("this broker has no directory of scripts")?;
-        let mut command = Command::new(dir.join(name));
-        command
-            .args([self.name, &self.address.to_string()])
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0);
-        let mut child = command.spawn().map_err(|why| format!("{name} cannot be run: {why}"))?;
-        let ended = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break Ok(status),
-                Ok(None) => {}
-                Err(why) => break Err(why.to_string()),
-            }
-            match self.left(until) {
-                // A wait without a descriptor.
-                Ok(left) => pause(left.min(LOOK_EVERY)),
-                Err(_) => break Err(format!("{name} did not end in time and was killed")),
-            }
-        };
-        // What it started and left behind goes with it.
-        kill(&mut child);
-        match ended?.code() {
-            Some(0) => Ok(()),
-            Some(code) => Err(format!("{name} ended with {code}")),
-            None => Err(format!("{name} was killed")),
+        let address = self.address.to_string();
+        run(&dir.join(name), &[self.name, &address], self.patience, self.clock)
+            .map_err(|why| format!("{name} {why}"))
+    }
+}
+
+/// Runs a program with an empty environment but PATH, no input and no output, and kills it with all that
+/// it started when its time is over.
+///
+/// # Errors
+/// It does not end with 0, in a sentence's second half.
+pub fn run(
+    program: &Path,
+    args: &[&str],
+    patience: Duration,
+    clock: fn() -> Instant,
+) -> Result<(), String> {
+    let until = clock() + patience;
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    let mut child = command.spawn().map_err(|why| format!("cannot be run: {why}"))?;
+    let ended = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Ok(status),
+            Ok(None) => {}
+            Err(why) => break Err(why.to_string()),
+        }
+        let left = until.saturating_duration_since(clock());
+        if left.is_zero() {
+            break Err("did not end in time and was killed".to_owned());
+        }
+        pause(left.min(LOOK_EVERY));
+    };
+    // What it started and left behind goes with it.
+    kill(&mut child);
+    match ended?.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(format!("ended with {code}")),
+        None => Err("was killed".to_owned()),
+    }
+}
+
+/// Posts a body to an `http://` URL; 200 to 299 is wanted.
+///
+/// # Errors
+/// What is wrong with the URL, or with the answer.
+pub fn post(
+    url: &str,
+    kind: &str,
+    body: &str,
+    patience: Duration,
+    clock: fn() -> Instant,
+) -> Result<(), String> {
+    let rest = url.strip_prefix("http://").ok_or("http://HOST:PORT/PATH is wanted")?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/" } else { path };
+    let place = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let mut found = place.to_socket_addrs().map_err(|why| format!("{host}: {why}"))?;
+    let to = found.next().ok_or_else(|| format!("{host} has no address"))?;
+    let until = clock() + patience;
+    let mut stream = TcpStream::connect_timeout(&to, patience).map_err(|why| why.to_string())?;
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: strobe\r\nContent-Type: {kind}\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    match status_of(&mut stream, &request, until, clock)? {
+        200..=299 => Ok(()),
+        status => Err(format!("the answer is {status}")),
+    }
+}
+
+/// Sends a request and reads the status line of its answer, and no more.
+fn status_of(
+    stream: &mut TcpStream,
+    request: &str,
+    until: Instant,
+    clock: fn() -> Instant,
+) -> Result<u16, String> {
+    let left = || {
+        let left = until.saturating_duration_since(clock());
+        if left.is_zero() { Err("no answer in time".to_owned()) } else { Ok(left) }
+    };
+    let io = |why: io::Error| match why.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+        _ => why.to_string(),
+    };
+    stream.set_write_timeout(Some(left()?)).map_err(io)?;
+    stream.write_all(request.as_bytes()).map_err(io)?;
+    let mut line = Vec::new();
+    let mut some = [0; 128];
+    while !line.contains(&b'\n') && line.len() < STATUS_BYTES_MAX {
+        stream.set_read_timeout(Some(left()?)).map_err(io)?;
+        match stream.read(&mut some).map_err(io)? {
+            0 => break,
+            read => line.extend_from_slice(some.get(..read).unwrap_or_default()),
         }
     }
+    let text = String::from_utf8_lossy(&line);
+    let mut words = text.lines().next().unwrap_or_default().split(' ');
+    let speaks = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
+    let status = words.next().filter(|_| speaks).and_then(|word| word.parse().ok());
+    status.ok_or_else(|| "what answers does not speak HTTP".to_owned())
 }
 
 /// A poll of nothing: whatever ends it early, it is looked again.
@@ -251,7 +309,19 @@ mod tests {
         let why = "the answer to GET /x is 503".to_owned();
         assert_eq!(ask(b"HTTP/1.1 503 Busy\r\n\r\n"), Err(why));
         assert!(ask(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap_err().contains("does not speak HTTP"));
-        assert!(ask(b"HTTP/1.1").unwrap_err().contains("no answer within 400 ms"));
+        assert!(ask(b"HTTP/1.1").unwrap_err().contains("no answer in time"));
+    }
+
+    #[test]
+    fn a_post_is_taken_or_not() {
+        let to = |bytes| {
+            let url = format!("http://127.0.0.1:{}/hook?a=b", answering(bytes));
+            post(&url, "application/json", "{}", Duration::from_millis(400), clock)
+        };
+        assert_eq!(to(b"HTTP/1.1 202 Accepted\r\n\r\n"), Ok(()));
+        assert_eq!(to(b"HTTP/1.1 301 Moved\r\n\r\n"), Err("the answer is 301".to_owned()));
+        let wrong = post("https://x", "", "", Duration::from_millis(1), clock);
+        assert!(wrong.unwrap_err().contains("is wanted"));
     }
 
     #[test]

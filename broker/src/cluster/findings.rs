@@ -1,6 +1,7 @@
 //! What an operator should look at, each with the place in `docs/runbooks.md` that says what to do.
 
 use super::{Known, Report};
+use crate::scaling::Proposal;
 use crate::vitals::Vitals;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ impl Finding {
 }
 
 /// Everything that can be found. Each has a heading in `docs/runbooks.md`.
-pub const CODES: [&str; 18] = [
+pub const CODES: [&str; 20] = [
     STALLED,
     NOT_A_MEMBER,
     NO_LEADER,
@@ -57,6 +58,8 @@ pub const CODES: [&str; 18] = [
     IMPORTING,
     REDIS_NOT_SHARED,
     VERSIONS_DIFFER,
+    SCALE_OUT,
+    SCALE_IN,
 ];
 
 /// What is found in a cluster; `vitals` are of the brokers that answered.
@@ -95,6 +98,13 @@ pub fn of_cluster(report: &Report, vitals: &BTreeMap<u64, Vitals>) -> Vec<Findin
         let of: Vec<String> = versions.iter().map(|(v, id)| format!("{v} (broker {id})")).collect();
         let why = format!("brokers of several versions run: {}", of.join(", "));
         note(&mut found, VERSIONS_DIFFER, why);
+    }
+    for proposal in vitals.values().filter_map(|of| of.scaling.as_ref()) {
+        let code = match proposal {
+            Proposal::Out { .. } => SCALE_OUT,
+            Proposal::In { .. } => SCALE_IN,
+        };
+        note(&mut found, code, proposal.why().to_owned());
     }
     found
 }
@@ -208,6 +218,8 @@ const REDIS_FENCED: &str = "redis-fenced";
 const IMPORTING: &str = "importing";
 const REDIS_NOT_SHARED: &str = "redis-not-shared";
 const VERSIONS_DIFFER: &str = "versions-differ";
+const SCALE_OUT: &str = "scale-out";
+const SCALE_IN: &str = "scale-in";
 /// What the fleet is promised at its largest.
 const ACK_MS_MAX: u64 = 500;
 /// A seal makes two or three at a time.

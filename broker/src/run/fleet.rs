@@ -74,7 +74,8 @@ impl Broker {
 
     fn vitals(&self) -> Vitals {
         let own::Numbers { net, store, mirror, .. } = self.numbers();
-        Vitals::of(&net, &store, mirror.as_ref(), wall_ms())
+        let scaling = self.shared.lookout.proposal();
+        Vitals { scaling, ..Vitals::of(&net, &store, mirror.as_ref(), wall_ms()) }
     }
 
     /// How every broker is doing that answers.

@@ -13,8 +13,9 @@ use super::Broker;
 use super::clock::{monotonic, wall_ms};
 use super::error::BrokerError;
 use super::loops::spawn;
-use crate::cluster::Answer;
+use crate::cluster::{Answer, Asked, Report};
 use crate::lookout::{Act, Job, Lookout, LookoutConfig, LookoutCounts, Outcome};
+use crate::scaling::{self, Proposal, Scaling};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strobe_cluster::Role;
+use strobe_cluster::kinds::members::{self, Stage};
 use strobe_cluster::kinds::targets::{self, Target};
 use strobe_discovery::mdns::{self, Place};
 use strobe_discovery::probe::Probe;
@@ -52,6 +54,7 @@ pub(super) enum Told {
 pub(super) struct LookoutDoor {
     told: Sender<Told>,
     counts: Arc<Mutex<LookoutCounts>>,
+    proposal: Mutex<Option<Proposal>>,
 }
 
 struct Watch {
@@ -68,18 +71,29 @@ struct Watch {
     /// What of the agreed state is known.
     mark: Option<u128>,
     look_at: Instant,
+    scaling: Scaling,
+    scale_at: Instant,
 }
 
 impl LookoutDoor {
     /// The door, and what stands behind it.
     pub(super) fn new() -> (Self, Receiver<Told>) {
         let (told, behind) = channel();
-        (Self { told, counts: Arc::default() }, behind)
+        (Self { told, counts: Arc::default(), proposal: Mutex::default() }, behind)
     }
 
     /// What it counts.
     pub(super) fn counts(&self) -> LookoutCounts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this broker proposes.
+    pub(super) fn proposal(&self) -> Option<Proposal> {
+        self.proposal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn propose(&self, proposal: Option<Proposal>) {
+        *self.proposal.lock().unwrap_or_else(PoisonError::into_inner) = proposal;
     }
 
     /// Says something to the thread, if it is still there.
@@ -106,17 +120,18 @@ impl Broker {
             under_way: 0,
             mark: None,
             look_at: now,
+            scaling: Scaling::default(),
+            scale_at: now,
         };
         spawn("strobe-lookout", move || watch.run())
     }
 
-    /// Whether this broker looks after the fleet's machines: it is alone, or leads.
-    fn looks_after(&self) -> bool {
-        if !self.shared.is_clustered() {
-            return true;
+    /// How the cluster stands, if this broker leads it.
+    fn leads(&self) -> Option<Report> {
+        match self.shared.cluster.ask(Asked::Report) {
+            Ok(Answer::Report(report)) if report.role == Role::Leader => Some(*report),
+            _ => None,
         }
-        let report = self.shared.cluster.ask(crate::cluster::Asked::Report);
-        matches!(report, Ok(Answer::Report(report)) if report.role == Role::Leader)
     }
 }
 
@@ -191,8 +206,9 @@ impl Watch {
     fn know(&mut self) {
         let cluster = &self.broker.shared.cluster;
         let mark = cluster.look(targets::mark).ok();
-        let looks = self.broker.looks_after();
-        let wanted = mark.filter(|_| looks);
+        // One broker looks after the fleet's machines: it is alone, or leads.
+        let leads = self.broker.shared.is_clustered().then(|| self.broker.leads());
+        let wanted = mark.filter(|_| !matches!(leads, Some(None)));
         if self.mark != wanted {
             let now: Result<Vec<Target>, String> = match wanted {
                 Some(_) => cluster.look(targets::targets),
@@ -207,9 +223,55 @@ impl Watch {
                 Err(why) => log::warn!("the machines that are agreed on are not known: {why}"),
             }
         }
+        self.scale(leads.flatten());
         let counts = self.lookout.counts();
         let busy = 0 < counts.targets || self.lookout.config().finds();
         self.look_at = monotonic() + if busy { LOOK_EVERY } else { IDLE };
+    }
+
+    /// Looks whether the cluster should have more brokers or fewer.
+    fn scale(&mut self, leads: Option<Report>) {
+        let shared = &self.broker.shared;
+        let Some(report) = leads else {
+            self.scaling.forget();
+            shared.lookout.propose(None);
+            return;
+        };
+        if monotonic() < self.scale_at {
+            return;
+        }
+        self.scale_at = monotonic() + SCALE_EVERY;
+        let votes = |id: &u64| {
+            report.members.iter().any(|m| m.id == *id && m.stage == Stage::Voter && !m.down)
+        };
+        let mut vitals = self.broker.all_vitals(report.me);
+        vitals.retain(|id, _| votes(id));
+        let (config, now_ms) = (&shared.config.scaling, self.now_ms());
+        let proposal = self.scaling.look(config, now_ms, report.me, vitals);
+        shared.lookout.propose(self.scaling.standing().cloned());
+        let Some(proposal) = proposal else { return };
+        log::warn!("{}", proposal.why());
+        let told = config.command.is_some() || config.webhook.is_some();
+        let mut address = String::new();
+        if let Proposal::In { broker, .. } = &proposal {
+            let known = report.members.iter().find(|known| known.id == *broker);
+            address = known.map(|known| known.address.clone()).unwrap_or_default();
+            // Who removes its machine is told when it gives its shards away, and not before.
+            if told && let Err(refused) = self.broker.settle(members::Change::drain(*broker)) {
+                let why = String::from_utf8_lossy(&refused.body);
+                log::warn!("broker {broker} is not drained: {why}");
+                return;
+            }
+        }
+        let config = config.clone();
+        let hook = spawn("strobe-scale", move || {
+            if let Err(why) = scaling::tell(&config, &proposal, &address, monotonic) {
+                log::warn!("what makes and removes machines was not told: {why}");
+            }
+        });
+        if let Err(why) = hook {
+            log::error!("no thread to tell what is proposed: {why}");
+        }
     }
 
     fn act(&mut self, act: Act) {
@@ -366,4 +428,5 @@ const HEARD_MAX: usize = 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The same while there is nothing to look after.
 const IDLE: Duration = Duration::from_secs(5);
+const SCALE_EVERY: Duration = Duration::from_secs(10);
 const MDNS_WAIT: Duration = Duration::from_secs(2);
