@@ -361,6 +361,50 @@ fn changes_are_agreed_on() {
 }
 
 /// Without an acknowledgement, for whatever reason.
+/// More agents than the brokers are for: another one is proposed, to people and to a program. Nobody left:
+/// one is drained, and the program is told which machine may go.
+#[test]
+fn what_the_brokers_have_to_do_decides_how_many_there_are() {
+    let folder = Folder::new("scaling-hook");
+    let (program, told) = (folder.path().join("scale"), folder.path().join("told"));
+    std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display()))
+        .expect("writable");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).expect("ours");
+    let mut cluster = Cluster::start_with(
+        "scaling",
+        3,
+        &[
+            "--scale-agents",
+            "1",
+            "--scale-hold",
+            "1s",
+            "--scale-cool-down",
+            "1s",
+            "--scale-min",
+            "2",
+            "--scale-command",
+            &program.display().to_string(),
+        ],
+    );
+    let agents = Agents::start(&cluster, 6);
+    let said = || std::fs::read_to_string(&told).unwrap_or_default();
+    wait("another broker is asked for", 90, || said().starts_with("out 6 agents are more than 1"));
+    let findings = cluster.get(0, "/api/strobe/v1/cluster", "");
+    let findings = findings["findings"].as_array().expect("a list");
+    assert!(findings.iter().any(|found| found["code"] == "scale-out"), "{findings:?}");
+    agents.stop();
+    wait("one may go", 90, || said().lines().any(|line| line.starts_with("in 2 brokers")));
+    let line = said().lines().find(|line| line.starts_with("in ")).expect("it was told").to_owned();
+    let mut words = line.rsplit(' ');
+    let (address, broker) = (words.next().expect("an address"), words.next().expect("a number"));
+    let broker: usize = broker.parse().expect("a number");
+    assert_eq!(cluster.address(broker - 1), address);
+    let other = broker % 3;
+    wait("it has left", 60, || cluster.status(other).voters() == 2);
+    cluster.stop();
+}
+
 const GAP_MAX: Duration = Duration::from_secs(3);
 /// A broker that is cut off from agents looks like a slow one for a while.
 const CUT_MAX: Duration = Duration::from_secs(4);

@@ -186,6 +186,13 @@ impl Cluster {
         Self::made_of((1..=count).map(start).collect())
     }
 
+    /// The same, with more arguments for each.
+    pub(crate) fn start_with(name: &str, count: usize, args: &[&str]) -> Self {
+        let program = [&["strobe-broker"], args].concat();
+        let start = |at| Broker::of(&format!("{name}-{at}"), free_address(), &program);
+        Self::made_of((1..=count).map(start).collect())
+    }
+
     /// The same, each behind a relay of its own.
     pub(crate) fn behind_relays(name: &str, count: usize) -> Self {
         let start = |at| Broker::behind_a_relay(&format!("{name}-{at}"));
