@@ -6,6 +6,7 @@ use crate::query::Caller;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use strobe_cluster::kinds::targets;
+use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
 
 impl Broker {
@@ -19,13 +20,17 @@ impl Broker {
         });
         let (hosts, runs) = (self.fleet(), self.running_of_fleet());
         let configurations = hosts.iter().map(|(info, _)| self.configuration(&runs, info));
+        // Another broker than the one that gave it a certificate may have it.
+        let elsewhere = |id: &HostId| hosts.iter().any(|(info, _)| info.hello.host == id.0);
+        let mut enrolled = shared.registry.enrolled();
+        enrolled.retain(|id| !elsewhere(id));
         own::Machines {
             configurations: configurations.collect(),
             hosts,
             // Without machines there are no checks, and nobody is asked for them.
             checks: if targets.is_empty() { BTreeMap::new() } else { self.strikes(caller) },
             targets,
-            enrolled: shared.registry.enrolled(),
+            enrolled,
             strikes_max: shared.config.lookout.strikes_max,
         }
     }
