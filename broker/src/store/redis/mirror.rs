@@ -221,7 +221,7 @@ impl Mirror {
         self.learn(&mut link)?;
         // What it wrote before it was in a cluster is that broker's too.
         let own = self.marks.stores.of(self.era.id);
-        if own.is_some_and(|written| written.broker != self.fence.epochs.broker()) {
+        if own.is_some_and(|written| written.broker != self.broker()) {
             self.tell(&mut link, i64::MIN, now_ms)?;
         }
         let fence = &mut self.fence;
@@ -269,13 +269,22 @@ impl Mirror {
         Ok(())
     }
 
+    /// Whose store it is, as this life knows or an earlier one told: it is in no cluster again until its
+    /// control plane has heard of the others.
+    fn broker(&self) -> u64 {
+        match self.fence.epochs.broker() {
+            0 => self.marks.stores.of(self.era.id).map_or(0, |written| written.broker),
+            broker => broker,
+        }
+    }
+
     /// Tells that blocks of a segment are about to be there.
     pub(super) fn tell(&mut self, link: &mut Link, last_ms: i64, now_ms: i64) -> RedisResult<()> {
         let known = self.marks.stores.of(self.era.id);
         let before = known.map_or(i64::MIN, |written| written.last_ms);
         let written = Written {
             last_ms: before.max(last_ms),
-            broker: self.fence.epochs.broker(),
+            broker: self.broker(),
             segments: known.map_or(0, |written| written.segments) + 1,
         };
         let longest = [0, HOURS.step_ms, 1].map(|step| self.keep_ms(step));
