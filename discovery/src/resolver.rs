@@ -48,7 +48,7 @@ impl Resolver {
         Self { servers }
     }
 
-    /// Where the service `name` is. Takes [`TRIES`] × 2 s a server at most.
+    /// Where the service `name` is. Takes 4 s a server at most.
     ///
     /// # Errors
     /// No server answered, or the first that did says no.
