@@ -174,7 +174,12 @@ export function users(kind: string, times: readonly number[], found: { cpu: read
     const who = user(one);
     if (!who) continue;
     who.line = onto(times, one);
-    who.cpu = who.line.reduce<number>((sum, value) => sum + (value ?? 0), 0) / times.length;
+  }
+  // Of the time that anything is known of: a host that came a moment ago was not idle before.
+  const covered = times.filter((_, i) => [...known.values()].some((user) => user.line[i] !== null)).length;
+  for (const who of known.values()) {
+    const ticks = who.line.filter((value): value is number => value !== null);
+    if (ticks.length > 0) who.cpu = ticks.reduce((sum, value) => sum + value, 0) / covered;
   }
   for (const one of found.memory) {
     const who = user(one);

@@ -196,6 +196,8 @@ test("the busiest come first, whoever was named in a part of the window counts w
     ["b (2)", 0.6, null, 111, false], ["a (1)", 0.5, 6, null, false], ["c (3)", null, 7, null, false], ["All others", 9, null, null, true],
   ]);
   assert.deepEqual(found[0].line, [null, null, 1.2, 1.2]);
+  const young = busy.users("process", [10, 20, 30, 40], { cpu: [one({ comm: "a", pid: "1" }, [0.5], [40])], memory: [], disk: [] });
+  assert.equal(young[0].cpu, 0.5, "what is not known of the time before is no idleness");
   assert.deepEqual(busy.users("cgroup", [10], { cpu: [], memory: [], disk: [] }), []);
   const [group] = busy.users("cgroup", [10], { cpu: [one({ cgroup: "/system.slice/a.slice/b.service" }, [1], [10])], memory: [], disk: [] });
   assert.deepEqual([group.name, group.parent, group.detail], ["b.service", "a.slice", "/system.slice/a.slice/b.service"]);
