@@ -256,7 +256,7 @@ fn interval(pair: &str) -> Result<(String, u64), String> {
 }
 
 /// Whether this is an agent for small machines.
-const SMALL: bool = cfg!(feature = "small");
+pub(crate) const SMALL: bool = cfg!(feature = "small");
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use super::tasks::{self, Tasks};
 use super::textfile::{self, Textfiles};
 use super::{COUNTER, GAUGE, column};
 use crate::adjust::adjustment;
+use crate::config::SMALL;
 use strobe_wire::schema::{Column, Kind};
 
 /// A source with a state of its own.
@@ -69,6 +70,8 @@ impl Engine {
                 processes.walk();
                 fill(sheet, |sheet| processes.put(sheet))
             }
+            // The small build has no such collectors, nor their code.
+            Call::Exits(_) | Call::Latency(_) | Call::Tasks(_) | Call::Groups(_) if SMALL => false,
             Call::Exits(exits) => {
                 exits.read();
                 fill(sheet, |sheet| exits.put(sheet))
@@ -95,6 +98,9 @@ impl Engine {
             Call::Textfiles(_) => textfile::columns(entry.shape, &entry.key),
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
+            }
+            Call::Exits(_) | Call::Latency(_) | Call::Tasks(_) | Call::Groups(_) if SMALL => {
+                Vec::new()
             }
             Call::Exits(_) => exits::columns(),
             Call::Latency(_) => latency::columns(entry.shape, &entry.key),

@@ -11,6 +11,7 @@ use super::sockets::{Question, Sockets};
 use super::tasks::Tasks;
 use super::textfile::Textfiles;
 use super::{Format, GAUGE, Roots, column, page_bytes};
+use crate::config::SMALL;
 
 pub(crate) fn interrupts(roots: &Roots, found: &mut Found) {
     // A line has a number a CPU, so a page may hold less than one: read to the end.
@@ -56,22 +57,34 @@ pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
 
 /// Processes that ended.
 pub(crate) fn exits(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     found.engine(|| Call::Exits(Box::new(Exits::new(&roots.sysfs))));
 }
 
 /// How long disks take.
 pub(crate) fn latency(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     found.engine(|| Call::Latency(Box::new(Latency::new(&roots.procfs))));
 }
 
 /// The busiest and largest processes.
 pub(crate) fn tasks(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let (procfs, page_bytes) = (&roots.procfs, page_bytes());
     found.engine(|| Call::Tasks(Box::new(Tasks::new(procfs, page_bytes))));
 }
 
 /// What control groups use.
 pub(crate) fn groups(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let groups = Groups::new(&roots.sysfs);
     if groups.is_there() {
         found.engine(|| Call::Groups(Box::new(groups)));
