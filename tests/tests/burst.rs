@@ -36,7 +36,10 @@ fn a_burst_that_is_asked_for_is_stored_beside_the_hosts_history() {
     });
     for burst in &bursts {
         let ms = |name: &str| burst[name].as_i64().unwrap_or_else(|| panic!("{name}: {burst}"));
-        assert!(ms("from_ms") + 1_000 < ms("at_ms") && ms("at_ms") < ms("to_ms"), "{burst}");
+        // A machine under pressure asks for one of its own, when the recorder has just begun.
+        let was_asked = ["request", "signal"].map(Into::into).contains(&burst["reason"]);
+        let before_ms = if was_asked { 1_000 } else { 0 };
+        assert!(ms("from_ms") + before_ms < ms("at_ms") && ms("at_ms") < ms("to_ms"), "{burst}");
     }
 
     let samples = |expression: &str| -> Vec<(f64, f64)> {
