@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! TO/manifest.json        last: what is here, with a CRC32C each; without it this is no backup
-//!    version, ca/, link.secret, shared-store, agent/     copied as they are
+//!    version, ca/, link.secret, shared-store, agent/,
+//!    viz.pem, agreed.state, audit.log                    copied as they are
 //!    store/, registry.redb                               as at the mark (`Order::Link`)
 //!    cluster.image                                       what the cluster had agreed on
 //! ```
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use strobe_cluster::{Identity, Store};
 
 /// What is in a backup.
@@ -153,6 +154,14 @@ pub fn check(from: &Path) -> Result<Manifest, BackupError> {
         return Err(BackupError::Version(manifest.version));
     }
     let mut wrong = Vec::new();
+    // Whoever made the manifest says where files go when it is restored: below the directory only.
+    let is_below = |path: &str| {
+        let mut parts = Path::new(path).components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    if let Some(item) = manifest.files.iter().find(|item| !is_below(&item.path)) {
+        return Err(BackupError::Damaged(vec![format!("{:?} is no file of a backup", item.path)]));
+    }
     for item in &manifest.files {
         match sum(&from.join(&item.path)) {
             Ok(found) if found == (item.bytes, item.crc32c) => {}
@@ -284,3 +293,32 @@ fn io(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupError {
 const VERSION: u32 = 1;
 const MANIFEST: &str = "manifest.json";
 const IMAGE: &str = "cluster.image";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_puts_nothing_outside_the_directory() {
+        let top = std::env::temp_dir().join(format!("strobe-backup-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&top);
+        let (from, to) = (top.join("backup"), top.join("restored"));
+        make(&from.join("store/segments")).unwrap();
+        make(&from.join("store/wal")).unwrap();
+        // Whole in itself, and this file is there for whoever checks it.
+        write(&top.join("escaped"), b"x").unwrap();
+        write(&from.join("escaped"), b"x").unwrap();
+        let (bytes, crc32c) = sum(&top.join("escaped")).unwrap();
+        let absolute = top.join("escaped").display().to_string();
+        for path in ["../escaped", "ca/../../escaped", absolute.as_str(), "./../escaped", ""] {
+            let files = vec![Item { path: path.into(), bytes, crc32c }];
+            let manifest = Manifest { version: VERSION, made_ms: 0, cluster: None, files };
+            let _ = fs::remove_file(from.join(MANIFEST));
+            write(&from.join(MANIFEST), &serde_json::to_vec(&manifest).unwrap()).unwrap();
+            let said = restore(&from, &to, None).unwrap_err().to_string();
+            assert!(said.contains("is no file of a backup"), "{path:?}: {said}");
+            assert!(!to.exists(), "{path:?}: nothing was begun");
+        }
+        fs::remove_dir_all(&top).unwrap();
+    }
+}
