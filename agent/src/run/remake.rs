@@ -62,9 +62,10 @@ impl Desk {
         if !self.fresh.load(Acquire) {
             return None;
         }
-        let taken = self.slot.try_lock().ok()?.take();
+        // Both under the lock: what is put a moment later is not taken for what was.
+        let mut slot = self.slot.try_lock().ok()?;
         self.fresh.store(false, Relaxed);
-        taken
+        slot.take()
     }
 
     /// A tick is over.
@@ -91,7 +92,6 @@ impl Desk {
             (shipper, _) => shipper,
         };
         *slot = Some(Box::new(Remade { shipper, ..remade }));
-        drop(slot);
         self.fresh.store(true, Release);
     }
 }
