@@ -2,6 +2,7 @@
 
 use crate::check::Check;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
@@ -142,10 +143,10 @@ pub fn run(
         .process_group(0);
     let mut child = command.spawn().map_err(|why| format!("cannot be run: {why}"))?;
     let ended = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Ok(status),
+        match code_of(&child) {
             Ok(None) => {}
-            Err(why) => break Err(why.to_string()),
+            Ok(Some(code)) => break Ok(code),
+            Err(why) => break Err(why),
         }
         let left = until.saturating_duration_since(clock());
         if left.is_zero() {
@@ -153,12 +154,26 @@ pub fn run(
         }
         pause(left.min(LOOK_EVERY));
     };
-    // What it started and left behind goes with it.
+    // What it started and left behind goes with it, and only then is it reaped: the group's number is
+    // somebody else's after that.
     kill(&mut child);
-    match ended?.code() {
+    match ended? {
         Some(0) => Ok(()),
         Some(code) => Err(format!("ended with {code}")),
         None => Err("was killed".to_owned()),
+    }
+}
+
+/// Whether a child has ended, and if by itself with which code; it is not reaped.
+#[expect(clippy::option_option, reason = "not yet, by a signal, with a code")]
+fn code_of(child: &Child) -> Result<Option<Option<i32>>, String> {
+    let pid = i32::try_from(child.id()).map_err(|why| why.to_string())?;
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(pid)), flags) {
+        Ok(WaitStatus::Exited(_, code)) => Ok(Some(Some(code))),
+        Ok(WaitStatus::Signaled(..)) => Ok(Some(None)),
+        Ok(_) => Ok(None),
+        Err(why) => Err(why.to_string()),
     }
 }
 
