@@ -33,12 +33,30 @@ pub struct Found {
     pub port: u16,
 }
 
-/// Whether people and labels can bear this as a name.
+/// Whether people, labels and command lines can bear this as a name: what others announce may become
+/// the argument of a script, and is never an option of it.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(plain)
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    begins && text.len() <= NAME_BYTES_MAX && text.chars().all(plain)
 }
 
 /// As in DNS (RFC 1035, 2.3.4).
 pub const NAME_BYTES_MAX: usize = 253;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_no_option_and_nothing_else_that_is_taken_for_more() {
+        for name in ["web1", "_ssh._tcp.local", "fd00::1", "10.0.0.1", "a-b"] {
+            assert!(is_name(name), "{name}");
+        }
+        let long = "a".repeat(NAME_BYTES_MAX + 1);
+        for text in ["", "-rf", "--help", ".x", "a b", "a/b", "a\n", "ü", &long] {
+            assert!(!is_name(text), "{text:?}");
+        }
+    }
+}
