@@ -12,7 +12,7 @@
 use crate::vitals::Vitals;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use strobe_discovery::probe;
@@ -62,6 +62,7 @@ pub enum Proposal {
 /// The state machine.
 #[derive(Debug, Default)]
 pub struct Scaling {
+    voters: BTreeSet<u64>,
     before: BTreeMap<u64, Vitals>,
     /// Which way, and since when without a break.
     leaning: Option<(Way, u64)>,
@@ -124,21 +125,26 @@ impl Proposal {
 
 impl Scaling {
     /// Looks at the brokers that vote and are heard of, at `now_ms` of a clock that never steps; what is
-    /// proposed now, once. `me` leads, and is not proposed to go.
+    /// proposed now, once. `me` leads, and is not proposed to go. While one of them does not answer (it may
+    /// have too much to do) nothing is known, and what has lasted goes on lasting.
     pub fn look(
         &mut self,
         config: &ScalingConfig,
         now_ms: u64,
-        me: u64,
+        (me, voters): (u64, &BTreeSet<u64>),
         vitals: BTreeMap<u64, Vitals>,
     ) -> Option<Proposal> {
-        let same = self.before.keys().eq(vitals.keys());
-        let before = std::mem::replace(&mut self.before, vitals);
-        if !same {
+        if self.voters != *voters {
             // Shards are on the way: what is counted now says nothing.
+            self.voters.clone_from(voters);
+            self.before = vitals;
             self.rest(now_ms, config);
             return None;
         }
+        if !voters.iter().eq(vitals.keys()) {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.before, vitals);
         let wanted = wanted(config, me, &before, &self.before);
         let Some((way, proposal)) = wanted else {
             (self.leaning, self.standing) = (None, None);
@@ -307,7 +313,9 @@ mod tests {
         let times = (from_s..to_s).step_by(10);
         times
             .filter_map(|s| {
-                let found = scaling.look(&config, s * 1000, 1, at(s * 1000, brokers));
+                let vitals = at(s * 1000, brokers);
+                let voters = vitals.keys().copied().collect();
+                let found = scaling.look(&config, s * 1000, (1, &voters), vitals);
                 Some((s, found?))
             })
             .collect()
@@ -328,6 +336,25 @@ mod tests {
         assert_eq!(run(&mut scaling, 1_000, 1_010, &[(4_000, 10, 30); 3]), []);
         assert_eq!(scaling.standing(), None);
         assert_eq!(run(&mut scaling, 1_010, 1_060, &busy), []);
+    }
+
+    /// The one with too much to do may be the one that does not answer in time.
+    #[test]
+    fn a_silent_broker_does_not_begin_everything_anew() {
+        let config = config(&["--scale-hold", "1m", "--scale-cool-down", "1m"]).unwrap();
+        let voters = [1, 2, 3].into();
+        let mut scaling = Scaling::default();
+        let found: Vec<u64> = (0..30)
+            .map(|turn| turn * 10_000)
+            .filter(|now_ms| {
+                let mut vitals = at(*now_ms, &[(6_000, 10, 30); 3]);
+                if now_ms / 10_000 % 2 == 1 {
+                    vitals.remove(&3);
+                }
+                scaling.look(&config, *now_ms, (1, &voters), vitals).is_some()
+            })
+            .collect();
+        assert_eq!(found, [80_000, 160_000, 240_000]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::loops::spawn;
 use crate::cluster::{Answer, Asked, Report};
 use crate::lookout::{Act, Job, Lookout, LookoutConfig, LookoutCounts, Outcome};
 use crate::scaling::{self, Proposal, Scaling};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -73,6 +73,8 @@ struct Watch {
     look_at: Instant,
     scaling: Scaling,
     scale_at: Instant,
+    /// A machine that was found is not kept, and that was said.
+    complained: bool,
 }
 
 impl LookoutDoor {
@@ -122,6 +124,7 @@ impl Broker {
             look_at: now,
             scaling: Scaling::default(),
             scale_at: now,
+            complained: false,
         };
         spawn("strobe-lookout", move || watch.run())
     }
@@ -189,6 +192,7 @@ impl Watch {
             }
             Told::Found(way, found) => self.lookout.found(way, found),
             Told::FoundAll => {
+                self.complained = false;
                 let now_ms = self.now_ms();
                 self.lookout.found_all(now_ms);
             }
@@ -241,13 +245,12 @@ impl Watch {
             return;
         }
         self.scale_at = monotonic() + SCALE_EVERY;
-        let votes = |id: &u64| {
-            report.members.iter().any(|m| m.id == *id && m.stage == Stage::Voter && !m.down)
-        };
+        let votes = report.members.iter().filter(|m| m.stage == Stage::Voter && !m.down);
+        let votes: BTreeSet<u64> = votes.map(|known| known.id).collect();
         let mut vitals = self.broker.all_vitals(report.me);
-        vitals.retain(|id, _| votes(id));
+        vitals.retain(|id, _| votes.contains(id));
         let (config, now_ms) = (&shared.config.scaling, self.now_ms());
-        let proposal = self.scaling.look(config, now_ms, report.me, vitals);
+        let proposal = self.scaling.look(config, now_ms, (report.me, &votes), vitals);
         shared.lookout.propose(self.scaling.standing().cloned());
         let Some(proposal) = proposal else { return };
         log::warn!("{}", proposal.why());
@@ -287,10 +290,15 @@ impl Watch {
                 let change = targets::Change::found(&found.name, &address, way, wall_ms());
                 match self.broker.settle(change) {
                     Ok(_) => log::info!("{} was found by {way} {address}", found.name),
-                    Err(refused) => {
+                    // A range may have more machines than the fleet keeps: one sentence is enough.
+                    Err(refused) if !std::mem::replace(&mut self.complained, true) => {
                         let why = String::from_utf8_lossy(&refused.body);
-                        log::warn!("{} was found and is not kept: {why}", found.name);
+                        log::warn!(
+                            "{} was found and is not kept, as others may be: {why}",
+                            found.name
+                        );
                     }
+                    Err(_) => {}
                 }
                 self.look_at = monotonic();
             }
