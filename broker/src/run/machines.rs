@@ -18,7 +18,8 @@ impl Broker {
             log::warn!("the list of hosts has only those with an agent: {why}");
             Vec::new()
         });
-        let (hosts, runs) = (self.fleet(), self.running_of_fleet());
+        let hosts = self.fleet();
+        let runs = self.running_of_fleet(&hosts);
         let configurations = hosts.iter().map(|(info, _)| self.configuration(&runs, info));
         // Another broker than the one that gave it a certificate may have it.
         let elsewhere = |id: &HostId| hosts.iter().any(|(info, _)| info.hello.host == id.0);

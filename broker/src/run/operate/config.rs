@@ -167,7 +167,7 @@ impl Broker {
     /// if it concerns nobody who is here.
     fn canary(&self, draft: &Draft, form: &Form) -> Result<Option<Canary>, Refused> {
         let brokers = draft.before.of_brokers() != draft.after.of_brokers();
-        let runs = self.running_of_fleet();
+        let runs = self.running_of_fleet(&self.fleet());
         let able = |of: &&Concerned| {
             let running = runs.hosts.get(&HostId(of.hello.host));
             of.connected && running.is_some_and(|running| running.managed)
@@ -200,7 +200,8 @@ impl Broker {
 
     fn config_status(&self) -> Result<serde_json::Value, Refused> {
         let versions = self.versions()?;
-        let runs = self.running_of_fleet();
+        let fleet = self.fleet();
+        let runs = self.running_of_fleet(&fleet);
         let trial = versions.all.iter().find(|version| version.stage() == Stage::OnTrial);
         let trial = trial.map(|v| json!({ "number": v.number, "canary": v.canary }));
         let brokers = runs.brokers.iter().map(|(id, running)| {
@@ -214,7 +215,7 @@ impl Broker {
             "trial": trial,
             "last": last,
             "brokers": brokers,
-            "hosts": self.host_versions(&runs),
+            "hosts": self.host_versions(&fleet, &runs),
         }))
     }
 }

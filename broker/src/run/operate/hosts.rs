@@ -13,7 +13,7 @@ use crate::peers::{ASK_PATH, VERSIONS_PATH};
 use crate::query::{Deadline, Pulse};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use strobe_cluster::kinds::audit;
 use strobe_wire::ids::HostId;
@@ -49,14 +49,16 @@ struct Says {
 
 impl Broker {
     /// What all that are known run.
-    pub(in crate::run) fn running_of_fleet(&self) -> Runs {
+    /// `fleet` is what [`Self::fleet`] has just said: it asks every broker.
+    pub(in crate::run) fn running_of_fleet(&self, fleet: &[own::Known]) -> Runs {
         let mut runs = Runs::default();
         let since = monotonic();
         let pulse = || Pulse::Elapsed(elapsed_ms(since));
         let told =
             self.shared.peers.gather(VERSIONS_PATH, &[], Deadline::new(&pulse, GATHER_MS_MAX));
         let told = told.iter().filter_map(|(_, body)| serde_json::from_slice::<Told>(body).ok());
-        let fleet = self.fleet();
+        let connected = fleet.iter().filter(|(info, _)| info.connected);
+        let connected: BTreeSet<u128> = connected.map(|(info, _)| info.hello.host).collect();
         let is_connected = |id: HostId| {
             let info = self.shared.registry.host(id);
             info.is_some_and(|info| info.connected)
@@ -70,9 +72,7 @@ impl Broker {
         }
         // What a host told here counts where it is; what it told before it left does not.
         for (id, running) in self.shared.registry.managed().all() {
-            if is_connected(id)
-                || !fleet.iter().any(|(info, _)| info.connected && HostId(info.hello.host) == id)
-            {
+            if is_connected(id) || !connected.contains(&id.0) {
                 runs.hosts.insert(id, running);
             }
         }
@@ -93,7 +93,7 @@ impl Broker {
     }
 
     /// The same as rows of hosts, with what each is to run.
-    pub(super) fn host_versions(&self, runs: &Runs) -> serde_json::Value {
+    pub(super) fn host_versions(&self, fleet: &[own::Known], runs: &Runs) -> serde_json::Value {
         let row = |(info, _): &own::Known| {
             let mut row = json!({
                 "id": HostId(info.hello.host).to_string(),
@@ -103,7 +103,7 @@ impl Broker {
             row["configuration"] = self.configuration(runs, info);
             row
         };
-        self.fleet().iter().map(row).collect::<Vec<_>>().into()
+        fleet.iter().map(row).collect::<Vec<_>>().into()
     }
 
     /// What a host runs and is to run.
