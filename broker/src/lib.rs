@@ -27,6 +27,7 @@ pub mod scaling;
 pub mod store;
 pub mod tokens;
 pub mod trust;
+pub mod tune;
 pub mod vitals;
 pub mod window;
 pub mod writer;

@@ -1,6 +1,7 @@
 //! What must hold of the control plane, whatever happens: looked at after every step of every broker.
 
 use super::agent::Agent;
+use super::tuning::Tuning;
 use std::collections::{BTreeMap, BTreeSet};
 use strobe_broker::cluster::{Canary, Map};
 use strobe_cluster::kinds::versions::Stage;
@@ -80,6 +81,11 @@ impl Agreed {
         }
     }
 
+    /// Whether a shard ever had that epoch.
+    pub(crate) fn is_epoch(&self, shard: u32, epoch: u64) -> bool {
+        self.owners.contains_key(&(shard, epoch))
+    }
+
     fn look_at_versions(&mut self, state: &State) {
         for version in versions::history(state) {
             let (number, stage) = (version.number, version.stage());
@@ -108,6 +114,18 @@ impl Agreed {
         assert!(*in_force || tries, "host {} runs version {number}, on trial elsewhere", host.0);
         let wanted = Document::read(text).expect("it was read before").of_host(agent.hello());
         assert_eq!(running.values, wanted, "host {} runs half of version {number}", host.0);
+    }
+
+    /// The same of a broker.
+    pub(crate) fn look_at_broker(&self, id: u64, tuning: &Tuning) {
+        let running = tuning.running();
+        let Some((text, canary, in_force)) = self.texts.get(&running.version) else {
+            return assert_eq!(running.version, 0, "broker {id} runs what nobody agreed on");
+        };
+        let tries = *canary == Canary::Broker(id).to_string();
+        let number = running.version;
+        assert!(*in_force || tries, "broker {id} runs version {number}, on trial elsewhere");
+        tuning.look(id, text);
     }
 
     fn look_at_owners(&mut self, state: &State) {

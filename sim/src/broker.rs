@@ -4,8 +4,10 @@
 use super::dice::Die;
 use super::disk::Disk;
 use super::keys::Keys;
+use super::mirror::{Place, Sharing};
 use super::plant::Plant;
 use super::platter::{Platter, database};
+use super::tuning::Tuning;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,6 +35,7 @@ pub(crate) struct Broker {
     /// The writer is at work until then; its reports are heard when it is done.
     busy_until: Instant,
     pub(crate) seat: Option<Seat>,
+    pub(crate) sharing: Option<Sharing>,
     plant: Option<Plant>,
 }
 
@@ -44,6 +47,7 @@ pub(crate) struct Seat {
     to_plane: SyncSender<Command>,
     mail: VecDeque<Mail>,
     pub(crate) posts: VecDeque<Post>,
+    pub(crate) tuning: Tuning,
     busy_until: Instant,
     mapped: bool,
     versioned: bool,
@@ -59,6 +63,7 @@ pub(crate) struct Birth<'a> {
     /// The disk of its control plane, if it is in a cluster.
     pub(crate) platter: Option<&'a Platter>,
     pub(crate) plane: Config,
+    pub(crate) shared: Option<Place>,
     pub(crate) plant: Option<Plant>,
 }
 
@@ -75,10 +80,13 @@ pub(crate) struct Turn<'a> {
 impl Broker {
     /// As `Broker::start` does it.
     pub(crate) fn new(birth: Birth<'_>, now: Instant, now_ms: i64) -> Result<Self, String> {
-        let Birth { link, keys, config, platter, plane, plant } = birth;
+        let Birth { link, keys, config, platter, plane, shared, plant } = birth;
         let (registry, windows) = Registry::open(&config.dir).expect("redb survives");
-        let (store, writer, recovery) =
+        let (store, mut writer, mut recovery) =
             Store::open(config.clone(), now_ms).map_err(|why| why.to_string())?;
+        if let Some(place) = &shared {
+            place.restore(&mut writer, &mut recovery, now_ms)?;
+        }
         let mut ingest = Ingest::default();
         if plant != Some(Plant::ForgetWindows) {
             for (host, boot, window) in windows {
@@ -91,16 +99,25 @@ impl Broker {
             }
         }
         let hub = Hub::default();
-        let scribe = Scribe::new(writer, registry.clone(), COMMIT, HOSTS_AT_ONCE, now);
+        let mut scribe = Scribe::new(writer, registry.clone(), COMMIT, HOSTS_AT_ONCE, now);
+        let sharing =
+            shared.map(|place| Sharing::new(&place, (&store, Some(&registry)), (now, now_ms)));
+        if let Some(confirmed) = sharing.as_ref().and_then(Sharing::confirmed) {
+            scribe = scribe.behind(confirmed, now);
+        }
         let mut certificates = Certificates::new(keys.authority.clone(), CERTIFICATE_LIFE_S);
         certificates.keep_own();
         let mut net = Net::new(Parts { link, ingest, registry, hub, certificates }, now);
         let seat = match platter {
-            Some(platter) => Some(Seat::new(platter, plane, keys, &mut net, now)?),
+            Some(platter) => {
+                let mut seat = Seat::new(platter, plane, (keys, &mut net, &store), now)?;
+                seat.tuning.halves = plant == Some(Plant::HalfTune);
+                Some(seat)
+            }
             None => None,
         };
         let (orders, reports) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { net, store, scribe, orders, reports, busy_until: now, seat, plant })
+        Ok(Self { net, store, scribe, orders, reports, busy_until: now, seat, sharing, plant })
     }
 
     /// A turn of the network loop and, if it is their time, one of the writer's and the plane's.
@@ -120,6 +137,12 @@ impl Broker {
                 let deaf =
                     deaf || self.plant == Some(Plant::DeafToVersions) && versions && seat.versioned;
                 seat.versioned |= versions;
+                if let (Post::Map(map), Some(sharing), false) = (&post, &self.sharing, deaf) {
+                    sharing.on_map(map);
+                }
+                if let (Post::Desired(desired), false) = (&post, deaf) {
+                    seat.tuning.on_desired(now, desired);
+                }
                 if !deaf {
                     self.net.on_post(post, now, now_ms);
                 }
@@ -127,12 +150,16 @@ impl Broker {
             for mail in seat.mail.drain(..) {
                 self.net.on_mail(mail, now);
             }
+            seat.tuning.on_timeout(now, self.net.counts().storing);
         }
         self.net.advance(now, now_ms, &mut |ask| panic!("nobody asks here, but {ask:?}"));
         let (net, orders) = (&mut self.net, &mut self.orders);
         net.end_turn(now, now_ms, &mut |order| orders.push_back(order));
         assert!(self.orders.len() <= 2 * TURNS_MAX, "{} orders wait", self.orders.len());
         self.write(turn);
+        if let Some(sharing) = self.sharing.as_mut().filter(|_| !turn.disk.is_dead()) {
+            sharing.turn(turn);
+        }
         if let Some(seat) = &mut self.seat {
             seat.turn(turn);
         }
@@ -155,6 +182,9 @@ impl Broker {
                 }
             });
             self.busy_until = now + Duration::from_millis(turn.die.below(turn.work_ms));
+            if let Some(sharing) = &mut self.sharing {
+                sharing.wake(now);
+            }
         }
     }
 
@@ -169,7 +199,8 @@ impl Broker {
         let writer = self.scribe.timeout().max(self.busy_until);
         let seat = self.seat.as_ref().map_or(writer, Seat::timeout);
         let busy = if self.net.is_busy() { self.busy_until } else { writer };
-        self.net.timeout().min(writer).min(seat).min(busy)
+        let sharing = self.sharing.as_ref().map_or(writer, Sharing::timeout);
+        self.net.timeout().min(writer).min(seat).min(busy).min(sharing)
     }
 
     pub(crate) fn counts(&self) -> (NetCounts, StoreCounts) {
@@ -197,8 +228,7 @@ impl Seat {
     fn new(
         platter: &Platter,
         config: Config,
-        keys: &Keys,
-        net: &mut Net,
+        (keys, net, kept): (&Keys, &mut Net, &Store),
         now: Instant,
     ) -> Result<Self, String> {
         let store = database(platter)
@@ -215,7 +245,9 @@ impl Seat {
             orders: to_plane.clone(),
         };
         net.take_seat(seating, now);
+        let tuning = Tuning::new(kept, (identity.broker, to_plane.clone()));
         Ok(Self {
+            tuning,
             plane: Some(plane),
             orders,
             to_plane,

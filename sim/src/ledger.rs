@@ -1,14 +1,17 @@
 //! What was said, and whether what is on disk and what readers see is that.
 
 use super::agent::instance;
+use super::redis::Redis;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use strobe_broker::store::{Limits, MatchOp, Matcher, Scratch, Store, TimeRange};
 use strobe_wire::frame::{self, ArchivedLoss, Payload};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::schema::{Kind, Schema};
+use strobe_wire::shard::Shard;
 
 /// Names a frame of the fleet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -125,6 +128,41 @@ impl Ledger {
             assert!(matches!(sent, Some(Sent::Lost)), "{lost:?}: {sent:?} is told as lost");
             let by = *found.told.entry(lost).or_insert(id);
             assert_eq!(by, id, "{lost:?} is told twice");
+        }
+    }
+
+    /// The rows that were acknowledged, and their samples.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = (Id, Vec<Sample>)> {
+        let known = |id: &Id| self.acknowledged.get(&(id.host, id.boot)).copied().unwrap_or(0);
+        let owed = self.sent.iter().filter(move |(id, _)| id.seq <= known(id));
+        owed.filter_map(|(id, sent)| match sent {
+            Sent::Row { bytes, schema, stray: false } => Some((*id, said(bytes, schema))),
+            _ => None,
+        })
+    }
+
+    /// Every sample of every row that is one.
+    pub(crate) fn said(&self) -> BTreeSet<Sample> {
+        let rows = self.sent.values().filter_map(|sent| match sent {
+            Sent::Row { bytes, schema, stray: false } => Some(said(bytes, schema)),
+            _ => None,
+        });
+        rows.flatten().collect()
+    }
+
+    /// What is newly acknowledged is in Redis by then, where nothing is acknowledged before.
+    pub(crate) fn look_at_log(
+        &self,
+        (host, boot): (HostId, BootId),
+        new: RangeInclusive<u64>,
+        redis: &Redis,
+    ) {
+        for seq in new {
+            let id = Id { host, boot, seq };
+            if let Some(Sent::Row { bytes, stray: false, .. }) = self.sent.get(&id) {
+                let there = redis.has_or_lost(Shard::of(host).0, bytes);
+                assert!(there, "{id:?} was acknowledged before Redis had it");
+            }
         }
     }
 

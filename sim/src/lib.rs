@@ -8,6 +8,8 @@
 //! directory's names, of the control plane); the agents' lives (half of them spool in memory what their ring cannot hold); operators who move shards, add
 //! and drain brokers, hand the lead over, write the configuration. A fourth of the seeds is one
 //! broker by itself. Some keep raw samples for minutes, some in little room.
+//! Five of sixteen have a Redis, at whose door bytes go in and out (`redis`): the brokers' mirror and log
+//! write to it, and in the end strangers read from it.
 //!
 //! ```text
 //!  Plan::of(seed) --troubles--> World: grow | suffer | heal | settle | judge --> Tally, or a panic
@@ -30,18 +32,22 @@ mod dice;
 mod disk;
 mod keys;
 mod ledger;
+pub mod linear;
 mod machine;
+mod mirror;
 mod network;
 mod plan;
 mod plant;
 mod platter;
+mod redis;
 mod shrink;
 mod tally;
 mod trace;
+mod tuning;
 mod world;
 
 pub use keys::Keys;
-pub use plan::{Plan, Trouble, What};
+pub use plan::{Plan, Shared, Trouble, What};
 pub use plant::Plant;
 pub use shrink::shrink;
 pub use tally::{TROUBLES, Tally};
@@ -83,5 +89,11 @@ pub fn cut(plan: &Plan, keys: &Keys, cut_ms: u64) -> (u64, u64) {
 #[cfg(feature = "plant")]
 #[must_use]
 pub fn run_planted(plan: Plan, keys: &Keys, plant: Plant, trace: Trace) -> Tally {
-    World::new(plan, keys, Some(plant), trace).run()
+    use strobe_broker::store::redis;
+    redis::plant(if let Plant::Redis(bug) = plant { Some(bug) } else { None });
+    let tally = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        World::new(plan, keys, Some(plant), trace).run()
+    }));
+    redis::plant(None);
+    tally.unwrap_or_else(|why| std::panic::resume_unwind(why))
 }

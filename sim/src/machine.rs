@@ -43,6 +43,10 @@ pub(crate) enum Wish {
     Version(u64, String),
     /// A host.
     Register(u128),
+    /// The write of this number in the history.
+    Put(usize),
+    /// The read of this number, and where it is seen.
+    Seen(usize, Receiver<u64>),
     /// Anything else.
     Other,
 }

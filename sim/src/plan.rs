@@ -12,10 +12,25 @@ pub struct Plan {
     pub brokers: u64,
     /// Hosts, each with its agent.
     pub hosts: u64,
+    /// What brokers share.
+    pub shared: Shared,
     /// In order of time.
     pub troubles: Vec<Trouble>,
     /// So long after the beginning everything is healed.
     pub suffering_ms: u64,
+}
+
+/// Which Redis brokers write to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shared {
+    /// None.
+    Nothing,
+    /// One server, with a replica.
+    Server,
+    /// Three, each with a part of the shards and a replica.
+    Cluster,
+    /// One server, and nothing is acknowledged before it is there: `durability = "wal+redis"`.
+    Log,
 }
 
 /// Something that goes wrong, or is done by an operator.
@@ -88,6 +103,16 @@ pub enum What {
     Configure,
     /// A host is registered.
     Register,
+    /// A Redis fails over to a replica that lacks the last writes.
+    LagRedis,
+    /// A Redis starts again with nothing.
+    EmptyRedis,
+    /// A Redis closes its connections between two commands.
+    CutRedis,
+    /// A Redis answers nobody for a time.
+    HangRedis,
+    /// A Redis is out of memory.
+    FullRedis,
 }
 
 impl Plan {
@@ -97,27 +122,24 @@ impl Plan {
         let mut die = Die::new(seed, 0);
         let brokers = if seed.is_multiple_of(4) { 1 } else { 3 + die.below(3) };
         let hosts = 1 + die.below(HOSTS_MAX);
+        let shared = match seed % 16 {
+            0 | 8 => Shared::Log,
+            1 | 6 => Shared::Server,
+            11 => Shared::Cluster,
+            _ => Shared::Nothing,
+        };
         let suffering_ms = hours.map_or(SUFFERING_MS, |hours| hours * 3_600_000);
-        let mut troubles = Vec::new();
         // Some runs are wild, some have a trouble now and then.
         let pause_ms = [300, 700, 2_000][die.index(3)];
-        let mut at_ms = 0;
-        loop {
-            at_ms += 1 + die.below(2 * pause_ms);
-            if suffering_ms <= at_ms {
-                break;
-            }
-            let what = KINDS[die.index(KINDS.len())];
-            let for_ms = match what {
-                What::FullDisk | What::PartAgent => die.below(15_000),
-                What::LowDisk | What::SlowDisk | What::AgentClock => die.below(8_000),
-                _ => 200 + die.below(5_000),
-            };
-            let (who, whom, much) = (die.below(1 << 20), die.below(1 << 20), die.below(1 << 20));
-            let number = 1 + troubles.len();
-            troubles.push(Trouble { number, at_ms, what, who, whom, for_ms, much });
+        let mut troubles = drawn(&mut die, (KINDS, pause_ms), suffering_ms, 1);
+        if shared != Shared::Nothing {
+            let mut die = Die::new(seed, 3);
+            let pause_ms = [1_000, 3_000, 8_000][die.index(3)];
+            let first = 1 + troubles.len();
+            troubles.extend(drawn(&mut die, (REDIS, pause_ms), suffering_ms, first));
+            troubles.sort_by_key(|trouble| trouble.at_ms);
         }
-        Self { seed, brokers, hosts, troubles, suffering_ms }
+        Self { seed, brokers, hosts, shared, troubles, suffering_ms }
     }
 
     /// Only these of the troubles, and no longer than so.
@@ -126,6 +148,31 @@ impl Plan {
         self.troubles.retain(|trouble| numbers.contains(&trouble.number));
         self.suffering_ms = suffering_ms;
         self
+    }
+}
+
+/// Troubles of these kinds, about so often, until then, numbered from `first` on.
+fn drawn(
+    die: &mut Die,
+    (kinds, pause_ms): (&[What], u64),
+    suffering_ms: u64,
+    first: usize,
+) -> Vec<Trouble> {
+    let (mut troubles, mut at_ms) = (Vec::new(), 0);
+    loop {
+        at_ms += 1 + die.below(2 * pause_ms);
+        if suffering_ms <= at_ms {
+            return troubles;
+        }
+        let what = kinds[die.index(kinds.len())];
+        let for_ms = match what {
+            What::FullDisk | What::PartAgent => die.below(15_000),
+            What::LowDisk | What::SlowDisk | What::AgentClock => die.below(8_000),
+            _ => 200 + die.below(5_000),
+        };
+        let (who, whom, much) = (die.below(1 << 20), die.below(1 << 20), die.below(1 << 20));
+        let number = first + troubles.len();
+        troubles.push(Trouble { number, at_ms, what, who, whom, for_ms, much });
     }
 }
 
@@ -168,6 +215,16 @@ const KINDS: &[What] = &[
     What::Configure,
     What::Configure,
     What::Register,
+];
+/// The same of a Redis.
+const REDIS: &[What] = &[
+    What::LagRedis,
+    What::LagRedis,
+    What::EmptyRedis,
+    What::CutRedis,
+    What::CutRedis,
+    What::HangRedis,
+    What::FullRedis,
 ];
 pub(crate) const HOSTS_MAX: u64 = 3;
 const SUFFERING_MS: u64 = 30_000;

@@ -22,6 +22,10 @@ pub enum Plant {
     DeafToVersions,
     /// An agent takes over a version without its last value.
     HalfApply,
+    /// A broker takes over a version without one of its limits.
+    HalfTune,
+    /// One of the writers to Redis.
+    Redis(strobe_broker::store::redis::Plant),
     /// One of the control plane's.
     Control(strobe_cluster::Plant),
 }

@@ -3,8 +3,10 @@
 mod cut;
 mod end;
 mod harm;
+mod history;
 mod make;
 mod operators;
+mod shared;
 
 use super::agreed::Agreed;
 use super::broker::{Birth, Broker, Turn};
@@ -13,12 +15,14 @@ use super::disk::Disk;
 use super::keys::{BROKERS_MAX, Keys};
 use super::ledger::Ledger;
 use super::machine::{Host, Machine};
+use super::mirror::Place;
 use super::network::{AGENTS, Flying, Network, broker_address, machine};
 use super::plan::Plan;
 use super::plant::Plant;
 use super::tally::Tally;
 use super::trace::Trace;
 use bytes::BytesMut;
+use history::History;
 use make::{folder, link};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +40,8 @@ pub(crate) struct World<'a> {
     keys: &'a Keys,
     plant: Option<Plant>,
     trace: Trace,
+    /// What brokers write to besides.
+    shared: Option<Place>,
     /// Microseconds since the beginning.
     now: u64,
     start: Instant,
@@ -53,6 +59,7 @@ pub(crate) struct World<'a> {
     root: PathBuf,
     ledger: Ledger,
     agreed: Agreed,
+    history: History,
     tally: Tally,
 }
 
@@ -68,6 +75,7 @@ impl<'a> World<'a> {
         network.loss_percent = [0, 0, 2, 10, 25][luck.index(5)];
         let mut world = Self {
             root: folder(seed),
+            shared: shared::redis(seed, plan.shared),
             keys,
             plant,
             trace,
@@ -84,6 +92,7 @@ impl<'a> World<'a> {
             calm: false,
             ledger: Ledger::default(),
             agreed: Agreed::default(),
+            history: History::new(seed),
             tally: Tally::default(),
             plan,
         };
@@ -119,6 +128,8 @@ impl<'a> World<'a> {
         self.go_until(begun + 1_000 * plan.suffering_ms);
         self.heal();
         self.settle();
+        self.judge_history();
+        self.judge_redis();
         self.judge();
         self.tally.count("frames", self.ledger.sent.len() as u64);
         self.tally.count("rows lost by full rings", self.ledger.lost());
@@ -152,6 +163,7 @@ impl<'a> World<'a> {
                 self.tick_next = self.now + TICK_US;
                 self.recover();
                 self.sample();
+                self.go_on_with_history();
             }
             self.wake();
         }
@@ -184,7 +196,14 @@ impl<'a> World<'a> {
             self.trace.say(self.now, || format!("host {host} runs version {runs}"));
         }
         let known = self.ledger.acknowledged.entry((agent.host, agent.boot)).or_default();
-        *known = agent.acknowledged().max(*known);
+        let held = *known;
+        *known = agent.acknowledged().max(held);
+        // A broker that starts again says what its own log has, also where Redis has not taken it yet.
+        let first = self.machines[&1].lives == 1;
+        if let Some(place) = self.shared.as_ref().filter(|place| place.log && first) {
+            let new = held + 1..=*known;
+            self.ledger.look_at_log((agent.host, agent.boot), new, &place.redis);
+        }
         send_all(&mut agent.link, agent.address, (now, self.now), &mut self.network);
         let due = agent.timeout().map_or(u64::MAX, |at| host.clock.world_us(at));
         host.wake_at = due.max(self.now + AGENT_TURN_US);
@@ -216,6 +235,9 @@ impl<'a> World<'a> {
         let Some(broker) = &mut machine.broker else { return };
         let work_ms = if self.now < machine.slow_until { 2_000 } else { 30 };
         let disk = &machine.disk;
+        if let Some(place) = &self.shared {
+            place.redis.set_time(self.now, now_ms);
+        }
         broker.turn(&mut Turn { now, now_ms, disk, work_ms, die: &mut self.work });
         machine.turned_at = self.now;
         if machine.disk.is_dead() || machine.platter.is_dead() {
@@ -232,6 +254,7 @@ impl<'a> World<'a> {
         let due = machine.clock.world_us(broker.timeout());
         machine.wake_at = due.max(self.now + BROKER_TURN_US);
         self.look(id);
+        self.look_at_redis(id);
         self.hear_answers(id);
     }
 
@@ -246,6 +269,10 @@ impl<'a> World<'a> {
         {
             self.tally.count("leaders", 1);
             self.trace.say(self.now, || format!("broker {id} leads in term {term}"));
+        }
+        if seat.tuning.news().is_some() {
+            self.agreed.look_at_broker(id, &seat.tuning);
+            self.tally.count("versions run by brokers", 1);
         }
         for post in &seat.posts {
             if let Post::Map(map) = post {
@@ -342,10 +369,14 @@ impl<'a> World<'a> {
             config: &machine.config,
             platter: machine.joined.then_some(&machine.platter),
             plane,
+            shared: self.shared.clone(),
             plant: self.plant,
         };
         let (now, now_ms) =
             (machine.clock.at(self.now), machine.clock.wall_ms(self.now, self.base_ns));
+        if let Some(place) = &self.shared {
+            place.redis.set_time(self.now, now_ms);
+        }
         match Broker::new(birth, now, now_ms) {
             Ok(broker) => {
                 machine.broker = Some(broker);

@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use strobe_broker::store::redis::Plant as Redis;
 use strobe_cluster::Plant as Control;
 use strobe_sim::{Keys, Plan, Plant, TROUBLES, Tally, Trace, keys};
 
@@ -124,6 +125,12 @@ const PLANTS: &[Plant] = &[
     Plant::DeafToMaps,
     Plant::DeafToVersions,
     Plant::HalfApply,
+    Plant::HalfTune,
+    Plant::Redis(Redis::MarkEarly),
+    Plant::Redis(Redis::NoRefill),
+    Plant::Redis(Redis::NoIndex),
+    Plant::Redis(Redis::NoFence),
+    Plant::Redis(Redis::LogEarly),
     Plant::Control(Control::SendBeforePersist),
     Plant::Control(Control::AckEarly),
     Plant::Control(Control::NoSync),
@@ -131,29 +138,42 @@ const PLANTS: &[Plant] = &[
     Plant::Control(Control::KeepEpoch),
     Plant::Control(Control::SnapshotWithoutState),
     Plant::Control(Control::ForgetConf),
+    Plant::Control(Control::ReadStale),
+    Plant::Control(Control::GuessOutcome),
 ];
 const SEEDS_A_PLANT: u64 = 300;
 
 /// What has to happen besides.
 const EVENTS: &[&str] = &[
+    "Redis failures seen",
     "agents redirected",
+    "blocks in Redis",
     "blocks sealed",
     "control planes ended",
+    "cuts its connections",
     "drains",
+    "fails over",
+    "full Redis",
+    "hung Redis",
     "joins",
     "leaders",
     "logs released",
     "moves",
+    "reads answered",
     "rollups",
     "rows acknowledged",
     "rows lost by full rings",
+    "samples found in Redis",
     "segments capped",
     "segments expired",
+    "starts again and is empty",
     "stray rows",
     "transfers",
     "trials that did not",
     "trials that ended well",
     "versions run",
+    "versions run by brokers",
     "wishes granted",
     "wishes refused or unknown",
+    "writes answered",
 ];

@@ -64,6 +64,7 @@ impl Alone {
     /// Takes an order in.
     pub fn take(&mut self, order: Order) {
         match order {
+            Order::Ask(Asked::Read(asked), reply) => self.take(Order::Ask(*asked, reply)),
             Order::Ask(asked, reply) => {
                 let answer = match asked {
                     Asked::Propose(command) => Answer::Outcome(self.run(&command)),
@@ -71,7 +72,9 @@ impl Alone {
                     Asked::AuditHead(log) => Answer::AuditHead(audit::head(&self.state, log)),
                     Asked::Look(Look(look)) => return look(&self.state),
                     Asked::Image => Answer::Image(self.state.image()),
-                    Asked::Report | Asked::Transfer(_) | Asked::Move(..) => Answer::Busy,
+                    Asked::Report | Asked::Transfer(_) | Asked::Move(..) | Asked::Read(_) => {
+                        Answer::Busy
+                    }
                 };
                 // Who asked may have left.
                 drop(reply.try_send(answer));

@@ -3,24 +3,23 @@
 //! A state machine that writes its redb store in [`Plane::poll`]; its thread owns it and nobody
 //! else waits for it. After an error it is over, and the broker goes on by its last map.
 
+mod asked;
+
+pub use asked::{Answer, Asked, Look};
+
 use super::keeper::Keeper;
-use super::{Desired, Map, Report, Versions};
+use super::{Desired, Map, Report};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use strobe_cluster::kinds::{
-    Command, audit, hosts, placement, revocations, rollouts, shards, versions,
-};
+use strobe_cluster::kinds::{Command, hosts, placement, revocations, rollouts, versions};
 use strobe_cluster::{
-    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Role, State, Store,
-    Ticket,
+    CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Role, Store, Ticket,
 };
 use strobe_wire::ids::HostId;
-use strobe_wire::shard::Shard;
 
 /// The state machine.
 #[derive(Debug)]
@@ -84,53 +83,6 @@ pub enum Order {
     Stop,
 }
 
-/// What an operator may want.
-#[derive(Debug)]
-pub enum Asked {
-    /// How it stands.
-    Report,
-    /// What was agreed on, for a backup.
-    Image,
-    /// A command applied.
-    Propose(Command),
-    /// Another leader.
-    Transfer(u64),
-    /// Another owner for a shard; applied with 0 where it is that already.
-    Move(Shard, u64),
-    /// The versions of the configuration.
-    Versions,
-    /// How far an audit log was, as all agreed.
-    AuditHead(u64),
-    /// To look at the agreed state, in the plane's thread.
-    Look(Look),
-}
-
-/// What somebody wants to see of the agreed state; it keeps what it saw by itself.
-pub struct Look(pub Box<dyn FnOnce(&State) + Send>);
-
-impl fmt::Debug for Look {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Look")
-    }
-}
-
-/// What an operator is told.
-#[derive(Debug)]
-pub enum Answer {
-    /// What was agreed on.
-    Image(Vec<u8>),
-    /// How it stands.
-    Report(Box<Report>),
-    /// What became of a command.
-    Outcome(Outcome),
-    /// The versions of the configuration.
-    Versions(Box<Versions>),
-    /// How far an audit log was.
-    AuditHead(Option<audit::Head>),
-    /// Too much waits already.
-    Busy,
-}
-
 /// Bytes for a peer.
 #[derive(Debug)]
 pub struct Mail {
@@ -167,6 +119,8 @@ enum Waiter {
 enum Reader {
     /// Is the map in the store still the map?
     Confirm,
+    /// An operator wants it as it is.
+    Operator(Asked, SyncSender<Answer>),
 }
 
 #[derive(Debug)]
@@ -270,7 +224,8 @@ impl Plane {
         }
         if self.look_at <= now {
             self.look_at = now + LOOK_EVERY;
-            if !self.confirmed && self.reading.is_empty() {
+            let confirms = |reader: &Reader| matches!(reader, Reader::Confirm);
+            if !self.confirmed && !self.reading.values().any(confirms) {
                 // Its answer may be there at once: it is to be known before.
                 if let Some(ticket) = self.node.read(now)? {
                     self.reading.insert(ticket, Reader::Confirm);
@@ -306,7 +261,7 @@ impl Plane {
                         self.node.unreachable(now, to)?;
                     }
                 }
-                Output::Event(event) => self.hear(&event),
+                Output::Event(event) => self.hear(now, &event)?,
             }
             if let Some(post) = self.posts.pop_front() {
                 return Ok(Some(post));
@@ -315,7 +270,7 @@ impl Plane {
         Ok(self.posts.pop_front())
     }
 
-    fn hear(&mut self, event: &Event) {
+    fn hear(&mut self, now: Instant, event: &Event) -> Result<(), NodeError> {
         match *event {
             Event::Outcome(id, outcome) => match self.waiting.remove(&id) {
                 Some(Waiter::Network(ticket)) => {
@@ -331,14 +286,17 @@ impl Plane {
                 },
                 Some(Waiter::Nobody) | None => {}
             },
-            Event::Read(ticket, answered) => {
-                if let Some(Reader::Confirm) = self.reading.remove(&ticket)
-                    && answered
-                {
+            Event::Read(ticket, answered) => match self.reading.remove(&ticket) {
+                Some(Reader::Confirm) if answered => {
                     (self.confirmed, self.mapped) = (true, None);
                     self.draw();
                 }
-            }
+                Some(Reader::Operator(asked, reply)) if answered => {
+                    self.ask(now, asked, reply)?;
+                }
+                Some(Reader::Operator(_, reply)) => drop(reply.try_send(Answer::Busy)),
+                Some(Reader::Confirm) | None => {}
+            },
             Event::Leader(leader, term) => match leader {
                 Some(id) => log::info!("broker {id} leads the cluster in term {term}"),
                 None => log::warn!("no broker leads the cluster (term {term})"),
@@ -353,6 +311,7 @@ impl Plane {
             }
             Event::Taken(..) => {}
         }
+        Ok(())
     }
 
     /// Tells the network loop if owners, members or revocations are others than it knows.
@@ -411,53 +370,6 @@ impl Plane {
             (None, Waiter::Nobody) => {}
         }
         Ok(())
-    }
-
-    fn ask(
-        &mut self,
-        now: Instant,
-        asked: Asked,
-        reply: SyncSender<Answer>,
-    ) -> Result<(), NodeError> {
-        match asked {
-            Asked::Propose(command) => self.propose(now, command, Waiter::Operator(reply)),
-            Asked::Transfer(to) => {
-                self.node.transfer_leader(now, to)?;
-                drop(reply.try_send(Answer::Report(Box::new(self.report()))));
-                Ok(())
-            }
-            Asked::Move(shard, to) => {
-                let now_owned = shards::owned(self.node.state(), shard);
-                if now_owned.owner == to {
-                    drop(reply.try_send(Answer::Outcome(Outcome::Applied(0))));
-                    return Ok(());
-                }
-                let moves = shards::Change::moves(&[(shard.0, now_owned.epoch, to)]);
-                self.propose(now, moves, Waiter::Operator(reply))
-            }
-            Asked::Image => {
-                drop(reply.try_send(Answer::Image(self.node.state().image())));
-                Ok(())
-            }
-            Asked::Look(Look(look)) => {
-                look(self.node.state());
-                Ok(())
-            }
-            Asked::Versions => {
-                let versions = Versions::of(self.node.state(), self.identity.broker);
-                drop(reply.try_send(Answer::Versions(Box::new(versions))));
-                Ok(())
-            }
-            Asked::AuditHead(log) => {
-                let head = audit::head(self.node.state(), log);
-                drop(reply.try_send(Answer::AuditHead(head)));
-                Ok(())
-            }
-            Asked::Report => {
-                drop(reply.try_send(Answer::Report(Box::new(self.report()))));
-                Ok(())
-            }
-        }
     }
 
     fn report(&self) -> Report {

@@ -3,13 +3,13 @@
 use super::clock::{monotonic, rest_until, wall_ms, wall_s};
 use super::cluster::{Ears, Told};
 use super::error::BrokerError;
-use super::tune::Tuner;
 use crate::cluster::{MAIL_MAX, Post};
 use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
 use crate::peers::{LETTERS_MAX, Letter, Peers};
 use crate::query::Caller;
 use crate::store::redis::{Epochs, Log, Mirror};
+use crate::tune::Tuner;
 use crate::writer::{Order, Report, Scribe};
 use mio::{Events, Poll, Waker};
 use std::io;
@@ -107,11 +107,7 @@ impl Loop {
                         self.peers.set_members(map.me, &map.addresses);
                         // Of all shards: what it took in while it owned one is sealed, and written,
                         // when it may not any more. Whoever knows less than others is refused.
-                        {
-                            let epochs = &self.epochs;
-                            epochs.set_broker(map.me);
-                            map.epochs().for_each(|(shard, epoch)| epochs.set(shard, epoch));
-                        }
+                        self.epochs.follow(map);
                     }
                     self.net.on_post(post, now, now_ms);
                 }

@@ -21,7 +21,6 @@ mod lookout;
 mod loops;
 mod machines;
 mod operate;
-mod tune;
 
 pub use error::BrokerError;
 
@@ -40,6 +39,7 @@ use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
 use crate::store::redis::{Epochs, Mirror, MirrorCounts};
 use crate::store::{RemoteSeries, Store};
+use crate::tune::{Tuned, Tuner, store_config};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
 use begin::listen;
 use clock::{monotonic, wall_ms, wall_s};
@@ -58,7 +58,6 @@ use strobe_wire::ids::{HostId, Seq};
 use strobe_wire::link::{Accept, Link, LinkConfig, Side};
 use strobe_wire::message::{ApiRequest, ApiResponse};
 use strobe_wire::pki::Token;
-use tune::{Tuned, Tuner, store_config};
 
 /// A running broker; clones share it. It runs until [`Broker::stop`].
 #[derive(Clone, Debug)]

@@ -96,6 +96,16 @@ impl World<'_> {
             return Some(format!("version {} is on trial", version.number));
         }
         let wanted = versions::in_force(state).map_or(0, |version| version.number);
+        let seats = self
+            .machines
+            .iter()
+            .filter_map(|(id, m)| Some((id, m.broker.as_ref()?.seat.as_ref()?)));
+        for (id, seat) in seats.filter(|(id, _)| serving.contains(id)) {
+            let runs = seat.tuning.running().version;
+            if runs != wanted {
+                return Some(format!("broker {id} runs version {runs} instead of {wanted}"));
+            }
+        }
         for host in &self.hosts {
             let (number, runs) = (host.agent.host.0, host.agent.running().version);
             if runs != wanted || host.agent.is_proving() {

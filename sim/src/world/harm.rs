@@ -20,6 +20,9 @@ impl World<'_> {
             }
             _ => {}
         }
+        if self.suffer_redis(trouble) {
+            return;
+        }
         let Some(id) = self.any_broker(trouble.who) else { return };
         let clustered = 1 < self.plan.brokers;
         match trouble.what {
@@ -230,6 +233,9 @@ impl World<'_> {
         self.trace.say(self.now, || "all is healed".to_owned());
         self.faults = false;
         self.network.heal();
+        if let Some(place) = &self.shared {
+            place.redis.heal();
+        }
         let now = self.now;
         for host in &mut self.hosts {
             (host.skewed_until, host.clock.skew_ns) = (0, 0);

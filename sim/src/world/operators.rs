@@ -69,20 +69,34 @@ impl World<'_> {
         let from = self.newest().and_then(versions::in_force).map_or(0, |version| version.number);
         let number = trouble.number;
         // Sometimes it cannot be run, sometimes it makes the host connect anew.
+        let of_brokers = self.is_plain() && trouble.who.is_multiple_of(3);
         let text = match trouble.much % 4 {
+            _ if of_brokers => {
+                let (head, samples) = (1 + number % 50, 1_000 + number);
+                format!("# {number}\n[broker]\nhead_max = \"{head}MiB\"\nquery_samples = {samples}")
+            }
             0 => format!("# {number}\n[agent]\ncollectors.enable = [\"nothing{number}\"]"),
             1 => format!("# {number}\n[agent]\nscores = false\ninterval = \"250ms\""),
             _ => format!("[agent]\nlabels = \"v=n{number}\"\nscores = true"),
         };
         let host = HOSTS[usize::try_from(trouble.whom % self.plan.hosts).expect("few")];
         let bad = trouble.much.is_multiple_of(4);
+        let brokers: Vec<u64> = self.nodes().map(strobe_cluster::Node::id).collect();
+        let broker = usize::try_from(trouble.whom).expect("small").checked_rem(brokers.len());
+        let broker = broker.map(|at| brokers[at]).filter(|_| of_brokers);
+        if let Some(machine) = broker.and_then(|id| self.machines.get_mut(&id)).filter(|_| bad) {
+            // It can run that, and does not run well.
+            machine.disk.set_full(true);
+            machine.full_until = self.now + 9_000_000;
+        }
+        let canary = broker.map_or(Canary::Host(host), Canary::Broker);
         // What nobody could run is not put in force by anybody who is asked to look at it first.
         let command = if bad || !trouble.much.is_multiple_of(3) {
-            self.trace.say(self.now, || format!("host {} shall try {text:?}", host.0));
+            self.trace.say(self.now, || format!("{canary} shall try {text:?}"));
             rollouts::Change::begin(Version {
                 number: from,
                 text: text.clone(),
-                canary: Canary::Host(host).to_string(),
+                canary: canary.to_string(),
                 ..Version::default()
             })
         } else {
@@ -134,30 +148,52 @@ impl World<'_> {
             Some(who) => self.any_broker(who),
             None => self.leader().or_else(|| self.any_broker(0)),
         };
-        let Some(id) = id else { return };
-        let Some(answer) = self.seat(id).and_then(|seat| seat.ask(Asked::Propose(command))) else {
-            return;
-        };
-        if let Some(machine) = self.machines.get_mut(&id) {
-            machine.asked.push_back((answer, wish));
-            machine.wake_at = machine.wake_at.min(self.now);
+        if let Some(id) = id {
+            self.ask_broker(id, Asked::Propose(command), wish);
         }
+    }
+
+    /// Asks one that runs; false: it does not listen.
+    pub(super) fn ask_at(&mut self, who: u64, asked: Asked, wish: Wish) -> bool {
+        self.any_broker(who).is_some_and(|id| self.ask_broker(id, asked, wish))
+    }
+
+    fn ask_broker(&mut self, id: u64, asked: Asked, wish: Wish) -> bool {
+        let answer = self.seat(id).and_then(|seat| seat.ask(asked));
+        let (Some(answer), Some(machine)) = (answer, self.machines.get_mut(&id)) else {
+            return false;
+        };
+        machine.asked.push_back((answer, wish));
+        machine.wake_at = machine.wake_at.min(self.now);
+        true
     }
 
     /// What came of what was asked here.
     pub(super) fn hear_answers(&mut self, id: u64) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
-        let mut done = Vec::new();
+        let (mut done, mut seen_now) = (Vec::new(), Vec::new());
         for (answer, wish) in std::mem::take(&mut machine.asked) {
             match answer.try_recv() {
                 Ok(answer) => done.push((answer, wish)),
                 Err(std::sync::mpsc::TryRecvError::Empty) => {
                     machine.asked.push_back((answer, wish));
                 }
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => {}
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    if let Wish::Seen(number, seen) = wish {
+                        seen_now.push((number, seen));
+                    }
+                }
             }
         }
+        for (number, seen) in seen_now {
+            self.hear_of_look(number, &seen);
+        }
         for (answer, wish) in done {
+            if let (Wish::Put(number), Answer::Outcome(outcome)) = (&wish, &answer)
+                && *outcome != Outcome::Unknown
+            {
+                self.hear_of_put(*number, matches!(outcome, Outcome::Applied(_)));
+            }
             let Answer::Outcome(Outcome::Applied(value)) = answer else {
                 self.tally.count("wishes refused or unknown", 1);
                 continue;
@@ -176,7 +212,7 @@ impl World<'_> {
                     assert_eq!(other, None, "version {value} was acknowledged twice");
                 }
                 Wish::Register(host) => self.agreed.hosts.push(host),
-                Wish::Join(_) | Wish::Other => {}
+                Wish::Join(_) | Wish::Put(_) | Wish::Seen(..) | Wish::Other => {}
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use super::super::Broker;
 use super::super::clock::wall_ms;
-use super::super::tune::tried;
 use super::cluster::{bad, outcome, unavailable, unfit};
 use crate::api::Form;
 use crate::cluster::{Answer, Asked, Canary, Versions};
 use crate::fleet::{Concerned, concerned, diff};
 use crate::own;
+use crate::tune::tried;
 use serde_json::json;
 use strobe_cluster::kinds::versions::{self, Stage, Version};
 use strobe_cluster::kinds::{Command, rollouts};
@@ -43,7 +43,13 @@ impl Broker {
                 let wanted = number(&form, "number")?.unwrap_or(versions.in_force.number);
                 Ok(own::text(200, &text_of(&versions, wanted)?))
             }
-            "history" => Ok(own::json_answer(200, &history(&self.versions()?))),
+            "history" => {
+                let versions = match form.optional("agreed") {
+                    Some(_) => self.versions_agreed()?,
+                    None => self.versions()?,
+                };
+                Ok(own::json_answer(200, &history(&versions)))
+            }
             "diff" => {
                 let versions = self.versions()?;
                 let to = number(&form, "b")?.unwrap_or(versions.in_force.number);
@@ -67,7 +73,7 @@ impl Broker {
                 self.apply(&draft, &form, who)
             }
             "rollback" => {
-                let versions = self.versions()?;
+                let versions = self.versions_agreed()?;
                 let from = versions.in_force.number;
                 let to = number(&form, "number")?.unwrap_or_else(|| before(&versions, from));
                 let draft = self.draft(text_of(&versions, to)?.as_bytes())?;
@@ -80,10 +86,20 @@ impl Broker {
         }
     }
 
+    /// As this broker knows them.
     fn versions(&self) -> Result<Versions, Refused> {
-        match self.shared.cluster.ask_any(Asked::Versions).map_err(|why| unavailable(&why))? {
+        self.versions_by(Asked::Versions)
+    }
+
+    /// As they are, if a quorum says so: what a change is decided by.
+    fn versions_agreed(&self) -> Result<Versions, Refused> {
+        self.versions_by(Asked::Read(Box::new(Asked::Versions)))
+    }
+
+    fn versions_by(&self, asked: Asked) -> Result<Versions, Refused> {
+        match self.shared.cluster.ask_any(asked).map_err(|why| unavailable(&why))? {
             Answer::Versions(versions) => Ok(*versions),
-            _ => Err(unavailable("the control plane is busy; try again later")),
+            _ => Err(unavailable("the control plane is busy, or has no quorum; try again later")),
         }
     }
 
@@ -99,7 +115,7 @@ impl Broker {
     fn draft(&self, body: &[u8]) -> Result<Draft, Refused> {
         let text = str::from_utf8(body).map_err(|_| bad("the configuration is not UTF-8"))?;
         let after = Document::read(text).map_err(|why| bad(&why.to_string()))?;
-        let versions = self.versions()?;
+        let versions = self.versions_agreed()?;
         let next = versions.all.last().map_or(0, |last| last.number) + 1;
         tried(&self.shared.config, next, &after.of_brokers()).map_err(|why| bad(&why))?;
         let before = Document::read(&versions.in_force.text).unwrap_or_default();

@@ -3,10 +3,10 @@
 
 use super::super::Broker;
 use super::super::clock::wall_ms;
-use super::super::tune::{retune, tried};
 use super::config::Draft;
 use crate::fleet::{Changes, Concerned, changes, diff};
 use crate::query::Caller;
+use crate::tune::{retune, tried};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use strobe_wire::message::ApiRequest;

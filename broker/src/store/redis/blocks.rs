@@ -5,6 +5,7 @@ use super::keys::{Place, jittered, shard, span_ms};
 use super::link::Link;
 use super::marks::Field;
 use super::mirror::Mirror;
+use super::plant::{Plant, has};
 use crate::store::block::{Block, Data};
 use crate::store::rollup::HOURS;
 use crate::store::segment::{Entry, Loaded, Segment};
@@ -91,7 +92,9 @@ impl Mirror {
         };
         let shard = shard(source);
         pipe.cmd(shard, "HSET", &key).arg(&name).arg(block);
-        pipe.cmd(shard, "ZADD", &index).arg(score).arg(&name);
+        if !has(Plant::NoIndex) {
+            pipe.cmd(shard, "ZADD", &index).arg(score).arg(&name);
+        }
         let life_s = jittered(left_s, &key);
         // A window lives as long as the newest of its blocks, an index as the newest of its windows.
         for key in [&key, &index] {

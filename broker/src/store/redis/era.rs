@@ -5,7 +5,7 @@
 //! A directory that has no such number any more (it is new, or its newest files were removed) may
 //! use it again, so it gets another id: what Redis has is then somebody else's, and is read there.
 
-use super::RedisError;
+use super::{RedisError, door};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,8 +32,11 @@ impl Era {
         {
             return Ok(Self { path, id, marked });
         }
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(|why| fail(std::io::Error::other(why.to_string())))?;
+        let mut bytes = door::number().unwrap_or(0).to_le_bytes();
+        if bytes == [0; 8] {
+            let random = getrandom::fill(&mut bytes);
+            random.map_err(|why| fail(std::io::Error::other(why.to_string())))?;
+        }
         let era = Self { path: path.clone(), id: u64::from_le_bytes(bytes), marked: 0 };
         era.write().map_err(fail)?;
         Ok(era)

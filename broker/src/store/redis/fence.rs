@@ -6,7 +6,9 @@
 use super::batch::Writes;
 use super::keys::{Keys, SHARDS, jittered};
 use super::link::Link;
+use super::plant::{Plant, has};
 use super::slots::slot;
+use crate::cluster::Map;
 use redis::{Arg, Cmd, RedisResult, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +40,14 @@ impl Epochs {
     pub fn none() -> Self {
         let shards = (0..SHARDS).map(|_| AtomicU64::new(0)).collect();
         Self { shards, broker: AtomicU64::new(0) }
+    }
+
+    /// Writes carry what is agreed on from now on. Of one that has left its cluster, who owns nothing any
+    /// more, they carry that: what it took in while it was there is to be there too.
+    pub fn follow(&self, map: &Map) {
+        self.set_broker(map.me);
+        map.epochs()
+            .for_each(|(shard, epoch)| self.set(shard, if epoch == 0 { LEFT } else { epoch }));
     }
 
     /// Writes to `shard` carry `epoch` from now on.
@@ -102,7 +112,8 @@ impl Fence {
                 continue;
             }
             let (key, epoch) = (self.keys.epoch(shard), self.epochs.of(shard));
-            let script = script(&key, (epoch, jittered(self.life_s, &key)), &commands);
+            let said = i64::try_from(epoch).unwrap_or(-1);
+            let script = script(&key, (said, jittered(self.life_s, &key)), &commands);
             batch.push(slot(key.as_bytes()), script);
             sent.push((shard, epoch));
         }
@@ -121,7 +132,7 @@ impl Fence {
 }
 
 /// Every key is named, as a Cluster wants it.
-fn script(fence: &str, (epoch, life_s): (u64, u64), commands: &[Cmd]) -> Cmd {
+fn script(fence: &str, (epoch, life_s): (i64, u64), commands: &[Cmd]) -> Cmd {
     let args = |cmd: &Cmd| {
         let args = cmd.args_iter().filter_map(|arg| match arg {
             Arg::Simple(bytes) => Some(bytes.to_vec()),
@@ -133,7 +144,12 @@ fn script(fence: &str, (epoch, life_s): (u64, u64), commands: &[Cmd]) -> Cmd {
     let keys: BTreeSet<&[u8]> =
         commands.iter().filter_map(|args| args.get(1).map(Vec::as_slice)).collect();
     let mut cmd = ::redis::cmd("EVAL");
-    cmd.arg(SCRIPT).arg(1 + keys.len()).arg(fence);
+    let script = if has(Plant::NoFence) {
+        SCRIPT.replace("0 <= mine and", "false and")
+    } else {
+        SCRIPT.to_owned()
+    };
+    cmd.arg(script).arg(1 + keys.len()).arg(fence);
     for key in keys {
         cmd.arg(key);
     }
@@ -148,10 +164,12 @@ fn script(fence: &str, (epoch, life_s): (u64, u64), commands: &[Cmd]) -> Cmd {
 }
 
 pub(super) const FENCED: &str = "FENCED";
+/// In place of an epoch, of one that has left: -1 in the script, which lets it write and stays as it is.
+const LEFT: u64 = u64::MAX;
 /// The fence stands as long as hosts are kept; numbers up to 2^53 are exact.
 const SCRIPT: &str = "local held = tonumber(redis.call('GET', KEYS[1]) or '0')
 local mine = tonumber(ARGV[1])
-if mine < held then
+if 0 <= mine and mine < held then
   return redis.error_reply('FENCED by epoch ' .. held .. ', this is of epoch ' .. mine)
 end
 if 0 < mine then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end

@@ -10,6 +10,7 @@
 //! asks the Sentinels, or a node of the Cluster, anew.
 
 use super::batch::Batch;
+use super::door::Connection;
 use super::fence::FENCED;
 use super::slots::{Redirect, Slots};
 use super::target::{Kind, Target};
@@ -48,9 +49,6 @@ enum Shape {
     One(String),
     Cluster(Slots),
 }
-
-/// With a time-out on every wait.
-struct Connection(::redis::Connection);
 
 /// Why Redis did not do something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -275,16 +273,16 @@ impl Link {
                     packed.extend(command.get_packed_command());
                 }
             }
-            self.node(node)?.0.send_packed_command(&packed)?;
+            self.node(node)?.send(&packed)?;
         }
         let mut again = Vec::new();
         for (node, list) in by_node {
             for (at, asking) in list {
                 let connection = self.node(&node)?;
                 if asking {
-                    connection.0.recv_response()?;
+                    connection.hear()?;
                 }
-                let answer = connection.0.recv_response()?;
+                let answer = connection.hear()?;
                 match Redirect::of(&answer, &node) {
                     Some(Redirect::Moved(to)) => {
                         if let (Shape::Cluster(slots), Some((slot, _))) =
@@ -305,25 +303,6 @@ impl Link {
         // In the order they were given, whichever node had them.
         again.sort();
         Ok(again)
-    }
-}
-
-impl Connection {
-    fn open(client: &::redis::Client, wait: Duration) -> RedisResult<Self> {
-        let connection = client.get_connection_with_timeout(wait)?;
-        connection.set_read_timeout(Some(wait))?;
-        connection.set_write_timeout(Some(wait))?;
-        Ok(Self(connection))
-    }
-
-    /// The crate's own pipelines would wait for each answer of a server that hangs, one time-out
-    /// after the other.
-    fn ask(&mut self, cmd: &::redis::Cmd) -> RedisResult<Value> {
-        self.0.send_packed_command(&cmd.get_packed_command())?;
-        match self.0.recv_response()? {
-            Value::ServerError(refused) => Err(refused.into()),
-            answer => Ok(answer),
-        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::fence::Fence;
 use super::keys::{Keys, SHARDS, jittered, shard};
 use super::link::{Link, Reads, Trouble};
 use super::mirror::MirrorCounts;
+use super::plant::{Plant, has};
 use super::stream::{position, text};
 use super::target::Target;
 use super::{RedisConfig, RedisError};
@@ -155,11 +156,15 @@ impl Log {
             Some(link) => link,
             None => Link::open(&self.target, Reads::Primary, ANSWER_MAX)?,
         };
-        if fresh || self.looked_ms.saturating_add(LOOK_EVERY_MS) <= now_ms {
+        let blind = has(Plant::LogNoRefill) && self.at != Position::default();
+        if (fresh || self.looked_ms.saturating_add(LOOK_EVERY_MS) <= now_ms) && !blind {
             self.look(&mut link)?;
             self.looked_ms = now_ms;
         }
         let through = self.shared.synced();
+        if has(Plant::LogEarly) {
+            self.confirmed.set(through);
+        }
         while self.at < through {
             self.at = self.send(&mut link, through, now_ms)?;
             self.confirmed.set(self.at);

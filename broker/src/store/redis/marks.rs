@@ -103,6 +103,17 @@ impl Marks {
         }
     }
 
+    /// What Redis would say, if it were asked.
+    pub(super) fn note(&mut self, field: Field, number: u64) {
+        for mark in &mut self.shards {
+            match field {
+                Field::Raw => mark.0 = number,
+                Field::Rollup => mark.1 = number,
+                Field::Import => {}
+            }
+        }
+    }
+
     /// The least of the shards that count.
     pub(super) fn least(&self, step_ms: u32, counts: impl Fn(usize) -> bool) -> u64 {
         let of = (0..self.shards.len()).filter(|shard| counts(*shard));

@@ -10,6 +10,7 @@ use super::keys::{Keys, SHARDS, jittered};
 use super::link::{Link, Reads, TROUBLES, Trouble};
 use super::log::{Log, LogParts};
 use super::marks::{Field, Marks};
+use super::plant::{Plant, has};
 use super::stores::{Stores, Written};
 use super::stream::Stream;
 use super::target::Target;
@@ -216,7 +217,9 @@ impl Mirror {
             Some(link) => link,
             None => self.connect()?,
         };
-        self.marks = Marks::read(&mut link, &self.keys, self.era.id)?;
+        if !(has(Plant::NoRefill) && self.settled) {
+            self.marks = Marks::read(&mut link, &self.keys, self.era.id)?;
+        }
         self.settle(&mut link, now_ms)?;
         self.learn(&mut link)?;
         // What it wrote before it was in a cluster is that broker's too.
@@ -232,8 +235,14 @@ impl Mirror {
         self.note_lag(&behind, now_ms);
         if let Some((number, segment)) = behind.first() {
             let field = Field::of(segment.step_ms);
+            if has(Plant::MarkEarly) {
+                self.mark(&mut link, &[(field, *number)])?;
+            }
             if self.write(&mut link, (field, *number), segment, now_ms)? {
                 self.mark(&mut link, &[(field, *number)])?;
+                if has(Plant::NoRefill) {
+                    self.marks.note(field, *number);
+                }
                 self.era.note(*number);
                 self.count(|counts| counts.segments += 1);
                 self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);

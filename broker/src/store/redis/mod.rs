@@ -56,6 +56,7 @@ mod archive;
 mod batch;
 mod blocks;
 mod describe;
+pub mod door;
 mod era;
 mod errand;
 mod fence;
@@ -65,6 +66,7 @@ mod link;
 mod log;
 mod marks;
 mod mirror;
+mod plant;
 mod slots;
 mod stores;
 mod stream;
@@ -77,6 +79,9 @@ pub use import::{Attached, Import};
 pub use link::{TROUBLES, Trouble};
 pub use log::{Confirmed, Log, restore};
 pub use mirror::{Mirror, MirrorCounts, Parts, reach};
+pub use plant::Plant;
+#[cfg(feature = "plant")]
+pub use plant::plant;
 
 use std::path::PathBuf;
 

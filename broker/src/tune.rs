@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// What is in force here, for whoever asks; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Tuned {
+pub struct Tuned {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -28,7 +28,7 @@ struct Inner {
 
 /// Puts it in force.
 #[derive(Debug)]
-pub(super) struct Tuner {
+pub struct Tuner {
     config: Config,
     store: Store,
     tuned: Tuned,
@@ -46,29 +46,40 @@ struct Trial {
 }
 
 impl Tuned {
-    pub(super) fn new(config: &Config) -> Self {
+    /// As the broker's own settings have it.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
         let running = Running { managed: true, proven: true, ..Running::default() };
         let inner = Inner { running, hot: config.hot, desired: Arc::default(), me: 0 };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
+    /// The limits that hold here.
+    #[must_use]
+    pub fn hot(&self) -> Hot {
+        self.lock().hot
+    }
+
     /// Which version this broker runs.
-    pub(super) fn running(&self) -> Running {
+    #[must_use]
+    pub fn running(&self) -> Running {
         self.lock().running.clone()
     }
 
     /// What hosts and brokers are to run.
-    pub(super) fn desired(&self) -> Arc<Desired> {
+    #[must_use]
+    pub fn desired(&self) -> Arc<Desired> {
         Arc::clone(&self.lock().desired)
     }
 
     /// Which broker this is; 0 in no cluster.
-    pub(super) fn me(&self) -> u64 {
+    #[must_use]
+    pub fn me(&self) -> u64 {
         self.lock().me
     }
 
     /// What one query may use.
-    pub(super) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         let hot = self.lock().hot;
         Limits {
             time_ms_max: hot.query_ms_max,
@@ -86,7 +97,7 @@ impl Tuned {
 ///
 /// # Errors
 /// The first that is wrong.
-pub(super) fn tried(
+pub fn tried(
     config: &Config,
     version: u64,
     values: &[(String, String)],
@@ -96,7 +107,7 @@ pub(super) fn tried(
 }
 
 /// Puts limits into a store's.
-pub(super) fn retune(config: &mut StoreConfig, hot: &Hot) {
+pub fn retune(config: &mut StoreConfig, hot: &Hot) {
     config.raw_retention_ms = hot.raw_retention_ms;
     config.minute_retention_ms = hot.minute_retention_ms;
     config.hour_retention_ms = hot.hour_retention_ms;
@@ -106,25 +117,28 @@ pub(super) fn retune(config: &mut StoreConfig, hot: &Hot) {
 }
 
 /// A store's, to begin with.
-pub(super) fn store_config(config: &Config) -> StoreConfig {
+#[must_use]
+pub fn store_config(config: &Config) -> StoreConfig {
     let mut store = StoreConfig::at(config.dir.join("store"));
     retune(&mut store, &config.hot);
     store
 }
 
 impl Tuner {
-    pub(super) fn new(config: &Config, store: &Store, tuned: &Tuned) -> Self {
+    /// Of the store whose limits they are.
+    #[must_use]
+    pub fn new(config: &Config, store: &Store, tuned: &Tuned) -> Self {
         let (config, store, tuned) = (config.clone(), store.clone(), tuned.clone());
         Self { config, store, tuned, me: 0, agreed: None, trial: None }
     }
 
     /// Where what is agreed on goes, and which broker this is there.
-    pub(super) fn set_agreed(&mut self, me: u64, agreed: SyncSender<Order>) {
+    pub fn set_agreed(&mut self, me: u64, agreed: SyncSender<Order>) {
         (self.me, self.agreed) = (me, Some(agreed));
     }
 
     /// Other versions are in force or on trial.
-    pub(super) fn on_desired(&mut self, now: Instant, desired: &Arc<Desired>) {
+    pub fn on_desired(&mut self, now: Instant, desired: &Arc<Desired>) {
         let mut inner = self.tuned.lock();
         (inner.desired, inner.me) = (Arc::clone(desired), self.me);
         let Some((version, values)) = desired.of_broker(self.me) else { return };
@@ -158,7 +172,7 @@ impl Tuner {
     }
 
     /// Says what became of a trial, until it is over.
-    pub(super) fn on_timeout(&mut self, now: Instant, storing: bool) {
+    pub fn on_timeout(&mut self, now: Instant, storing: bool) {
         let Some(trial) = self.trial.as_mut().filter(|trial| trial.say_at <= now) else { return };
         trial.say_at = now + SAY_AGAIN;
         let outcome = match &trial.refused {
