@@ -183,6 +183,8 @@ impl Log {
         // One from the future is of a log that is gone.
         let at = at.and_then(|at| position(&at)).filter(|at| *at <= self.shared.synced());
         self.at = at.unwrap_or_default();
+        // After a start there may be nothing to send: what is told again then waits for nothing more.
+        self.confirmed.set(self.at);
         Ok(())
     }
 
