@@ -28,7 +28,7 @@ mod uring;
 pub use anew::Anew;
 pub use file::{Damage, Journal, free_bytes};
 pub use scan::{Bounds, Then};
-pub use tail::{Position, read_between};
+pub use tail::{Position, first, read_between};
 pub use uring::{Commit, try_uring};
 
 use std::path::PathBuf;

@@ -49,6 +49,14 @@ pub fn read_between(
     Ok(at)
 }
 
+/// The number of the oldest file that is there.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn first(dir: &Path) -> Result<Option<u64>, JournalError> {
+    Ok(numbers(dir)?.into_iter().next())
+}
+
 /// The offset behind the last record, and whether there is nothing more to read.
 fn read_file(
     dir: &Path,

@@ -11,7 +11,6 @@ use strobe_broker::store::{Limits, MatchOp, Matcher, Scratch, Store, TimeRange};
 use strobe_wire::frame::{self, ArchivedLoss, Payload};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::schema::{Kind, Schema};
-use strobe_wire::shard::Shard;
 
 /// Names a frame of the fleet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -160,7 +159,8 @@ impl Ledger {
         for seq in new {
             let id = Id { host, boot, seq };
             if let Some(Sent::Row { bytes, stray: false, .. }) = self.sent.get(&id) {
-                let there = redis.has_or_lost(Shard::of(host).0, bytes);
+                let header = frame::open(bytes).expect("it was sealed here").header;
+                let there = redis.has_or_lost(host, bytes, header.wall_ns.div_euclid(1_000_000));
                 assert!(there, "{id:?} was acknowledged before Redis had it");
             }
         }

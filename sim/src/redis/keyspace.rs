@@ -89,6 +89,22 @@ impl Keyspace {
         entries.values().rev().any(|fields| fields.get(1).is_some_and(|value| value == record))
     }
 
+    /// Whether a raw block of a host covers a time.
+    pub(super) fn covers(&self, host: &str, ms: i64) -> bool {
+        let fields = self.keys.iter().filter_map(|(key, entry)| match &entry.value {
+            Value::Hash(hash) => {
+                let key = text(key);
+                (key.contains(":metrics:") && key.contains(host)).then_some(hash.keys())
+            }
+            _ => None,
+        });
+        fields.flatten().any(|field| {
+            let mut times = text(field).split(':').map(|part| number(part.as_bytes()));
+            let (first, last) = (times.next(), times.next());
+            first.zip(last).is_some_and(|(first, last)| first <= ms && ms <= last)
+        })
+    }
+
     fn text(&self, key: &[u8]) -> Reply {
         match self.keys.get(key).map(|entry| &entry.value) {
             Some(Value::Text(text)) => Reply::text(text),

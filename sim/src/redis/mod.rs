@@ -23,6 +23,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use strobe_broker::store::redis::RedisConfig;
 use strobe_broker::store::redis::door::{Call, watch};
+use strobe_wire::ids::HostId;
+use strobe_wire::shard::Shard;
 
 /// All servers; clones share them.
 #[derive(Clone)]
@@ -139,12 +141,13 @@ impl Redis {
         (std::mem::take(&mut inner.written), std::mem::take(&mut inner.said))
     }
 
-    /// Whether a frame is in the log of its shard, or was before something was lost.
-    pub(crate) fn has_or_lost(&self, shard: u16, frame: &[u8]) -> bool {
+    /// Whether a frame of then is in the log of its shard or in a block, or was before something was lost.
+    pub(crate) fn has_or_lost(&self, host: HostId, frame: &[u8], ms: i64) -> bool {
         let inner = self.0.borrow();
-        let key = format!("monitor:log:{{s{shard:03}}}");
+        let (key, host) = (log_key(host), host.to_string());
         let record = [&[FRAME], frame].concat();
-        inner.has_lost || inner.servers.iter().any(|s| s.primary.has(key.as_bytes(), &record))
+        let has = |keys: &Keyspace| keys.has(key.as_bytes(), &record) || keys.covers(&host, ms);
+        inner.has_lost || inner.servers.iter().any(|server| has(&server.primary))
     }
 
     pub(crate) fn commands(&self) -> u64 {
@@ -380,6 +383,10 @@ impl Server {
             self.replica.written.extend(by);
         }
     }
+}
+
+fn log_key(host: HostId) -> String {
+    format!("monitor:log:{{s{:03}}}", Shard::of(host).0)
 }
 
 fn owned(args: &[&[u8]]) -> Vec<Vec<u8>> {

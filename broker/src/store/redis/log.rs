@@ -13,6 +13,7 @@
 //!
 //! The mark is looked at with every connection and once a second: where a failover lost the last
 //! writes, or a restart everything, the log is sent again from there (or from its beginning).
+//! Files that are gone by then are in segments: the log goes on when the mirror has brought those.
 //! Records that come twice are one: rows by their time, frames by their number.
 
 use super::batch::{Batch, Writes};
@@ -166,8 +167,12 @@ impl Log {
             self.confirmed.set(through);
         }
         while self.at < through {
-            self.at = self.send(&mut link, through, now_ms)?;
-            self.confirmed.set(self.at);
+            let at = self.send(&mut link, through, now_ms)?;
+            if at == self.at {
+                break;
+            }
+            self.at = at;
+            self.confirmed.set(at);
         }
         self.link = Some(link);
         Ok(())
@@ -182,12 +187,32 @@ impl Log {
         let at = at.filter(|_| store.as_ref() == Some(&self.store));
         // One from the future is of a log that is gone.
         let at = at.and_then(|at| position(&at)).filter(|at| *at <= self.shared.synced());
-        self.at = at.unwrap_or_default();
+        let at = at.unwrap_or_default();
+        if at < self.at {
+            // Blocks may be gone with it: the mirror says anew what is there.
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).whole = 0;
+        }
+        self.at = at;
         // After a start there may be nothing to send: what is told again then waits for nothing more.
         self.confirmed.set(self.at);
         Ok(())
     }
 
+    /// Whether a file that was not sent is gone, and Redis lacks its blocks: what was in it is in segments,
+    /// and the mirror brings them.
+    fn lacks_blocks(&self) -> RedisResult<bool> {
+        let first = strobe_journal::first(&self.shared.config().dir.join(WAL));
+        let first = first.map_err(|error| std::io::Error::other(error.to_string()))?;
+        if first.is_none_or(|first| first <= self.at.file) {
+            return Ok(false);
+        }
+        let segments = self.shared.segments();
+        let raw = segments.iter().filter(|segment| segment.step_ms == 0);
+        let newest = raw.filter_map(|segment| segment.number()).max().unwrap_or(0);
+        Ok(self.counts.lock().unwrap_or_else(PoisonError::into_inner).whole < newest)
+    }
+
+    /// Where the log is then; where it was, if blocks come first.
     fn send(&mut self, link: &mut Link, through: Position, now_ms: i64) -> RedisResult<Position> {
         let (mut writes, mut shards) = (Writes::default(), BTreeSet::new());
         let (catalog, keys) = (&self.catalog, &self.keys);
@@ -221,6 +246,9 @@ impl Log {
             },
         );
         let at = read.map_err(|error| std::io::Error::other(error.to_string()))?;
+        if self.lacks_blocks()? {
+            return Ok(self.at);
+        }
         for shard in shards {
             let key = self.keys.log(shard);
             writes.cmd(shard, "EXPIRE", &key).arg(jittered(self.life_s, &key));

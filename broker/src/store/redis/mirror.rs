@@ -85,6 +85,8 @@ pub struct MirrorCounts {
     pub rows: u64,
     /// Passes that failed, by [`Trouble`].
     pub failures: [u64; TROUBLES.len()],
+    /// All raw segments up to this number are whole there.
+    pub whole: u64,
     /// Segments that are not whole in Redis.
     pub lag_segments: u64,
     /// From the first sample of the oldest of these until now.
@@ -231,7 +233,11 @@ impl Mirror {
         let mut send = |writes| fence.send(&mut link, writes);
         let (rows, more) = self.stream.pass(&self.catalog, self.marks.wal, &mut send)?;
         self.count(|counts| counts.rows += rows);
+        let newest = self.shared.segments().iter().filter_map(|segment| segment.number()).max();
         let behind = self.behind();
+        let lacks = behind.iter().find(|(_, segment)| segment.step_ms == 0);
+        let whole = lacks.map_or(newest.unwrap_or(0), |(number, _)| number.saturating_sub(1));
+        self.count(|counts| counts.whole = whole);
         self.note_lag(&behind, now_ms);
         if let Some((number, segment)) = behind.first() {
             let field = Field::of(segment.step_ms);
