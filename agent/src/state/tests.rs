@@ -1,3 +1,5 @@
+//! Disks that are copied, and hardware that changes.
+
 use super::*;
 use crate::machine::Part;
 

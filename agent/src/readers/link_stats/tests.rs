@@ -1,3 +1,5 @@
+//! Links of this kernel in a network namespace of their own, and answers that are torn.
+
 use super::*;
 use crate::readers::Format;
 use crate::readers::kept::{Buffer, Kept, Shape};
