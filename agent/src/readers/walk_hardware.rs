@@ -2,6 +2,7 @@
 
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::{COUNTER, GAUGE, Roots, column, metric_text};
+use crate::config::SMALL;
 use std::path::PathBuf;
 use strobe_wire::schema::Kind;
 
@@ -166,6 +167,10 @@ pub(crate) fn power_supplies(roots: &Roots, found: &mut Found) {
 
 /// What both hosts of a fabric have: InfiniBand's ports.
 pub(crate) fn infiniband(roots: &Roots, found: &mut Found) {
+    // No such thing is where the small build is.
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/infiniband");
     for device in names(&base) {
         let dir = base.join(&device);
@@ -184,6 +189,10 @@ pub(crate) fn infiniband(roots: &Roots, found: &mut Found) {
 }
 
 pub(crate) fn fibre_channel(roots: &Roots, found: &mut Found) {
+    // No such thing is where the small build is.
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/fc_host");
     for host in names(&base) {
         let dir = base.join(&host);
