@@ -196,7 +196,7 @@ pub(super) fn columns(cgroup: &str, mask: u32) -> Vec<Column> {
 
 /// For the fuzz target: one file of a group, read at two ticks, parted by 0xFF.
 #[cfg(fuzzing)]
-pub(super) fn fuzz(which: u8, bytes: &[u8]) {
+pub(crate) fn fuzz(which: u8, bytes: &[u8]) {
     use strobe_wire::schema::Schema;
     let specs: Vec<&Spec> = VERSION_2.iter().chain(VERSION_1).collect();
     let Some(spec) = specs.get(usize::from(which) % specs.len()) else { return };
