@@ -32,7 +32,7 @@ fn judge(mut cluster: Cluster, agents: Agents) -> u64 {
     cluster.keep_logs();
     let acknowledged = agents.stop();
     let brokers = cluster.count();
-    let count = "sum by (instance) (count_over_time(node_load1[1h]))";
+    let count = "sum by (instance) (count_over_time(node_load1[9d]))";
     wait("all are asked", 30, || (0..brokers).all(|at| cluster.query(at, count).1.is_empty()));
     let counted: Vec<_> = (0..brokers).map(|at| cluster.query(at, count).0).collect();
     cluster.stop();

@@ -11,7 +11,7 @@ fn failing(folder: &Path, number: usize, faults: &[&str]) -> (Vec<String>, PathB
     let mut words = vec!["/usr/bin/strace".to_owned()];
     words.extend(["-D", "-f", "--seccomp-bpf", "-qq", "-o"].map(str::to_owned));
     words.push(note.display().to_string());
-    let calls = "trace=io_uring_setup,fdatasync,fsync,write";
+    let calls = "trace=io_uring_setup,fdatasync";
     // io_uring's calls are none that could be failed one by one: it is refused, as old kernels do.
     let plain = "inject=io_uring_setup:error=ENOSYS";
     words.extend(["-e", calls, "-e", plain].map(str::to_owned));
@@ -50,7 +50,7 @@ fn a_sync_that_fails_is_believed() {
 #[test]
 fn syncs_that_fail_end_no_cluster() {
     let folder = Folder::new("syncs-fail");
-    let faults = [["fdatasync:error=EIO:when=150..151"], ["fdatasync:error=EIO:when=240..241"]];
+    let faults = [["fdatasync:error=EIO:when=100..101"], ["fdatasync:error=EIO:when=140..141"]];
     let mut made: Vec<_> = (0..2).map(|n| failing(folder.path(), n, &faults[n])).collect();
     made.push((broker(&[], &[]), PathBuf::new()));
     let programs: Vec<Vec<String>> = made.iter().map(|(program, _)| program.clone()).collect();
@@ -60,8 +60,7 @@ fn syncs_that_fail_end_no_cluster() {
         wait("the control plane's syncs fail", 60, || {
             // Changes, to have something synced; whether they are agreed on now is not asked.
             drop(run("strobe", &["cluster", "token", "--dir", &cluster.dir(at)]));
-            // Its thread's, and the log's.
-            4 <= injected(note, "fdatasync")
+            2 <= injected(note, "fdatasync")
         });
         wait("it is one of three again", 30, || {
             let status = cluster.status(at);
@@ -69,18 +68,6 @@ fn syncs_that_fail_end_no_cluster() {
         });
     }
     cluster.wait_until_balanced(60);
-    agents.wait_until_all_are_heard(30);
-    println!("{} frames, each once", judge(cluster, agents));
-}
-
-/// Writes that find no room, now and then, with room for others.
-#[test]
-fn a_write_that_finds_no_room_is_tried_again() {
-    let folder = Folder::new("write-fails");
-    let (program, note) = failing(folder.path(), 0, &["write:error=ENOSPC:when=80..90"]);
-    let cluster = Cluster::of_programs("write-fails", &[program], |_, _| {});
-    let agents = Agents::start(&cluster, 4);
-    wait("its writes fail", 40, || 8 <= injected(&note, "write"));
     agents.wait_until_all_are_heard(30);
     println!("{} frames, each once", judge(cluster, agents));
 }
