@@ -63,8 +63,8 @@ fn syncs_that_fail_end_no_cluster() {
             2 <= injected(note, "fdatasync")
         });
         wait("it is one of three again", 30, || {
-            let status = cluster.status(at);
-            status.leader.is_some() && status.voters() == 3
+            let status = cluster.brokers[at].status();
+            status.is_some_and(|status| status.leader.is_some() && status.voters() == 3)
         });
     }
     cluster.wait_until_balanced(60);

@@ -60,8 +60,8 @@ fn a_full_disk_is_no_reason_to_leave_a_cluster() {
     cluster.kill(1);
     cluster.restart(1);
     wait("it is one of three again", 30, || {
-        let status = cluster.status(1);
-        status.leader.is_some() && status.voters() == 3
+        let status = cluster.brokers[1].status();
+        status.is_some_and(|status| status.leader.is_some() && status.voters() == 3)
     });
     cluster.join_token(1);
     assert_eq!(cluster.query(1, "count(count_over_time(node_load1[1h]))").0[""], 6);

@@ -151,7 +151,7 @@ impl Broker {
         all
     }
 
-    fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<Status> {
         let json: serde_json::Value =
             serde_json::from_str(&self.ask("cluster/status", "")?).ok()?;
         let member = |member: &serde_json::Value| {
