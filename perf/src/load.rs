@@ -93,8 +93,16 @@ pub struct Agent {
     waiting: Option<Instant>,
     acked_seq: u64,
     acked_at: Option<Instant>,
-    /// The longest time between two acknowledgements while it made rows.
-    gap: Duration,
+    gaps: Gaps,
+}
+
+/// How long an agent was without an acknowledgement while it made rows.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps {
+    /// The longest time between two acknowledgements.
+    pub longest: Duration,
+    /// When each was over that was clearly longer than a tick, and how long it was; the first [`GAPS_MAX`].
+    pub long: Vec<(Instant, Duration)>,
 }
 
 #[derive(Debug)]
@@ -170,7 +178,7 @@ impl Agent {
             waiting: None,
             acked_seq: 0,
             acked_at: None,
-            gap: Duration::ZERO,
+            gaps: Gaps::default(),
         }
     }
 
@@ -180,10 +188,10 @@ impl Agent {
         self.seq
     }
 
-    /// The longest time between two acknowledgements while it made rows.
+    /// Its times without an acknowledgement.
     #[must_use]
-    pub fn gap(&self) -> Duration {
-        self.gap
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
     }
 
     fn target(&self) -> SocketAddr {
@@ -413,7 +421,7 @@ impl Agent {
             self.acked_seq = first.seq;
             self.unacked.pop_front();
             if let Some(before) = self.acked_at.filter(|_| self.due.is_some()) {
-                self.gap = self.gap.max(now.saturating_duration_since(before));
+                self.gaps.add(now, now.saturating_duration_since(before), self.plan.interval);
             }
             self.acked_at = Some(now);
         }
@@ -462,6 +470,15 @@ impl Agent {
     }
 }
 
+impl Gaps {
+    fn add(&mut self, now: Instant, gap: Duration, interval: Duration) {
+        self.longest = self.longest.max(gap);
+        if interval + interval / 5 < gap && self.long.len() < GAPS_MAX {
+            self.long.push((now, gap));
+        }
+    }
+}
+
 impl Tally {
     fn reason(&mut self, why: &str) {
         if self.reasons.len() < REASONS_MAX && !self.reasons.iter().any(|reason| reason == why) {
@@ -482,6 +499,8 @@ const REDIAL: Duration = Duration::from_secs(1);
 /// Nothing comes back for so long: the broker is left. As strobe-agent's doubt and grace.
 const SILENCE: Duration = Duration::from_millis(700);
 const DIAL_MAX: Duration = Duration::from_secs(2);
+/// Long gaps kept of each agent.
+pub const GAPS_MAX: usize = 4096;
 /// Different reasons kept.
 const REASONS_MAX: usize = 8;
 /// Latencies above this are counted as this.
