@@ -450,7 +450,10 @@ impl Agent {
         // Not all of a dead broker's agents in one moment.
         let spread = Duration::from_millis(u64::try_from(self.host.0 % 200).unwrap_or(0));
         let alone = self.plan.brokers.len() == 1;
-        if self.sent_to.take().is_none() || self.silent.is_some() {
+        // As strobe-agent's: one that it was sent to may also be the one whose turn it is. Whoever took
+        // another turn for each one lost came back to the dead one, and waited for its handshake.
+        let left = self.target();
+        if self.sent_to.take().is_none() || self.target() == left {
             self.turn = self.turn.wrapping_add(1);
         }
         self.state = State::Waiting(now + if alone { REDIAL } else { spread });

@@ -14,7 +14,8 @@ use strobe_tests::{Folder, free_address, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
 use strobe_wire::settings::Settings;
-use support::{Agents, Cluster, Reach, now};
+use support::network::Reach;
+use support::{Agents, Cluster, now};
 
 /// Whoever is killed, the leader or another one: agents go on at the others within seconds, and every
 /// frame that was acknowledged is in a broker's log.
@@ -285,7 +286,7 @@ fn a_leader_that_is_cut_off_does_no_harm() {
         cluster.wait_until_balanced(60);
         agents.wait_until_all_are_heard(30);
     }
-    cluster.judge(agents);
+    println!("{}", cluster.judge(agents));
 }
 
 /// An operator's mistakes are said, and what a drained broker had is with the others without a gap.

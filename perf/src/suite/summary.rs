@@ -223,12 +223,28 @@ const WANTED: &[Wanted] = &[
         digits: 0,
     },
     Wanted {
-        what: "Brokers killed and held still: longest gap of a host, p99 s",
+        what: "A broker killed, alone: gaps of its 333 agents, p99 s",
         bar: "3",
         aim: "1.5",
-        file: "cluster-3x1000x200-hurt",
-        pointer: "/gap_s_p99",
+        file: "cluster-3x1000x200-kills",
+        pointer: "/single/gap_s_p99",
         digits: 2,
+    },
+    Wanted {
+        what: "The leader killed, alone: until another one leads, the longest of all, s",
+        bar: "2",
+        aim: "1.2",
+        file: "cluster-3x1000x200-kills",
+        pointer: "/single/elected_s_max",
+        digits: 2,
+    },
+    Wanted {
+        what: "1,000 blows at brokers and their Redis, several down at once: frames lost",
+        bar: "0",
+        aim: "0",
+        file: "cluster-3x200x200-blows",
+        pointer: "/frames_lost",
+        digits: 0,
     },
 ];
 

@@ -55,12 +55,17 @@ impl Files<'_> {
 impl Cluster {
     /// The end of a test that hurt somebody: every broker answers for all of them, and answers what lies
     /// in their stores, each row once; and every frame that an agent was acknowledged is in a log.
-    pub(crate) fn judge(self, agents: Agents) {
-        self.judge_with(agents, &[], || {});
+    pub(crate) fn judge(self, agents: Agents) -> String {
+        self.judge_with(agents, &[], || {})
     }
 
     /// The same of a cluster with brokers beside these, of which `end` ends them.
-    pub(crate) fn judge_with(mut self, agents: Agents, beside: &[&Path], end: impl FnOnce()) {
+    pub(crate) fn judge_with(
+        mut self,
+        agents: Agents,
+        beside: &[&Path],
+        end: impl FnOnce(),
+    ) -> String {
         self.keep_logs();
         beside.iter().for_each(|dir| Files(dir).keep_logs());
         let acknowledged = agents.stop();
@@ -79,7 +84,7 @@ impl Cluster {
             assert_eq!(*counted, stored, "as broker {} answers", at + 1);
         }
         let (all, twice) = self.assert_stored_with(&acknowledged, beside);
-        println!("{all} frames were acknowledged, none is lost; {twice} are in two brokers' logs");
+        format!("{all} frames were acknowledged, none is lost; {twice} are in two brokers' logs")
     }
 
     fn files<'a>(&'a self, beside: &[&'a Path]) -> Vec<Files<'a>> {

@@ -2,10 +2,9 @@
 
 mod agents;
 mod judge;
-mod network;
+pub(crate) mod network;
 
 pub(crate) use agents::Agents;
-pub(crate) use network::Reach;
 
 use std::collections::BTreeMap;
 use std::path::Path;
