@@ -13,6 +13,7 @@
 //! its stream; how late that was against when its tick was *due* is kept beside it
 //! ([`Tally::late_us`]), so that a generator that falls behind is seen.
 
+use crate::gaps::Gaps;
 use crate::rows::{self, Model, Values};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
@@ -94,15 +95,6 @@ pub struct Agent {
     acked_seq: u64,
     acked_at: Option<Instant>,
     gaps: Gaps,
-}
-
-/// How long an agent was without an acknowledgement while it made rows.
-#[derive(Clone, Debug, Default)]
-pub struct Gaps {
-    /// The longest time between two acknowledgements.
-    pub longest: Duration,
-    /// When each was over that was clearly longer than a tick, and how long it was; the first [`GAPS_MAX`].
-    pub long: Vec<(Instant, Duration)>,
 }
 
 #[derive(Debug)]
@@ -473,15 +465,6 @@ impl Agent {
     }
 }
 
-impl Gaps {
-    fn add(&mut self, now: Instant, gap: Duration, interval: Duration) {
-        self.longest = self.longest.max(gap);
-        if interval + interval / 5 < gap && self.long.len() < GAPS_MAX {
-            self.long.push((now, gap));
-        }
-    }
-}
-
 impl Tally {
     fn reason(&mut self, why: &str) {
         if self.reasons.len() < REASONS_MAX && !self.reasons.iter().any(|reason| reason == why) {
@@ -502,8 +485,6 @@ const REDIAL: Duration = Duration::from_secs(1);
 /// Nothing comes back for so long: the broker is left. As strobe-agent's doubt and grace.
 const SILENCE: Duration = Duration::from_millis(700);
 const DIAL_MAX: Duration = Duration::from_secs(2);
-/// Long gaps kept of each agent.
-pub const GAPS_MAX: usize = 4096;
 /// Different reasons kept.
 const REASONS_MAX: usize = 8;
 /// Latencies above this are counted as this.

@@ -2,7 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "the load generator's loop: it reads the clock")]
 
-use crate::load::{Agent, Gaps, Plan, Tally};
+use crate::gaps::Gaps;
+use crate::load::{Agent, Plan, Tally};
 use crate::process;
 use crate::process::Watch;
 use crate::rows::{Model, Shape};

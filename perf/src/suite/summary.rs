@@ -223,6 +223,14 @@ const WANTED: &[Wanted] = &[
         digits: 0,
     },
     Wanted {
+        what: "Brokers killed and held still: longest gap of a host in all of the run, p99 s",
+        bar: "",
+        aim: "",
+        file: "cluster-3x1000x200-hurt",
+        pointer: "/gap_s_p99",
+        digits: 2,
+    },
+    Wanted {
         what: "A broker killed, alone: gaps of its 333 agents, p99 s",
         bar: "3",
         aim: "1.5",

@@ -2,7 +2,7 @@
 
 use super::site::{Site, election};
 use super::{CALM, Harm, READY, Wanted};
-use crate::load::Gaps;
+use crate::gaps::Gaps;
 use crate::run;
 use crate::suite::row;
 use nix::sys::signal::Signal;
