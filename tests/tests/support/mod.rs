@@ -20,7 +20,7 @@ use strobe_wire::schema::Labels;
 
 /// One broker.
 pub(crate) struct Broker {
-    folder: Folder,
+    pub(crate) folder: Folder,
     /// Where others reach it.
     address: String,
     listen: String,
@@ -31,7 +31,7 @@ pub(crate) struct Broker {
 
 /// Several.
 pub(crate) struct Cluster {
-    brokers: Vec<Broker>,
+    pub(crate) brokers: Vec<Broker>,
     /// How they are told of a Redis when they init and join.
     share: Vec<String>,
 }
@@ -70,7 +70,7 @@ impl Broker {
         broker
     }
 
-    fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
+    pub(crate) fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
         let program = program.iter().map(|part| (*part).to_owned()).collect();
         let (folder, address) = (Folder::new(name), listen.clone());
         Self { folder, address, listen, relay: None, program, process: None }
@@ -89,7 +89,7 @@ impl Broker {
         self.folder.text().to_owned()
     }
 
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let mut args: Vec<&str> = self.program.iter().map(String::as_str).collect();
         let program = args.remove(0);
         args.extend(["--dir", self.folder.text(), "--broker-listen", &self.listen]);
@@ -151,7 +151,7 @@ impl Broker {
         all
     }
 
-    fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<Status> {
         let json: serde_json::Value =
             serde_json::from_str(&self.ask("cluster/status", "")?).ok()?;
         let member = |member: &serde_json::Value| {
@@ -205,7 +205,7 @@ impl Cluster {
         Self::before_init(Broker::of(&format!("{name}-1"), free_address(), up))
     }
 
-    fn before_init(broker: Broker) -> Self {
+    pub(crate) fn before_init(broker: Broker) -> Self {
         Self { brokers: vec![broker], share: Vec::new() }
     }
 
@@ -271,7 +271,7 @@ impl Cluster {
         self.join(at);
     }
 
-    fn made_of(brokers: Vec<Broker>) -> Self {
+    pub(crate) fn made_of(brokers: Vec<Broker>) -> Self {
         let cluster = Self { brokers, share: Vec::new() };
         cluster.init();
         (1..cluster.brokers.len()).for_each(|at| cluster.join(at));
