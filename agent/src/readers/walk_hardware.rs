@@ -81,6 +81,9 @@ pub(crate) fn thermal(roots: &Roots, found: &mut Found) {
 }
 
 pub(crate) fn edac(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("devices/system/edac/mc");
     for name in names(&base) {
         let Some(controller) = numbered(&name, "mc") else { continue };
@@ -143,6 +146,9 @@ pub(crate) fn rapl(roots: &Roots, found: &mut Found) {
 
 /// Batteries and mains, asked of firmware that may take its time: for a hazard thread.
 pub(crate) fn power_supplies(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/power_supply");
     for name in names(&base) {
         let dir = base.join(&name);

@@ -36,6 +36,9 @@ pub(crate) fn tapes(roots: &Roots, found: &mut Found) {
 
 /// What sysfs says of each btrfs; errors of a device would take an ioctl on its mount point.
 pub(crate) fn btrfs(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("fs/btrfs");
     for name in names(&base) {
         let dir = base.join(&name);
