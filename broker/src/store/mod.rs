@@ -16,6 +16,7 @@ mod again;
 mod block;
 mod check;
 mod codec;
+mod cover;
 mod elsewhere;
 mod encode;
 #[cfg(fuzzing)]
@@ -25,6 +26,7 @@ mod horizon;
 mod links;
 mod lists;
 mod local;
+mod made;
 mod matching;
 mod names;
 mod page;
@@ -43,6 +45,7 @@ mod segment;
 mod select;
 mod shared;
 mod spill;
+mod sums;
 mod upkeep;
 mod wal;
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A section is a list of columns, and a block of their samples (each column with its own times) or of
-//! their rollup rows. Where only names are wanted there is no block.
+//! their rollup rows, each from version 3 on with what it stands for. Where only names are wanted there is no block.
 
 use super::block::Meta;
 use super::codec::{Take, put_varint};
@@ -202,7 +202,12 @@ impl Store {
                     }
                     Ok(())
                 };
-                self.scan_rolled(&rest, wanted.range, step_ms, &mut scratch, visit)
+                // Who asks in an older form adds up what it gets.
+                if wanted.version < 3 {
+                    self.scan_rolled(&rest, wanted.range, step_ms, &mut scratch, visit)
+                } else {
+                    self.scan_parts(&rest, wanted.range, step_ms, &mut scratch, visit)
+                }
             }
         };
         match scanned {
@@ -251,6 +256,11 @@ impl Sections {
             let (times, values) = (rows.times.clone(), field.iter().map(|v| v.to_bits()).collect());
             self.data.push(RemoteColumn { before: Before::default(), times, values });
             self.samples += rows.times.len();
+        }
+        if !rows.steps.is_empty() {
+            let (times, values) = (rows.times.clone(), rows.steps.iter().map(|v| v.to_bits()));
+            let (before, values) = (Before::default(), values.collect());
+            self.data.push(RemoteColumn { before, times, values });
         }
         if SECTION_COLUMNS_MAX <= self.columns.len() || SAMPLES_MAX <= self.samples {
             self.end(id, step_ms);
@@ -385,7 +395,7 @@ fn first_version() -> u8 {
 }
 
 /// What is written to who can read it; whatever was before it is read too.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
 /// A page's sources are at most about so long: a page more, and then it is one block over.
 const PAGE_BYTES: usize = 1 << 20;
 /// Samples of a block: at most 4 MiB.
