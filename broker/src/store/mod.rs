@@ -52,7 +52,7 @@ mod wal;
 pub use check::{CheckReport, SegmentReport, check};
 pub use elsewhere::{Elsewhere, Said};
 pub use local::{Store, Writer};
-pub(crate) use page::VERSION as PAGE_VERSION;
+pub(crate) use page::newest as newest_page;
 pub use page::{Depth, Next, Wanted};
 pub use retune::Removal;
 pub use rolled::{Resolution, Rolled};

@@ -23,7 +23,7 @@ fn together(store: &Store, others: &[&Store], depth: Depth, bytes_max: usize) ->
             depth,
             limits: LIMITS,
             next: None,
-            version: PAGE_VERSION,
+            version: newest_page(),
             shares: false,
         };
         loop {
@@ -228,7 +228,7 @@ fn a_page_that_does_not_check_is_refused() {
         depth,
         limits: LIMITS,
         next: None,
-        version: PAGE_VERSION,
+        version: newest_page(),
         shares: false,
     };
     let page = store.page(&wanted, &|| false).unwrap();
@@ -258,14 +258,15 @@ fn pages_are_of_a_form_that_both_know() {
         T0 + 10_000_000
     );
     let old: Wanted = serde_json::from_str(&old).unwrap();
-    for (asked, answered) in [(old.version, 1), (PAGE_VERSION, PAGE_VERSION), (99, PAGE_VERSION)] {
+    let newest = newest_page();
+    for (asked, answered) in [(old.version, 1), (2, 2), (newest, newest), (99, newest)] {
         let page = store.page(&Wanted { version: asked, ..old.clone() }, &|| false).unwrap();
         assert_eq!(page[0], answered);
         let elsewhere = Elsewhere::new(ALL, false);
         elsewhere.take(&page).unwrap();
         assert_eq!(elsewhere.sources().len(), 1, "form {answered} is read");
         let mut newer = page;
-        newer[0] = PAGE_VERSION + 1;
+        newer[0] = newest + 1;
         let why = Elsewhere::new(ALL, false).take(&newer).unwrap_err();
         assert!(why.contains("of version 4, this broker reads 1 to 3"), "{why}");
     }
