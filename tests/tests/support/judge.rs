@@ -98,11 +98,21 @@ impl Cluster {
     }
 
     fn moments_with(&self, metric: &str, beside: &[&Path]) -> BTreeMap<String, u64> {
+        let all = self.moments_of(metric, beside);
+        all.into_iter().map(|(host, moments)| (host, moments.len() as u64)).collect()
+    }
+
+    /// Of each host, when it was seen, by all stores.
+    pub(crate) fn all_moments(&self, metric: &str) -> BTreeMap<String, BTreeSet<i64>> {
+        self.moments_of(metric, &[])
+    }
+
+    fn moments_of(&self, metric: &str, beside: &[&Path]) -> BTreeMap<String, BTreeSet<i64>> {
         let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
         for (host, moments) in self.files(beside).iter().flat_map(|files| files.moments(metric)) {
             all.entry(host).or_default().extend(moments);
         }
-        all.into_iter().map(|(host, moments)| (host, moments.len() as u64)).collect()
+        all
     }
 
     /// To be called more often than logs are sealed, which is every ten minutes.

@@ -22,6 +22,8 @@ pub(crate) struct Broker {
     listen: String,
     relay: Option<Relay>,
     program: Vec<String>,
+    /// It speaks as the version before.
+    previous: bool,
     process: Option<Process>,
 }
 
@@ -62,7 +64,7 @@ impl Broker {
     pub(crate) fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
         let program = program.iter().map(|part| (*part).to_owned()).collect();
         let (folder, address) = (Folder::new(name), listen.clone());
-        Self { folder, address, listen, relay: None, program, process: None }
+        Self { folder, address, listen, relay: None, program, previous: false, process: None }
     }
 
     pub(crate) fn dir(&self) -> String {
@@ -73,7 +75,8 @@ impl Broker {
         let mut args: Vec<&str> = self.program.iter().map(String::as_str).collect();
         let program = args.remove(0);
         args.extend(["--dir", self.folder.text(), "--broker-listen", &self.listen]);
-        let mut process = Process::start(program, &args);
+        let env: &[(&str, &str)] = if self.previous { &[PREVIOUS] } else { &[] };
+        let mut process = Process::start_with(program, env, &args);
         process.line();
         self.process = Some(process);
     }
@@ -128,6 +131,26 @@ impl Cluster {
     pub(crate) fn start(name: &str, count: usize) -> Self {
         let start = |at| Broker::start(&format!("{name}-{at}"), "127.0.0.1:0");
         Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// The same, of the version before.
+    pub(crate) fn start_previous(name: &str, count: usize) -> Self {
+        let start = |at: usize| {
+            let (name, program) = (format!("{name}-{at}"), ["strobe-broker"]);
+            let mut broker = Broker::before_its_start(&name, free_address(), &program);
+            broker.previous = true;
+            broker.begin();
+            broker
+        };
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// A broker ends well, and its next life is of this version.
+    pub(crate) fn upgrade(&mut self, at: usize) {
+        let broker = &mut self.brokers[at];
+        assert!(broker.process.take().expect("it runs").terminate(), "SIGTERM ends it well");
+        broker.previous = false;
+        broker.begin();
     }
 
     /// The same, with more arguments for each.
@@ -355,6 +378,9 @@ impl Cluster {
         }
     }
 }
+
+/// What makes a program that was built for tests speak as the version before.
+pub(crate) const PREVIOUS: (&str, &str) = ("STROBE_TEST_PREVIOUS", "1");
 
 #[expect(clippy::disallowed_methods, reason = "real processes need real time to pass")]
 pub(crate) fn now() -> Instant {
