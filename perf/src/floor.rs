@@ -1,14 +1,14 @@
 //! The least that reading a host once a second can cost: a process that preads files which stay
-//! open, each as often as an agent does, looks at none of their bytes, and does nothing else.
+//! open, looks at none of their bytes, and does nothing else.
 
 use crate::run;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// The files of /proc that process `pid` keeps open and an agent reads every few seconds at least.
+/// The files of /proc that process `pid` keeps open and an agent reads every second.
 ///
 /// # Errors
 /// The process is gone, or another user's.
@@ -16,7 +16,8 @@ pub fn files_of(pid: u32) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        if target.starts_with("/proc") && every(&target).is_some() {
+        let is_of = |name: &&str| target.starts_with("/proc") && target.ends_with(name);
+        if EACH_SECOND.iter().any(is_of) {
             files.push(target);
         }
     }
@@ -24,12 +25,7 @@ pub fn files_of(pid: u32) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Every how many seconds an agent reads this.
-fn every(path: &Path) -> Option<u32> {
-    READ.iter().find(|(name, _)| path.ends_with(name)).map(|(_, seconds)| *seconds)
-}
-
-/// Reads `files` until it is killed: one call a file, which most are read whole by.
+/// Reads `files` once a second until it is killed: one call a file, which most are read whole by.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -37,44 +33,38 @@ pub fn read_for_ever(files: &[PathBuf]) -> io::Result<()> {
     // Of a sysctl the kernel allocates and zeroes as much as is asked for.
     let most =
         |path: &PathBuf| if path.starts_with("/proc/sys") { SYSCTL_BYTES } else { usize::MAX };
-    let open = |path: &PathBuf| Ok((File::open(path)?, most(path), every(path).unwrap_or(1)));
-    let files: Vec<_> = files.iter().map(open).collect::<io::Result<_>>()?;
+    let files: Vec<_> =
+        files.iter().map(|path| Ok((File::open(path)?, most(path)))).collect::<io::Result<_>>()?;
     let mut buffer = vec![0; 64 << 10];
     let mut next = run::now();
-    for second in 0_u32.. {
-        for (file, most, every) in &files {
-            if !second.is_multiple_of(*every) {
-                continue;
-            }
+    loop {
+        for (file, most) in &files {
             let end = buffer.len().min(*most);
             let _ = file.read_at(buffer.get_mut(..end).unwrap_or_default(), 0)?;
         }
         next += Duration::from_secs(1);
         run::sleep_until(next);
     }
-    Ok(())
 }
 
-/// docs/collectors.md: those whose interval is the tick, two seconds or five.
-const READ: [(&str, u32); 18] = [
-    ("stat", 1),
-    ("meminfo", 1),
-    ("vmstat", 1),
-    ("diskstats", 1),
-    ("net/softnet_stat", 1),
-    ("net/dev", 1),
-    ("pressure/cpu", 2),
-    ("pressure/io", 2),
-    ("pressure/memory", 2),
-    ("pressure/irq", 2),
-    ("loadavg", 1),
-    ("fs/file-nr", 5),
-    ("net/sockstat", 5),
-    ("net/sockstat6", 5),
-    ("net/netstat", 5),
-    ("net/snmp", 5),
-    ("net/snmp6", 5),
-    ("schedstat", 5),
+/// docs/collectors.md: those whose interval is the tick.
+const EACH_SECOND: [&str; 16] = [
+    "stat",
+    "loadavg",
+    "meminfo",
+    "vmstat",
+    "pressure/cpu",
+    "pressure/io",
+    "pressure/memory",
+    "pressure/irq",
+    "fs/file-nr",
+    "net/sockstat",
+    "net/sockstat6",
+    "net/netstat",
+    "net/snmp",
+    "diskstats",
+    "net/softnet_stat",
+    "net/dev",
 ];
 const SYSCTL_BYTES: usize = 512;
 

@@ -22,6 +22,8 @@ pub(crate) struct Sheet {
     pub(super) picks: Picks,
     /// Bytes of the file that had all that was wanted, where a parser says so.
     pub(crate) reach: usize,
+    /// The most rows that the file had, where a parser needs to know.
+    pub(super) most: usize,
     entries: Vec<Entry>,
     values: Vec<u64>,
     valid: Vec<bool>,
@@ -82,6 +84,7 @@ impl Sheet {
         Self {
             picks: Picks::default(),
             reach: 0,
+            most: 0,
             entries: Vec::new(),
             values: Vec::new(),
             valid: Vec::new(),

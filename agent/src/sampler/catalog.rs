@@ -190,24 +190,22 @@ const NONE: &[&str] = &[];
 pub const COLLECTORS: &[Collector] = &[
     tick("cpu"),
     tick("diskstats"),
-    tick("filefd").within("kernel").every(5_000),
+    tick("filefd"),
     tick("filesystem"),
     tick("loadavg"),
     tick("meminfo"),
     tick("netdev"),
-    // A hundred and seventy counters are added up over all CPUs and printed for thirty that are wanted: a
-    // third of what reading the rest of a tick takes.
-    tick("netstat").within("kernel").every(5_000),
-    // The kernel adds them up every two seconds (`PSI_FREQ`): between, they say the same.
-    tick("pressure").within("pressure").every(2_000),
-    tick("sockstat").within("kernel").every(5_000),
+    tick("netstat"),
+    tick("pressure"),
+    tick("sockstat"),
     tick("softnet"),
     tick("stat"),
     tick("time"),
     tick("uname"),
     tick("vmstat"),
-    // IPv6's own octets, ICMP and UDP; TCP's counters, of both, are netstat's.
-    tick("netstat6").within("kernel").or_nothing().every(5_000),
+    // IPv6's own octets, ICMP and UDP; TCP's counters, of both, are netstat's. A fifth of all that
+    // reading the rest takes.
+    tick("netstat6").within("netstat6").or_nothing().every(5_000),
     walked("schedstat", NONE, walk_host::schedstat).wanted().every(5_000),
     walked("arp", NONE, walk_host::arp).within("slow").wanted(),
     walked("conntrack", NONE, walk_host::conntrack).within("slow").wanted(),

@@ -78,9 +78,7 @@ impl Tree {
 
     fn sampler(&self, enable: &[&str]) -> Sampler {
         let enable: Vec<String> = enable.iter().map(|name| (*name).to_owned()).collect();
-        let mut intervals: Vec<_> = enable.iter().map(|name| (name.clone(), 1_000)).collect();
-        // All of it each tick, whatever the host pays for by default.
-        intervals.extend(["netstat", "sockstat", "filefd", "pressure"].map(|it| (it.into(), 0)));
+        let intervals = enable.iter().map(|name| (name.clone(), 1_000)).collect();
         let choice = Choice { enable, intervals, scoring: Scoring::On, ..Choice::default() };
         let trees = Trees {
             procfs: self.0.clone(),
