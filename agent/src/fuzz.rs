@@ -7,6 +7,11 @@ use crate::readers::{Format, filesystem};
 use strobe_wire::limits::SECTION_COLUMNS_MAX;
 use strobe_wire::schema::Schema;
 
+/// What the kernel says of processes, groups, links and sockets: a file or an answer by netlink.
+pub fn kernel(which: u8, bytes: &[u8]) {
+    crate::readers::fuzz::answer(which, bytes);
+}
+
 /// One source over several ticks, read as the sampler reads it.
 ///
 /// # Panics

@@ -29,6 +29,8 @@ mod answers;
 pub mod managed;
 
 pub mod spool;
+
+pub mod machine;
 pub mod state;
 pub mod uplink;
 

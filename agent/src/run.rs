@@ -27,6 +27,7 @@ use crate::clock::{self, until_multiple_ns};
 use crate::config::Config;
 #[cfg(feature = "inputs")]
 use crate::input::Outbox;
+use crate::machine::Machine;
 use crate::managed::Managed;
 use crate::recorder::{Bell, Shipper};
 use crate::ring::{Ring, RingError};
@@ -51,6 +52,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use strobe_wire::enrol::EnrolError;
+use strobe_wire::ids::HostId;
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::link::LinkError;
 use strobe_wire::message::Hello;
@@ -181,8 +183,8 @@ pub fn run(config: &Config, stop: &Stop) -> Result<(), AgentError> {
 /// Starts the sampler; what is returned is the network loop, to be run.
 fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Errand, AgentError> {
     let broker = config.broker.clone().ok_or(AgentError::NoBroker)?;
-    let machine = std::fs::read_to_string(config.rootfs.join("etc/machine-id")).ok();
-    let state = State::open(&config.dir, machine.as_deref())?;
+    let trees = config.trees();
+    let state = State::open(&config.dir, &Machine::read(&trees.rootfs, &trees.sysfs))?;
     let identity = state.identity()?;
     let token = config.token.as_deref().map(str::parse::<Token>).transpose();
     let token = token.map_err(|error| AgentError::Token(error.to_string()))?;
@@ -202,6 +204,7 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     let config = &config;
     let sampler = Sampler::new(&config.trees(), clock::monotonic_ns, Arc::clone(&table));
     let hello = hello(config, &state, &sampler);
+    let cloned_from = state.cloned_from;
     let sealer = Sealer::new(state.host, state.boot, ring.writer);
     let bell = Bell::default();
     let mut remaker = Remaker::new(Arc::clone(&table), bell.clone(), stop.clone(), state.host.0);
@@ -236,6 +239,7 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
     let sampled = Sampled {
         sampler,
         sealer,
+        cloned_from,
         shipper,
         spool: spool_section,
         desk,
@@ -323,6 +327,8 @@ struct Pace {
 struct Sampled {
     sampler: Sampler,
     sealer: Sealer,
+    /// Told with each start: the host whose disk this one's is a copy of.
+    cloned_from: Option<HostId>,
     shipper: Option<Shipper>,
     spool: SpoolSection,
     desk: Arc<Desk>,
@@ -338,6 +344,9 @@ fn sample(of: Sampled, mut pace: Pace, handover: &Handover, stop: &Stop) -> Resu
     aim(&stop.0.timer, pace)?;
     let tick = || Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
     sealer.event(tick(), "start", concat!("strobe-agent ", env!("CARGO_PKG_VERSION")));
+    if let Some(host) = of.cloned_from {
+        sealer.event(tick(), "cloned", &format!("the disk is a copy of host {host}'s"));
+    }
     loop {
         let now = tick();
         sealer.begin(now);

@@ -21,9 +21,11 @@ mod scores;
 mod section;
 mod source;
 
+use crate::config::SMALL;
 use crate::readers::filesystem::Mount;
 pub use crate::readers::host::Uname;
 use crate::readers::kept::{Buffer, Kept};
+use crate::readers::link_stats::LinkStats;
 use crate::readers::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use crate::readers::{Format, GAUGE, Roots, column};
 use crate::schemas::Table;
@@ -111,6 +113,8 @@ pub struct Sampler {
 struct SourceFile {
     kept: Kept,
     sources: Range<usize>,
+    /// Of the links' text: another way to the same, which the small build has no code of.
+    links: Option<LinkStats>,
 }
 
 /// What fills some columns of a section.
@@ -175,7 +179,8 @@ impl Sampler {
                 sampler.add(Feed::File(feed.format), feed.section, feed.collector, feed.needed);
             }
             let kept = Kept::new(trees.procfs.join(path), shape);
-            sampler.files.push(SourceFile { kept, sources: first..sampler.sources.len() });
+            let links = (path == "net/dev").then(LinkStats::default);
+            sampler.files.push(SourceFile { kept, sources: first..sampler.sources.len(), links });
         }
         let others = [
             (Feed::Time, "host", "time"),
@@ -195,7 +200,7 @@ impl Sampler {
         for section in &mut self.sections {
             section.due = section.name != "filesystem";
         }
-        self.read_files();
+        self.read_files(now.boottime_ns);
         self.read_name(now);
         self.read_mounts(now);
         self.read_costs();
@@ -249,9 +254,21 @@ impl Sampler {
         self.sources.push(Source { feed, sheet: Sheet::new(vanish), section, collector, needed });
     }
 
-    fn read_files(&mut self) {
+    fn read_files(&mut self, now_ns: u64) {
         for file in &mut self.files {
             let mut before = (self.clock)();
+            if let Some(links) = file.links.as_mut().filter(|_| !SMALL)
+                && links.is_chosen()
+                && links.read(now_ns)
+            {
+                let Some(source) = self.sources.get_mut(file.sources.start) else { continue };
+                let changed = source.fill(|sheet| links.put(sheet));
+                mark(&mut self.sections, source.section, changed);
+                if let Some(cost) = self.costs.get_mut(source.collector) {
+                    cost.ns = (self.clock)().saturating_sub(before);
+                }
+                continue;
+            }
             let found = file.kept.read(&mut self.buffer).is_some();
             for source in self.sources.get_mut(file.sources.clone()).unwrap_or(&mut []) {
                 let Feed::File(format) = source.feed else { continue };
@@ -259,7 +276,7 @@ impl Sampler {
                     Some(bytes) => {
                         let mut changed = source.fill(|sheet| format.parse(bytes, sheet));
                         if source.sheet.has_all() {
-                            file.kept.suffices();
+                            file.kept.suffices(source.sheet.reach);
                         } else if let Some(whole) = file.kept.read_on(&mut self.buffer) {
                             changed |= source.fill(|sheet| format.parse(whole, sheet));
                         }
@@ -277,6 +294,17 @@ impl Sampler {
                     cost.success &= read || !source.needed;
                 }
                 before = after;
+            }
+            if let Some(links) = file.links.as_mut().filter(|_| !SMALL)
+                && let Some(source) = self.sources.get(file.sources.start)
+                && links.is_due(source.sheet.entries().len(), now_ns)
+            {
+                let (kept, buffer) = (&mut file.kept, &mut self.buffer);
+                links.try_out(now_ns, self.clock, |sheet| {
+                    if let Some(bytes) = kept.read(buffer) {
+                        Format::Devices.parse(bytes, sheet);
+                    }
+                });
             }
         }
     }

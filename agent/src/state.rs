@@ -2,16 +2,21 @@
 //! `agent.lock`.
 //!
 //! ```text
-//! host.toml   id = "32 hex"          this host's random identity
-//!             machine = "64 hex"     SHA-256 of the id and /etc/machine-id, or ""
-//!             cloned_from = "32 hex" where the disk came from, or ""
+//! host.toml   id = "32 hex"               this host's random identity
+//!             machine = "64 hex"          SHA-256 of the id and /etc/machine-id, or ""
+//!             hardware = "part:16 hex …"  the same of each thing its hardware says, cut off
+//!             cloned_from = "32 hex"      where the disk came from, or ""
 //! ```
 //!
-//! The digest binds the id to the machine: on a disk that was cloned to another machine it does
-//! not fit, and the clone gets an id of its own and must enrol for it. A machine without
-//! `/etc/machine-id` (some containers) is not checked. `agent.lock` is held while an agent runs:
-//! a second one on the same directory is refused, because two sessions of one id would be forked.
+//! The digests bind the id to the machine: on a disk that was cloned to another machine they do
+//! not fit, and the clone gets an id of its own and must enrol for it. It is another machine if
+//! it has another `/etc/machine-id`, or if of the hardware that was known then and can be seen now
+//! ([`Machine`]) nothing is the same: a card or a board that is replaced makes no new host, both at
+//! once do. What cannot be seen (some containers have neither) is not held against it. `agent.lock`
+//! is held while an agent runs: a second one on the same directory is refused, because two sessions
+//! of one id would be forked.
 
+use crate::machine::{Fact, Machine};
 use crate::managed::Pushed;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
@@ -64,35 +69,26 @@ pub enum StateError {
 }
 
 impl State {
-    /// Locks `dir` (made if missing) and reads it; a new host gets an id. `machine` is the content
-    /// of `/etc/machine-id`, if there is one.
+    /// Locks `dir` (made if missing) and reads it; a new host gets an id.
     ///
     /// # Errors
     /// The first thing that fails.
-    pub fn open(dir: &Path, machine: Option<&str>) -> Result<Self, StateError> {
+    pub fn open(dir: &Path, machine: &Machine) -> Result<Self, StateError> {
         let lock = lock(dir)?;
         let path = dir.join(HOST_FILE);
-        let machine = machine.map(str::trim).filter(|text| !text.is_empty());
-        let (host, cloned_from) = match fs::read_to_string(&path) {
+        let kept = match fs::read_to_string(&path) {
             Ok(text) => {
                 let kept = Kept::parse(&text).ok_or(StateError::Content(path))?;
-                if kept.fits(machine) {
-                    (kept.host, kept.cloned_from)
-                } else {
-                    let host = HostId(random()?);
-                    log::warn!("this disk was cloned from host {}: now host {host}", kept.host);
-                    forget_identity(dir)?;
-                    save(dir, host, machine, Some(kept.host))?;
-                    (host, Some(kept.host))
-                }
+                kept.go_on(dir, machine)?
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let host = HostId(random()?);
-                save(dir, host, machine, None)?;
-                (host, None)
+                let new = Kept::new(HostId(random()?), machine, None);
+                new.save(dir)?;
+                new
             }
             Err(source) => return Err(StateError::File { what: "read", path, source }),
         };
+        let Kept { host, cloned_from, .. } = kept;
         let began_ms = u64::try_from(crate::clock::wall_ns() / 1_000_000).unwrap_or(0);
         let boot = BootId::begun(began_ms, random()?);
         Ok(Self { dir: dir.to_owned(), host, cloned_from, boot, _lock: lock })
@@ -155,13 +151,24 @@ impl State {
     }
 }
 
+#[derive(Clone, PartialEq, Eq)]
 struct Kept {
     host: HostId,
     machine: String,
+    hardware: Vec<String>,
     cloned_from: Option<HostId>,
 }
 
 impl Kept {
+    fn new(host: HostId, machine: &Machine, cloned_from: Option<HostId>) -> Self {
+        let id = machine.id.as_deref().map(|id| digest(host, id));
+        let fact = |Fact { part, text }: &Fact| {
+            format!("{}:{:.FACT_DIGITS$}", part.word(), digest(host, text))
+        };
+        let hardware = machine.hardware.iter().map(fact).collect();
+        Self { host, machine: id.unwrap_or_default(), hardware, cloned_from }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let value = |key: &str| {
             text.lines().find_map(|line| {
@@ -171,14 +178,68 @@ impl Kept {
         };
         let cloned_from = value("cloned_from").and_then(|text| text.parse().ok());
         let host = value("id")?.parse().ok()?;
-        Some(Self { host, machine: value("machine").unwrap_or_default(), cloned_from })
+        let hardware = value("hardware").unwrap_or_default();
+        let hardware = hardware.split_ascii_whitespace().map(str::to_owned).collect();
+        Some(Self { host, machine: value("machine").unwrap_or_default(), hardware, cloned_from })
     }
 
-    fn fits(&self, machine: Option<&str>) -> bool {
-        machine.is_none_or(|machine| {
-            self.machine.is_empty() || self.machine == digest(self.host, machine)
-        })
+    /// The host as it is on `machine`: the same with what is new of it, or a clone.
+    fn go_on(mut self, dir: &Path, machine: &Machine) -> Result<Self, StateError> {
+        let now = Self::new(self.host, machine, self.cloned_from);
+        if let Some(what) = self.differs(&now) {
+            let clone = Self::new(HostId(random()?), machine, Some(self.host));
+            log::warn!(
+                "this disk was cloned from host {} ({what}): now host {}",
+                self.host,
+                clone.host
+            );
+            forget_identity(dir)?;
+            clone.save(dir)?;
+            return Ok(clone);
+        }
+        let before = self.clone();
+        if !now.machine.is_empty() {
+            self.machine = now.machine;
+        }
+        // What cannot be seen now, as by another user, is still believed.
+        self.hardware.retain(|fact| !now.hardware.iter().any(|other| part(other) == part(fact)));
+        self.hardware.extend(now.hardware);
+        if self != before
+            && let Err(why) = self.save(dir)
+        {
+            log::warn!("what is new of this machine is not kept: {why}");
+        }
+        Ok(self)
     }
+
+    /// Why `now` is another machine, if it is one.
+    fn differs(&self, now: &Self) -> Option<&'static str> {
+        let both_known = !self.machine.is_empty() && !now.machine.is_empty();
+        if both_known && self.machine != now.machine {
+            return Some("another machine-id");
+        }
+        let any = |same: fn(&str, &str) -> bool| {
+            now.hardware.iter().any(|fact| self.hardware.iter().any(|before| same(before, fact)))
+        };
+        let is_other = any(|a, b| part(a) == part(b)) && !any(|a, b| a == b);
+        is_other.then_some("other hardware")
+    }
+
+    fn save(&self, dir: &Path) -> Result<(), StateError> {
+        let cloned_from = self.cloned_from.map(|id| id.to_string()).unwrap_or_default();
+        let text = format!(
+            "id = \"{}\"\nmachine = \"{}\"\nhardware = \"{}\"\ncloned_from = \"{cloned_from}\"\n",
+            self.host,
+            self.machine,
+            self.hardware.join(" ")
+        );
+        Ok(write_private(dir, HOST_FILE, text.as_bytes())?)
+    }
+}
+
+/// Of what part a kept fact is.
+fn part(fact: &str) -> Option<&str> {
+    fact.split_once(':').map(|(part, _)| part)
 }
 
 /// A disk that takes nothing is no reason not to watch its host: then an identity of before is needed.
@@ -208,19 +269,6 @@ fn is_the_disks(kind: ErrorKind) -> bool {
     )
 }
 
-fn save(
-    dir: &Path,
-    host: HostId,
-    machine: Option<&str>,
-    cloned_from: Option<HostId>,
-) -> Result<(), StateError> {
-    let machine = machine.map(|machine| digest(host, machine)).unwrap_or_default();
-    let cloned_from = cloned_from.map(|id| id.to_string()).unwrap_or_default();
-    let text =
-        format!("id = \"{host}\"\nmachine = \"{machine}\"\ncloned_from = \"{cloned_from}\"\n");
-    Ok(write_private(dir, HOST_FILE, text.as_bytes())?)
-}
-
 /// The clone's certificate is the other host's; kept aside, in case this was the original.
 fn forget_identity(dir: &Path) -> Result<(), StateError> {
     let path = dir.join("identity.pem");
@@ -233,10 +281,10 @@ fn forget_identity(dir: &Path) -> Result<(), StateError> {
 }
 
 /// Salted with the id: the file tells nobody the machine's id.
-fn digest(host: HostId, machine: &str) -> String {
+fn digest(host: HostId, text: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(host.0.to_le_bytes());
-    hash.update(machine.as_bytes());
+    hash.update(text.as_bytes());
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -252,56 +300,8 @@ const CONFIGURATION_FILE: &str = "configuration";
 /// Members of a cluster, and the one that is configured.
 const BROKERS_MAX: usize = 129;
 const LOCK_FILE: &str = "agent.lock";
+/// Of a digest; facts of one host are few.
+const FACT_DIGITS: usize = 16;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fresh_dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("strobe-state-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        dir
-    }
-
-    #[test]
-    fn the_id_stays_and_the_boot_changes() {
-        let dir = fresh_dir("stays");
-        let first = State::open(&dir, Some("m1\n")).unwrap();
-        assert!(matches!(State::open(&dir, Some("m1")), Err(StateError::Locked(_))));
-        let (host, boot) = (first.host, first.boot);
-        drop(first);
-        for machine in [Some("m1"), None, Some("")] {
-            let again = State::open(&dir, machine).unwrap();
-            assert_eq!((again.host, again.cloned_from), (host, None));
-            assert_ne!(again.boot, boot);
-        }
-        assert!(!fs::read_to_string(dir.join(HOST_FILE)).unwrap().contains("m1"));
-        fs::remove_dir_all(&dir).unwrap();
-    }
-
-    #[test]
-    fn a_cloned_disk_gets_an_id_of_its_own_once() {
-        let dir = fresh_dir("clone");
-        let original = State::open(&dir, Some("m1")).unwrap().host;
-        fs::write(dir.join("identity.pem"), "the original's").unwrap();
-        let clone = State::open(&dir, Some("m2")).unwrap();
-        assert_ne!(clone.host, original);
-        assert_eq!(clone.cloned_from, Some(original));
-        assert!(clone.identity().unwrap().is_none());
-        let host = clone.host;
-        drop(clone);
-        let again = State::open(&dir, Some("m2")).unwrap();
-        assert_eq!((again.host, again.cloned_from), (host, Some(original)));
-        fs::remove_dir_all(&dir).unwrap();
-    }
-
-    #[test]
-    fn a_broken_file_is_named_and_never_replaced() {
-        let dir = fresh_dir("broken");
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(HOST_FILE), "id = \"x\"\n").unwrap();
-        assert!(matches!(State::open(&dir, None), Err(StateError::Content(_))));
-        assert_eq!(fs::read_to_string(dir.join(HOST_FILE)).unwrap(), "id = \"x\"\n");
-        fs::remove_dir_all(&dir).unwrap();
-    }
-}
+mod tests;

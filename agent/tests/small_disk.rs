@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use strobe_agent::machine::Machine;
 use strobe_agent::schemas::Table;
 use strobe_agent::spool::{Mark, Numbers, Spool, SpoolConfig, Spooled};
 use strobe_agent::state::{State, StateError};
@@ -110,7 +111,7 @@ fn remount(dir: &Path, how: &str) {
 #[test]
 fn a_full_or_read_only_disk_costs_no_frame_and_no_start() {
     in_namespace("a_full_or_read_only_disk_costs_no_frame_and_no_start", |dir| {
-        let state = State::open(dir, None).unwrap();
+        let state = State::open(dir, &Machine::default()).unwrap();
         let host = state.host;
         let mut world = World::open(dir, 5);
         world.put(500, 5);
@@ -132,10 +133,10 @@ fn a_full_or_read_only_disk_costs_no_frame_and_no_start() {
         drop((world, state));
         // Read-only: the host is known, what waits is read, what comes stays in memory.
         remount(dir, "ro");
-        let state = State::open(dir, None).unwrap();
+        let state = State::open(dir, &Machine::default()).unwrap();
         assert_eq!(state.host, host);
         assert!(
-            matches!(State::open(dir, None), Err(StateError::Locked(_))),
+            matches!(State::open(dir, &Machine::default()), Err(StateError::Locked(_))),
             "locked all the same"
         );
         let mut world = World::open(dir, 6);

@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod config;
 pub mod control;
+mod database;
 mod dir;
 mod fleet;
 #[cfg(fuzzing)]

@@ -12,7 +12,7 @@
 //! not connected, or silent for 2 s, is left out: the answer's warnings name it.
 
 use crate::query::{Deadline, QueryError};
-use crate::store::{Depth, Elsewhere, Limits, Matcher, PAGE_VERSION, Store, TimeRange, Wanted};
+use crate::store::{Depth, Elsewhere, Limits, Matcher, Store, TimeRange, Wanted, newest_page};
 use crate::vitals::Vitals;
 use mio::Waker;
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,7 +241,7 @@ impl Reach {
         let Selection { matchers, range, depth, limits } = selection;
         let elsewhere = Elsewhere::new(range, matches!(depth, Depth::Rolled(_)));
         let matchers = matchers.to_vec();
-        let (version, shares) = (PAGE_VERSION, store.shares().is_some());
+        let (version, shares) = (newest_page(), store.shares().is_some());
         let mut wanted = Wanted { matchers, range, depth, limits, next: None, version, shares };
         let (mut open, mut lost) = (BTreeSet::new(), Vec::new());
         let text = |wanted: &Wanted| serde_json::to_vec(wanted).unwrap_or_default();

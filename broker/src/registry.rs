@@ -6,6 +6,7 @@
 //! written together, now and then and before the log lets go of what they tell, so that a restart
 //! knows every stored (host, boot, seq) from the two.
 
+use crate::database;
 use crate::managed::Managed;
 use crate::tokens::{Entry, TokenError, TokenHash, Tokens};
 use crate::trust::{Standing, Trust};
@@ -55,7 +56,8 @@ pub struct BootRecord {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    database: Database,
+    /// None after it failed, until it is opened again: redb refuses for good after one failure.
+    database: Mutex<Option<Database>>,
     memory: Mutex<Memory>,
     /// `Release` behind a change of the memory, `Acquire` before a look at it.
     revocations: AtomicU64,
@@ -81,10 +83,12 @@ impl Registry {
     pub fn open(dir: &Path) -> Result<(Self, Vec<(HostId, BootId, Window)>), RegistryError> {
         let path = dir.join("registry.redb");
         let fail = |doing, why: String| RegistryError::Database { doing, path: path.clone(), why };
-        let database = Database::create(&path).map_err(|e| fail("open", e.to_string()))?;
+        let database =
+            database::open(&path, CACHE_BYTES).map_err(|e| fail("open", e.to_string()))?;
         let mut memory = Memory::default();
         let windows = load(&database, &mut memory).map_err(|e| fail("read", e.to_string()))?;
         let (memory, revocations) = (Mutex::new(memory), AtomicU64::new(0));
+        let database = Mutex::new(Some(database));
         let managed = Managed::default();
         let shared = Shared { path, database, memory, revocations, managed };
         let shared = Arc::new(shared);
@@ -101,7 +105,7 @@ impl Registry {
             path: path.to_owned(),
             why,
         };
-        copy(&self.shared.database, path).map_err(|why| fail(why.to_string()))
+        self.with(|database| copy(database, path)).map_err(|why| fail(why.to_string()))
     }
 
     /// A host said hello.
@@ -339,8 +343,8 @@ impl Registry {
         &self,
         change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::StorageError>,
     ) -> Result<(), RegistryError> {
-        let run = || -> Result<(), redb::Error> {
-            let transaction = self.shared.database.begin_write()?;
+        let run = |database: &Database| -> Result<(), redb::Error> {
+            let transaction = database.begin_write()?;
             change(&mut Tables {
                 hosts: transaction.open_table(HOSTS)?,
                 windows: transaction.open_table(WINDOWS)?,
@@ -350,11 +354,32 @@ impl Registry {
             transaction.commit()?;
             Ok(())
         };
-        run().map_err(|why| RegistryError::Database {
+        self.with(run).map_err(|why| RegistryError::Database {
             doing: "write",
             path: self.shared.path.clone(),
             why: why.to_string(),
         })
+    }
+
+    /// With the database; one that failed before is written anew and opened again.
+    fn with(
+        &self,
+        act: impl FnOnce(&Database) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let path = &self.shared.path;
+        let mut kept = self.shared.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match kept.take() {
+            Some(database) => database,
+            None => {
+                database::renew(path)?;
+                let database = database::open(path, CACHE_BYTES)?;
+                log::info!("{}: it failed, and is written to again", path.display());
+                database
+            }
+        };
+        act(&database)?;
+        *kept = Some(database);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -456,6 +481,8 @@ fn copy(from: &Database, path: &Path) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// Of redb's pages; what is asked for often is in memory by itself.
+const CACHE_BYTES: usize = 16 << 20;
 const HOSTS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("hosts");
 const WINDOWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("windows");
 const TOKENS: TableDefinition<'_, [u8; 32], (i64, i64)> = TableDefinition::new("tokens");

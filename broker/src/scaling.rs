@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use strobe_discovery::probe;
-use strobe_wire::settings::{Settings, SettingsError, duration_ms};
+use strobe_wire::settings::{Settings, SettingsError, duration_ms, size_bytes};
 
 /// When more brokers are proposed, and who is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +27,10 @@ pub struct ScalingConfig {
     pub cpu_percent_max: u64,
     /// The p99 of acknowledgements, ms, of more than half of the brokers.
     pub ack_ms_max: u64,
+    /// Resident memory of a broker, on average.
+    pub memory_bytes_max: u64,
+    /// Bytes of the log whose rows are in no segment yet, of more than half of the brokers.
+    pub wal_bytes_max: u64,
     /// How long it has to last.
     pub hold_ms: u64,
     /// How long nothing is proposed after a proposal or a change of the members.
@@ -70,6 +74,19 @@ pub struct Scaling {
     standing: Option<Proposal>,
 }
 
+/// What all brokers have to do.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    agents: u64,
+    /// Of a core.
+    percent: u64,
+    memory_bytes: u64,
+    /// Brokers whose acknowledgements take long.
+    slow: usize,
+    /// Brokers whose logs are behind.
+    behind: usize,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     Out,
@@ -93,6 +110,8 @@ impl ScalingConfig {
             agents_max: count("broker.scale_agents")?,
             cpu_percent_max: count("broker.scale_cpu")?,
             ack_ms_max: settings.parse("broker.scale_ack", duration_ms)?,
+            memory_bytes_max: settings.parse("broker.scale_memory", size_bytes)?,
+            wal_bytes_max: settings.parse("broker.scale_wal", size_bytes)?,
             hold_ms: settings.parse("broker.scale_hold", duration_ms)?,
             cool_down_ms: settings.parse("broker.scale_cool_down", duration_ms)?,
             brokers_min: few("broker.scale_min")?,
@@ -187,7 +206,6 @@ fn wanted(
     before: &BTreeMap<u64, Vitals>,
     now: &BTreeMap<u64, Vitals>,
 ) -> Option<(Way, Proposal)> {
-    let count = u64::try_from(now.len()).unwrap_or(u64::MAX);
     let agents: u64 = now.values().map(|of| of.sessions).sum();
     let percents = now.iter().map(|(id, of)| {
         let then = before.get(id).unwrap_or(of);
@@ -198,26 +216,52 @@ fn wanted(
             .checked_div(passed_ms)
             .unwrap_or(0)
     });
-    let percent: u64 = percents.sum();
-    let slow = now.values().filter(|of| of.ack_ms_p99.is_some_and(|ms| config.ack_ms_max < ms));
-    let slow = slow.count();
-    let reason = if config.agents_max.saturating_mul(count) < agents {
-        format!("{agents} agents are more than {} for each of {count} brokers", config.agents_max)
-    } else if config.cpu_percent_max.saturating_mul(count) < percent {
-        format!(
-            "{count} brokers use {percent} % of a core, more than {} % each",
-            config.cpu_percent_max
-        )
-    } else if now.len() < slow * 2 {
-        format!(
-            "{slow} of {count} brokers acknowledge one frame in a hundred after more than {} ms",
-            config.ack_ms_max
-        )
-    } else {
-        return fewer(config, me, now, (agents, percent, slow));
+    let used = Used {
+        agents,
+        percent: percents.sum(),
+        memory_bytes: now.values().map(|of| of.memory_bytes).sum(),
+        slow: now
+            .values()
+            .filter(|of| of.ack_ms_p99.is_some_and(|ms| config.ack_ms_max < ms))
+            .count(),
+        behind: now.values().filter(|of| config.wal_bytes_max < of.wal_bytes).count(),
+    };
+    let Some(reason) = used.too_much(config, now.len()) else {
+        return fewer(config, me, now, &used);
     };
     let more = now.len() < config.brokers_max;
     more.then_some((Way::Out, Proposal::Out { why: format!("{reason}: add a broker") }))
+}
+
+impl Used {
+    /// What is too much for so many brokers.
+    fn too_much(&self, config: &ScalingConfig, brokers: usize) -> Option<String> {
+        let Self { agents, percent, memory_bytes, slow, behind } = *self;
+        let count = u64::try_from(brokers).unwrap_or(u64::MAX);
+        let over = |used: u64, most: u64| most.saturating_mul(count) < used;
+        Some(if over(agents, config.agents_max) {
+            format!(
+                "{agents} agents are more than {} for each of {count} brokers",
+                config.agents_max
+            )
+        } else if over(percent, config.cpu_percent_max) {
+            let most = config.cpu_percent_max;
+            format!("{count} brokers use {percent} % of a core, more than {most} % each")
+        } else if over(memory_bytes, config.memory_bytes_max) {
+            let (used, most) = (memory_bytes >> 20, config.memory_bytes_max >> 20);
+            format!("{count} brokers have {used} MiB of memory, more than {most} MiB each")
+        } else if brokers < slow * 2 {
+            let most = config.ack_ms_max;
+            format!(
+                "{slow} of {count} brokers acknowledge one frame in a hundred after more than {most} ms"
+            )
+        } else if brokers < behind * 2 {
+            let most = config.wal_bytes_max >> 20;
+            format!("the logs of {behind} of {count} brokers are behind by more than {most} MiB")
+        } else {
+            return None;
+        })
+    }
 }
 
 /// Whether one broker fewer would have it easy.
@@ -225,14 +269,16 @@ fn fewer(
     config: &ScalingConfig,
     me: u64,
     now: &BTreeMap<u64, Vitals>,
-    (agents, percent, slow): (u64, u64, usize),
+    &Used { agents, percent, memory_bytes, slow, behind }: &Used,
 ) -> Option<(Way, Proposal)> {
     let left = u64::try_from(now.len().checked_sub(1)?).ok().filter(|left| 0 < *left)?;
     let easy = |used: u64, most: u64| {
         used.saturating_mul(100) < most.saturating_mul(left).saturating_mul(EASY_PERCENT)
     };
-    let fits = easy(agents, config.agents_max) && easy(percent, config.cpu_percent_max);
-    if now.len() <= config.brokers_min || !fits || slow != 0 {
+    let fits = easy(agents, config.agents_max)
+        && easy(percent, config.cpu_percent_max)
+        && easy(memory_bytes, config.memory_bytes_max);
+    if now.len() <= config.brokers_min || !fits || 0 < slow + behind {
         return None;
     }
     let others = now.iter().filter(|(id, _)| **id != me);
@@ -368,6 +414,31 @@ mod tests {
         assert!(slow.starts_with("2 of 3 brokers acknowledge"), "{slow}");
         let busy = said(&[(3_000, 90, 30), (3_000, 90, 30), (3_000, 60, 30)]).unwrap();
         assert!(busy.contains("240 % of a core, more than 70 % each"), "{busy}");
+    }
+
+    #[test]
+    fn memory_and_logs_count_too() {
+        let config = config(&["--scale-hold", "1m", "--scale-cool-down", "1m"]).unwrap();
+        let said = |memory_bytes: u64, logs: [u64; 4]| {
+            let mut scaling = Scaling::default();
+            let found = (0..20).find_map(|turn| {
+                let mut vitals = at(turn * 10_000, &[(10, 1, 30); 4]);
+                for (of, wal_bytes) in vitals.values_mut().zip(logs) {
+                    (of.memory_bytes, of.wal_bytes) = (memory_bytes, wal_bytes);
+                }
+                scaling.look(&config, turn * 10_000, (1, &[1, 2, 3, 4].into()), vitals)
+            });
+            found.map(|proposal| proposal.why().to_owned()).unwrap_or_default()
+        };
+        assert!(said(5 << 30, [0; 4]).contains("20480 MiB of memory, more than 4096 MiB each"));
+        assert_eq!(said(2 << 30, [0; 4]), "", "three would have too much of it");
+        assert!(said(1 << 30, [0; 4]).contains("broker 2 may go"));
+        assert!(said(1 << 20, [5 << 30, 5 << 30, 5 << 30, 0]).contains("logs of 3 of 4 brokers"));
+        assert_eq!(
+            said(1 << 20, [5 << 30, 0, 0, 0]),
+            "",
+            "one that is behind is no reason for either"
+        );
     }
 
     #[test]

@@ -139,11 +139,29 @@ fn list(hosts: &Hosts) -> Result<String, String> {
     if hosts.json {
         return Ok(Value::Array(all).to_string());
     }
-    Ok(match (all.is_empty(), &hosts.group, hosts.tags.is_empty()) {
+    let told = match (all.is_empty(), &hosts.group, hosts.tags.is_empty()) {
         (true, None, true) => "No host has sent anything yet, and no machine is known.".to_owned(),
         (true, ..) => "No host fits.".to_owned(),
         _ => table(&ask::HOSTS_HEAD, &ask::host_rows(&all)),
-    })
+    };
+    // Whoever may see hosts may see this too; a broker of before does not know it.
+    let cluster = get(&hosts.to, "GET", "/api/strobe/v1/cluster", "").unwrap_or_default();
+    let cluster: Value = serde_json::from_str(&cluster).unwrap_or_default();
+    Ok([told].into_iter().chain(silent(&cluster)).collect::<Vec<_>>().join("\n"))
+}
+
+/// A sentence for each broker that does not answer: of hosts that only it has heard of nobody can tell.
+fn silent(cluster: &Value) -> Vec<String> {
+    let members = cluster.get("members").and_then(Value::as_array);
+    let silent = members.into_iter().flatten().filter(|member| member["vitals"].is_null());
+    let told = |member: &Value| {
+        let (id, address) = (&member["id"], member["address"].as_str().unwrap_or_default());
+        format!(
+            "Broker {id} ({address}) does not answer: its hosts are as it told them last, and some may be \
+             missing from this list."
+        )
+    };
+    silent.map(told).collect()
 }
 
 fn fits(host: &Value, hosts: &Hosts) -> bool {
@@ -200,6 +218,20 @@ mod tests {
         assert!(said("scan 10.0.0.0/24 --rate 5000").unwrap_err().contains("1 to 1,000"));
         let done = said("scan 127.0.0.1 --port 1 --yes").unwrap();
         assert!(done.ends_with("0 silent, 0 not tried"), "{done}");
+    }
+
+    #[test]
+    fn a_silent_broker_is_told() {
+        let cluster = serde_json::json!({ "members": [
+            { "id": 1, "address": "a:1", "vitals": { "sessions": 3 } },
+            { "id": 2, "address": "b:1", "vitals": null },
+        ] });
+        let told = silent(&cluster);
+        assert!(
+            told.len() == 1 && told[0].starts_with("Broker 2 (b:1) does not answer"),
+            "{told:?}"
+        );
+        assert!(silent(&Value::Null).is_empty());
     }
 
     #[test]

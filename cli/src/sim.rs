@@ -5,6 +5,7 @@
 //! the end runs it again.
 
 use super::output::print;
+use nix::sys::signal::{SigSet, Signal};
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,12 +61,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, String> {
         let told = child(&plan(args), args, true)?;
         return Ok(told.map_or_else(|why| failed(&why), |_| ExitCode::SUCCESS));
     }
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    catch_ends(&ENDED)?;
+    let ended = || ENDED.load(Ordering::Relaxed);
     let began = now();
     let (sum, told_at) = (Mutex::new(Sum::default()), Mutex::new(began));
     let (next, over) = (AtomicU64::new(args.seed), AtomicBool::new(false));
     let end = if args.forever { u64::MAX } else { args.seed.saturating_add(args.seeds) };
     let work = || -> Result<Option<(Plan, String)>, String> {
-        while !over.load(Ordering::Relaxed) {
+        while !over.load(Ordering::Relaxed) && !ended() {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if end <= seed {
                 break;
@@ -73,6 +77,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, String> {
             let plan = Plan::of(seed, args.hours);
             match child(&plan, args, false)? {
                 Ok(text) => sum.lock().unwrap_or_else(PoisonError::into_inner).add(&text),
+                // A terminal's Ctrl-C ends the runs as well.
+                Err(_) if ended() => return Ok(None),
                 Err(why) => {
                     over.store(true, Ordering::Relaxed);
                     return Ok(Some((plan, why)));
@@ -217,10 +223,30 @@ impl Sum {
     }
 
     fn report(&self, began: Instant) -> String {
-        let counts = self.counts.iter().map(|(what, count)| format!("  {count:>9} {what}"));
-        let counts = counts.collect::<Vec<_>>().join("\n");
-        format!("{}\n{counts}", self.line(began))
+        let trouble = |what: &str| TROUBLES.contains(&what);
+        let lines = |of: bool| {
+            let counts = self.counts.iter().filter(move |(what, _)| trouble(what) == of);
+            let lines = counts.map(|(what, count)| format!("\n  {count:>9} {what}"));
+            lines.collect::<String>()
+        };
+        let (faults, rest) = (lines(true), lines(false));
+        format!("{}\nfaults:{faults}\nand:{rest}", self.line(began))
     }
+}
+
+/// From now on SIGINT and SIGTERM end no more than the run: no further seed is begun, and what was done is
+/// told. To be called before any thread is started; a child does not inherit it.
+fn catch_ends(ended: &'static AtomicBool) -> Result<(), String> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().map_err(|why| format!("cannot block signals: {why}"))?;
+    std::thread::spawn(move || {
+        // Relaxed: a word by itself.
+        ended.store(signals.wait().is_ok(), Ordering::Relaxed);
+        print("no further seed is begun; those under way are ended ...");
+    });
+    Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "says how fast the simulation is")]

@@ -4,7 +4,7 @@ use crate::anew::{Anew, write_anew};
 use crate::disk::{self, Output};
 use crate::scan::{Bounds, HEADER, MAGIC, Then, crc, scan, scan_from};
 use crate::tail::Position;
-use crate::uring::{Commit, Engine, choose};
+use crate::uring::{Commit, Engine, Fault, choose};
 use crate::{JournalError, RECORD_BYTES_MAX};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -195,13 +195,17 @@ impl Journal {
             Some(file) => file,
             None => self.file.insert(create(&self.dir, self.active)?),
         };
-        let written = self.engine.write_sync(file, &self.pending);
-        if let Err(error) = written {
+        if let Err(fault) = self.engine.write_sync(file, &self.pending) {
             let path = file_path(&self.dir, self.active);
             // A half-written tail is cut off; if even that fails, recovery reads past it.
-            if let Err(error) = file.cut(self.synced) {
+            let cut = file.cut(self.synced);
+            if let Err(error) = &cut {
                 log::warn!("{}: the torn tail could not be cut off: {error}", path.display());
             }
+            if cut.is_err() || matches!(fault, Fault::Sync(_)) {
+                self.give_up(&path);
+            }
+            let error = fault.into_error();
             return Err(match error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => JournalError::Full { path },
                 _ => JournalError::Io { doing: "write", path, source: error },
@@ -211,6 +215,21 @@ impl Journal {
         self.pending.clear();
         self.pending.shrink_to(4 * self.bounds.read_bytes);
         Ok(())
+    }
+
+    /// No more is written to the active file: what was synced of it stays, and the next commit begins
+    /// another. A sync that failed is never asked for again.
+    fn give_up(&mut self, path: &Path) {
+        self.file = None;
+        if self.synced == MAGIC.len() as u64 && disk::remove(path).is_ok() {
+            // Nothing was committed to it: its number is free, and a disk that fails for hours is
+            // not filled with empty files.
+            return;
+        }
+        log::warn!("{}: given up after {} bytes; a new file is begun", path.display(), self.synced);
+        self.closed.push((self.active, self.synced));
+        self.active = self.active.saturating_add(1);
+        self.synced = MAGIC.len() as u64;
     }
 
     /// Commits so from here on, whichever was faster when it was opened; for benches, which
@@ -367,8 +386,13 @@ pub(crate) fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
 fn create(dir: &Path, number: u64) -> Result<Output, JournalError> {
     let path = file_path(dir, number);
     let mut file = Output::create(&path).map_err(io("make", &path))?;
-    file.write_all(&MAGIC).and_then(|()| file.sync_data()).map_err(io("write", &path))?;
-    sync_dir(dir)?;
+    let written = file.write_all(&MAGIC).and_then(|()| file.sync_data());
+    let named = written.map_err(io("write", &path)).and_then(|()| sync_dir(dir));
+    if let Err(why) = named {
+        // Another try is to make another file: of this one, and of its name, a sync may have failed.
+        let _ = disk::remove(&path);
+        return Err(why);
+    }
     Ok(file)
 }
 
@@ -472,6 +496,41 @@ mod tests {
         journal.remove(last).unwrap();
         drop(journal);
         assert_eq!(read(&place.0).0, [b"c".to_vec()]);
+    }
+
+    /// The kernel says once that a sync failed; the next one of the same file succeeds, whatever the
+    /// disk has. What was not acknowledged then was believed to be there one commit later.
+    #[test]
+    fn a_sync_that_failed_is_not_asked_for_again() {
+        let place = Place::new("sync");
+        let (mut journal, _) = Journal::open(&place.0, &mut |_, _| ()).unwrap();
+        journal.append(&[b"a"]).unwrap();
+        journal.commit().unwrap();
+        let first = file_path(&place.0, journal.active());
+        let fail = |call: disk::Call<'_>| match call {
+            disk::Call::Sync(_) => disk::Fate::Fail(ErrorKind::Other),
+            _ => disk::Fate::Pass,
+        };
+        disk::watch(fail);
+        journal.append(&[b"b"]).unwrap();
+        // It fails for long: not one file a try is left behind.
+        for _ in 0..5 {
+            assert!(matches!(journal.commit(), Err(JournalError::Io { .. })));
+        }
+        let failed = first.clone();
+        disk::watch(move |call| match call {
+            disk::Call::Sync(path) | disk::Call::Write(path, _) => {
+                assert_ne!(path, failed, "it is given up");
+                disk::Fate::Pass
+            }
+            _ => disk::Fate::Pass,
+        });
+        journal.commit().unwrap();
+        disk::watch(|_| disk::Fate::Pass);
+        assert_eq!(numbers(&place.0).unwrap(), [1, 2]);
+        assert_eq!(fs::read(first).unwrap().len() as u64, journal.closed()[0].1);
+        drop(journal);
+        assert_eq!(read(&place.0), (vec![b"a".to_vec(), b"b".to_vec()], vec![]));
     }
 
     #[test]

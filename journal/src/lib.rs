@@ -15,7 +15,9 @@
 //! places that do not ([`Damage`]), and behind a broken record looks for the next that checks.
 //!
 //! When the disk is full, [`JournalError::Full`]; the file is cut back to its last synced length,
-//! what was appended stays in memory and the next commit tries again.
+//! what was appended stays in memory and the next commit tries again. When a sync fails, nobody
+//! knows what the disk has and the kernel does not say so twice: the file is given up at its last
+//! synced length, and the next commit begins another.
 
 mod anew;
 pub mod disk;

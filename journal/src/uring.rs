@@ -35,6 +35,16 @@ pub enum Commit {
     Uring,
 }
 
+/// Which half of a commit failed.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The write: what lies in the file before it is as durable as it was.
+    Write(io::Error),
+    /// The sync. The kernel says so once and then holds the pages for clean, whatever the disk has of
+    /// them (`fsync(2)`): the next sync of this file would succeed, and mean nothing.
+    Sync(io::Error),
+}
+
 /// An io_uring of two entries.
 pub(crate) struct Uring(IoUring);
 
@@ -83,7 +93,8 @@ fn trial(dir: &Path) -> io::Result<Option<Uring>> {
         let (mut plain, mut linked) = ([Duration::ZERO; TRIES], [Duration::ZERO; TRIES]);
         for (plain, linked) in plain.iter_mut().zip(&mut linked) {
             *plain = timed(|| (&file).write_all(&PAGE).and_then(|()| file.sync_data()))?;
-            *linked = timed(|| uring.write_sync(&file, &PAGE).map(|_| ()))?;
+            *linked =
+                timed(|| uring.write_sync(&file, &PAGE).map(|_| ()).map_err(Fault::into_error))?;
         }
         plain.sort_unstable();
         linked.sort_unstable();
@@ -116,7 +127,7 @@ impl Engine {
     ///
     /// # Errors
     /// The operating system refused; some of the bytes may lie in the file.
-    pub(crate) fn write_sync(&mut self, output: &mut Output, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_sync(&mut self, output: &mut Output, bytes: &[u8]) -> Result<(), Fault> {
         let Self::Uring(uring) = self else { return plain(output, bytes) };
         let Some(file) = output.unwatched() else { return plain(output, bytes) };
         let written = uring.write_sync(file, bytes)?;
@@ -128,9 +139,17 @@ impl Engine {
     }
 }
 
-fn plain(output: &mut Output, bytes: &[u8]) -> io::Result<()> {
-    output.write_all(bytes)?;
-    output.sync_data()
+fn plain(output: &mut Output, bytes: &[u8]) -> Result<(), Fault> {
+    output.write_all(bytes).map_err(Fault::Write)?;
+    output.sync_data().map_err(Fault::Sync)
+}
+
+impl Fault {
+    /// The kernel's words.
+    pub(crate) fn into_error(self) -> io::Error {
+        let (Self::Write(error) | Self::Sync(error)) = self;
+        error
+    }
 }
 
 impl Uring {
@@ -150,7 +169,7 @@ impl Uring {
     }
 
     /// Returns the bytes written: all of them, which are durable then, or fewer, which are not.
-    pub(crate) fn write_sync(&mut self, file: &File, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write_sync(&mut self, file: &File, bytes: &[u8]) -> Result<usize, Fault> {
         let fd = types::Fd(file.as_raw_fd());
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let write = opcode::Write::new(fd, bytes.as_ptr(), length).offset(u64::MAX).build();
@@ -159,7 +178,7 @@ impl Uring {
         // SAFETY: `bytes` and `file` outlive this call, and it does not return before both
         // completions are reaped or the kernel refused to take the operations at all.
         let pushed = unsafe { self.0.submission().push_multiple(&[write, sync.user_data(SYNC)]) };
-        pushed.map_err(io::Error::other)?;
+        pushed.map_err(|why| Fault::Write(io::Error::other(why)))?;
         let (mut written, mut synced, mut taken) = (None, None, false);
         while written.is_none() || synced.is_none() {
             match self.0.submit_and_wait(if taken { 1 } else { 2 }) {
@@ -167,8 +186,8 @@ impl Uring {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // An error means that nothing was taken; the ring is left as it was found.
                 Err(error) if !taken => {
-                    *self = Self::new()?;
-                    return Err(error);
+                    *self = Self::new().map_err(Fault::Write)?;
+                    return Err(Fault::Write(error));
                 }
                 Err(_) => {}
             }
@@ -180,9 +199,9 @@ impl Uring {
                 }
             }
         }
-        let written = result(written.unwrap_or(0))?;
+        let written = result(written.unwrap_or(0)).map_err(Fault::Write)?;
         if written == bytes.len() {
-            result(synced.unwrap_or(0))?;
+            result(synced.unwrap_or(0)).map_err(Fault::Sync)?;
         }
         Ok(written)
     }
@@ -237,8 +256,9 @@ mod tests {
             left.push(std::fs::read(&path).unwrap());
             // A full disk, and after it a good one.
             let mut full = Output::create(Path::new("/dev/full")).unwrap();
-            let error = engine.write_sync(&mut full, &PAGE).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::StorageFull, "{engine:?}");
+            let fault = engine.write_sync(&mut full, &PAGE).unwrap_err();
+            assert!(matches!(fault, Fault::Write(_)), "{fault:?}");
+            assert_eq!(fault.into_error().kind(), ErrorKind::StorageFull, "{engine:?}");
             engine.write_sync(&mut output, b"!").unwrap();
             assert!(std::fs::read(&path).unwrap().ends_with(b"end!"));
         }

@@ -10,6 +10,7 @@ pub mod agents;
 pub mod broker;
 pub mod families;
 pub mod floor;
+pub mod gaps;
 pub mod http;
 pub mod load;
 pub mod peers;

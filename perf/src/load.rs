@@ -13,6 +13,7 @@
 //! its stream; how late that was against when its tick was *due* is kept beside it
 //! ([`Tally::late_us`]), so that a generator that falls behind is seen.
 
+use crate::gaps::Gaps;
 use crate::rows::{self, Model, Values};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
@@ -93,8 +94,7 @@ pub struct Agent {
     waiting: Option<Instant>,
     acked_seq: u64,
     acked_at: Option<Instant>,
-    /// The longest time between two acknowledgements while it made rows.
-    gap: Duration,
+    gaps: Gaps,
 }
 
 #[derive(Debug)]
@@ -170,7 +170,7 @@ impl Agent {
             waiting: None,
             acked_seq: 0,
             acked_at: None,
-            gap: Duration::ZERO,
+            gaps: Gaps::default(),
         }
     }
 
@@ -180,10 +180,10 @@ impl Agent {
         self.seq
     }
 
-    /// The longest time between two acknowledgements while it made rows.
+    /// Its times without an acknowledgement.
     #[must_use]
-    pub fn gap(&self) -> Duration {
-        self.gap
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
     }
 
     fn target(&self) -> SocketAddr {
@@ -413,7 +413,7 @@ impl Agent {
             self.acked_seq = first.seq;
             self.unacked.pop_front();
             if let Some(before) = self.acked_at.filter(|_| self.due.is_some()) {
-                self.gap = self.gap.max(now.saturating_duration_since(before));
+                self.gaps.add(now, now.saturating_duration_since(before), self.plan.interval);
             }
             self.acked_at = Some(now);
         }
@@ -442,7 +442,10 @@ impl Agent {
         // Not all of a dead broker's agents in one moment.
         let spread = Duration::from_millis(u64::try_from(self.host.0 % 200).unwrap_or(0));
         let alone = self.plan.brokers.len() == 1;
-        if self.sent_to.take().is_none() || self.silent.is_some() {
+        // As strobe-agent's: one that it was sent to may also be the one whose turn it is. Whoever took
+        // another turn for each one lost came back to the dead one, and waited for its handshake.
+        let left = self.target();
+        if self.sent_to.take().is_none() || self.target() == left {
             self.turn = self.turn.wrapping_add(1);
         }
         self.state = State::Waiting(now + if alone { REDIAL } else { spread });

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the load generator's loop: it reads the clock")]
 
+use crate::gaps::Gaps;
 use crate::load::{Agent, Plan, Tally};
 use crate::process;
 use crate::process::Watch;
@@ -10,6 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use strobe_wire::ids::{BootId, HostId};
@@ -57,8 +59,8 @@ pub struct Outcome {
     pub connect_cpu_ns: Option<u64>,
     /// What the broker cost in those seconds.
     pub broker: Option<Watch>,
-    /// Of each host: frames made, and the longest time between two acknowledgements.
-    pub hosts: Vec<(u64, Duration)>,
+    /// Of each host: frames made, and its times without an acknowledgement.
+    pub hosts: Vec<(u64, Gaps)>,
 }
 
 /// Why a run could not be made.
@@ -163,17 +165,17 @@ pub fn hosts(authority: &Authority, count: usize) -> Result<Vec<Host>, RunError>
 /// # Errors
 /// See [`RunError`]; frames that are not acknowledged are no error but [`Outcome::lost`].
 pub fn load(load: &Load, hosts: Vec<Host>) -> Result<Outcome, RunError> {
-    load_with(load, hosts, &mut |_| {})
+    load_with(load, hosts, &mut || ControlFlow::Continue(()))
 }
 
-/// The same; `meanwhile` is told again and again how long rows have been made.
+/// The same; `meanwhile` is asked again and again, from the first row on, whether to go on.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_with(
     load: &Load,
     hosts: Vec<Host>,
-    meanwhile: &mut dyn FnMut(Duration),
+    meanwhile: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Outcome, RunError> {
     let model = Model::new(load.shape, load.series);
     let mut fleet = Fleet::new(Plan::new(load.brokers.clone(), model, load.interval), hosts)?;
@@ -191,7 +193,9 @@ pub fn load_with(
             look += LOOK_EVERY;
             broker.iter_mut().for_each(Watch::look);
         }
-        meanwhile(began.elapsed());
+        if meanwhile().is_break() {
+            break;
+        }
     }
     let seconds = began.elapsed().as_secs_f64();
     broker.iter_mut().for_each(Watch::look);
@@ -204,7 +208,8 @@ pub fn load_with(
     let lost = fleet.unacked();
     fleet.close();
     let connect_cpu_ns = broker.as_ref().zip(before).map(|(watch, before)| watch.begun_ns - before);
-    let hosts = fleet.members.iter().map(|one| (one.agent.made(), one.agent.gap())).collect();
+    let hosts =
+        fleet.members.iter().map(|one| (one.agent.made(), one.agent.gaps().clone())).collect();
     let tally = fleet.tally;
     Ok(Outcome {
         tally,

@@ -85,6 +85,14 @@ impl Process {
         self.child.wait().expect("our own child can be waited for").success()
     }
 
+    /// Waits for its end, and says whether it was a good one.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn ended_well(&mut self) -> bool {
+        self.child.wait().expect("our own child can be waited for").success()
+    }
+
     /// Sends `signal`.
     ///
     /// # Panics

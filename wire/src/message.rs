@@ -29,6 +29,13 @@ use std::time::Duration;
 pub const ALPN_AGENT: &[u8] = b"strobe-agent/2";
 /// The same of programs that know no configuration from the fleet and no questions.
 pub const ALPN_AGENT_FIRST: &[u8] = b"strobe-agent/1";
+/// Whether this program is to speak as the version before it did, so that a test can upgrade brokers and agents
+/// one by one: only one that was built for tests can.
+#[must_use]
+pub fn is_previous() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("STROBE_TEST_PREVIOUS").is_some()
+}
+
 /// ALPN of a viz connection (client certificate required).
 pub const ALPN_VIZ: &[u8] = b"strobe-viz/1";
 /// ALPN of another broker's connection (client certificate required).

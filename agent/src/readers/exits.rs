@@ -181,6 +181,20 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
+/// For the fuzz target: one record after the other, each as long as it says.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut counts = Counts::default();
+    let mut rest = bytes;
+    while let Some(length) = rest.get(..4).and_then(|word| word.try_into().ok()) {
+        let length = usize::try_from(u32::from_ne_bytes(length)).unwrap_or(usize::MAX);
+        let Some(record) = rest.get(..length).filter(|_| 0 < length) else { break };
+        counts.take(record, 31);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    assert!(counts.short <= counts.all, "{counts:?}");
+}
+
 const BODY: usize = 16 + 4;
 const NLMSG_ERROR: u16 = 2;
 const REQUEST: u16 = 1;

@@ -23,8 +23,8 @@ pub(crate) struct Kept {
     /// Bytes of the last reading.
     length: usize,
     extent: Extent,
-    /// The first page was not enough once.
-    spread: bool,
+    /// How often the start was not enough.
+    short: u32,
 }
 
 /// How the kernel hands a file out.
@@ -39,7 +39,7 @@ pub(crate) enum Shape {
     /// room for one more was the last.
     Records(usize),
     /// The same, of records that are the same while the kernel runs: once all that is wanted was
-    /// seen in the first page, the rest is not asked for, as long as it is there.
+    /// seen, what is behind is not asked for, and the kernel does not print it.
     Fixed(usize),
 }
 
@@ -47,7 +47,8 @@ pub(crate) enum Shape {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Extent {
     Whole,
-    Start,
+    /// So many bytes, and of them whole lines.
+    Start(usize),
 }
 
 /// The one buffer all files are read into.
@@ -59,7 +60,7 @@ pub(crate) struct Buffer {
 impl Kept {
     pub(crate) fn new(path: PathBuf, shape: Shape) -> Self {
         let extent = Extent::Whole;
-        Self { path, file: None, shape, rest: 0, length: 0, extent, spread: false }
+        Self { path, file: None, shape, rest: 0, length: 0, extent, short: 0 }
     }
 
     /// The file's bytes now, or `None` if it cannot be read.
@@ -86,14 +87,20 @@ impl Kept {
         if self.extent == Extent::Whole {
             return None;
         }
-        (self.extent, self.spread) = (Extent::Whole, true);
+        self.extent = Extent::Whole;
+        self.short += 1;
         self.read(buffer)
     }
 
-    /// The last reading had all that is wanted: the next may be shorter.
-    pub(crate) fn suffices(&mut self) {
-        if matches!(self.shape, Shape::Fixed(_)) && !self.spread {
-            self.extent = Extent::Start;
+    /// The first `reach` bytes of the last reading had all that is wanted: the next may be shorter, but
+    /// for numbers that grow.
+    pub(crate) fn suffices(&mut self, reach: usize) {
+        if matches!(self.shape, Shape::Fixed(_)) && self.short < SHORT_MAX {
+            let wanted = reach.saturating_add(GROWTH_BYTES);
+            match self.extent {
+                Extent::Start(bytes) if reach < bytes => {}
+                Extent::Start(_) | Extent::Whole => self.extent = Extent::Start(wanted),
+            }
         }
     }
 
@@ -129,7 +136,11 @@ impl Kept {
             if buffer.bytes.len() == length {
                 buffer.grow()?;
             }
-            let most = if self.shape == Shape::Line { LINE_BYTES } else { usize::MAX };
+            let most = match (self.shape, self.extent) {
+                (Shape::Line, _) => LINE_BYTES,
+                (_, Extent::Start(bytes)) => bytes,
+                (_, Extent::Whole) => usize::MAX,
+            };
             let end = buffer.bytes.len().min(length.saturating_add(most));
             let room = buffer.bytes.get_mut(length..end).unwrap_or(&mut []);
             let wanted = room.len();
@@ -139,13 +150,18 @@ impl Kept {
                 other => other?,
             };
             length += taken;
+            if let Extent::Start(_) = self.extent {
+                // What is asked for may end within a line, which then says something else.
+                let read = buffer.bytes.get(..length).unwrap_or(&[]);
+                return Ok(memchr::memrchr(b'\n', read).map_or(0, |end| end + 1));
+            }
             let last = match self.shape {
                 Shape::Whole | Shape::Line => taken < wanted,
                 Shape::Records(longest) | Shape::Fixed(longest) => {
                     taken + longest < PAGE_BYTES && taken < wanted
                 }
             };
-            if taken == 0 || last || self.extent == Extent::Start {
+            if taken == 0 || last {
                 return Ok(length);
             }
         }
@@ -174,6 +190,10 @@ const FILE_BYTES_MAX: usize = 16 << 20;
 /// A sysctl of a line, which is far shorter.
 const LINE_BYTES: usize = 512;
 const RETRY_READS: u32 = 30;
+/// Of all numbers before the last that is wanted: a hundred of them, which grow by a digit or two in a life.
+const GROWTH_BYTES: usize = 256;
+/// Where the start was not enough so often, it is not tried again.
+const SHORT_MAX: u32 = 8;
 /// The smallest page there is; where pages are larger, it is read once more than needed.
 const PAGE_BYTES: usize = 4096;
 
@@ -206,19 +226,21 @@ mod tests {
 
     #[test]
     fn the_start_suffices_until_it_does_not() {
-        let path = PathBuf::from("/proc/vmstat");
         let mut buffer = Buffer::new();
-        let mut kept = Kept::new(path.clone(), Shape::Fixed(512));
-        let pages = |bytes: &[u8]| bytes.len().div_ceil(PAGE_BYTES);
-        let whole = std::fs::read(&path).unwrap();
-        assert!(PAGE_BYTES < whole.len(), "vmstat is more than a page since Linux 6");
-        assert_eq!(kept.read(&mut buffer).map(pages), Some(pages(&whole)));
+        let mut kept = Kept::new("/proc/vmstat".into(), Shape::Fixed(512));
+        let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+        let whole = kept.read(&mut buffer).map(lines).unwrap();
         assert_eq!(kept.read_on(&mut buffer), None);
-        kept.suffices();
-        assert_eq!(kept.read(&mut buffer).map(pages), Some(1));
-        assert_eq!(kept.read_on(&mut buffer).map(pages), Some(pages(&whole)));
-        kept.suffices();
-        assert_eq!(kept.read(&mut buffer).map(pages), Some(pages(&whole)), "it is not tried again");
+        for _ in 0..SHORT_MAX {
+            kept.suffices(1000);
+            let start = kept.read(&mut buffer).unwrap();
+            // Whole lines, whatever number of bytes was asked for.
+            assert!((1000..=1000 + GROWTH_BYTES).contains(&start.len()), "{}", start.len());
+            assert_eq!(start.last(), Some(&b'\n'));
+            assert_eq!(kept.read_on(&mut buffer).map(lines), Some(whole));
+        }
+        kept.suffices(1000);
+        assert_eq!(kept.read(&mut buffer).map(lines), Some(whole), "it is not tried again");
     }
 
     #[test]

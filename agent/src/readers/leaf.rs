@@ -35,6 +35,8 @@ pub(crate) struct Found {
     former: Option<Engine>,
     /// Columns beyond the budget of the family, left out.
     pub(crate) refused: u64,
+    /// Readings so far, for what is read seldom.
+    readings: u32,
 }
 
 /// One column, the sum of what its files say.
@@ -44,6 +46,8 @@ pub(crate) struct Leaf {
     read: Read,
     files: Vec<Attribute>,
     pub(crate) value: Option<u64>,
+    /// Whether one reading in [`SELDOM`] reads it.
+    seldom: bool,
 }
 
 /// How a text is a number.
@@ -75,6 +79,8 @@ pub(crate) struct Info {
     texts: Vec<Text>,
     /// Whether the texts are told without the `0x` they begin with.
     bare: bool,
+    /// As of a leaf.
+    seldom: bool,
 }
 
 #[derive(Debug)]
@@ -126,7 +132,7 @@ impl Found {
             return;
         }
         let files = paths.into_iter().map(Attribute::new).collect();
-        self.leaves.push(Leaf { column, read, files, value: None });
+        self.leaves.push(Leaf { column, read, files, value: None, seldom: false });
     }
 
     /// The attributes of `specs` that `dir` has, all with these labels.
@@ -159,7 +165,7 @@ impl Found {
             last: Vec::new(),
         };
         let texts = texts.iter().map(text).collect();
-        self.infos.push(Info { name, labels, texts, bare: false });
+        self.infos.push(Info { name, labels, texts, bare: false, seldom: false });
     }
 
     /// The same, and texts that are numbers are told without their `0x`.
@@ -172,6 +178,14 @@ impl Found {
         let before = self.infos.len();
         self.info(name, labels, texts);
         self.infos.iter_mut().skip(before).for_each(|info| info.bare = true);
+    }
+
+    /// What is added by this is what only people change: one reading in [`SELDOM`] reads it.
+    pub(crate) fn seldom(&mut self, add: impl FnOnce(&mut Self)) {
+        let (leaves, infos) = (self.leaves.len(), self.infos.len());
+        add(self);
+        self.leaves.iter_mut().skip(leaves).for_each(|leaf| leaf.seldom = true);
+        self.infos.iter_mut().skip(infos).for_each(|info| info.seldom = true);
     }
 
     /// A file of many values, if it is there.
@@ -248,10 +262,13 @@ impl Found {
             seen.relabelled |= table.read(buffer);
         }
         seen.relabelled |= self.engine.as_mut().is_some_and(|engine| engine.read(now_ns));
-        for leaf in &mut self.leaves {
+        let all = self.readings.is_multiple_of(SELDOM);
+        self.readings = self.readings.wrapping_add(1);
+        for leaf in self.leaves.iter_mut().filter(|leaf| all || !leaf.seldom) {
             leaf.read(reader, &mut seen);
         }
-        for text in self.infos.iter_mut().flat_map(|info| &mut info.texts) {
+        let infos = self.infos.iter_mut().filter(|info| all || !info.seldom);
+        for text in infos.flat_map(|info| &mut info.texts) {
             text.read(reader, &mut seen);
         }
         seen
@@ -476,5 +493,7 @@ const FILES_OPEN_MAX: usize = 384;
 const COLUMNS_MAX: usize = 1600;
 /// Files of many values of one family.
 const TABLES_MAX: usize = 64;
+/// Of every so many readings one has what seldom changes.
+const SELDOM: u32 = 4;
 /// Names of one directory.
 const NAMES_MAX: usize = 8192;

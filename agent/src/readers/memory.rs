@@ -29,7 +29,9 @@ pub(super) fn meminfo_columns(shape: u8, key: &str) -> Vec<Column> {
 
 /// `pgfault 17153072`, of which node_exporter's default filter keeps a few.
 pub(super) fn parse_vmstat(bytes: &[u8], sheet: &mut Sheet) {
+    let mut end = 0;
     for line in lines(bytes) {
+        end += line.len() + 1;
         // Most lines are not wanted, which their first letters tell.
         if !is_wanted(line) {
             continue;
@@ -37,6 +39,7 @@ pub(super) fn parse_vmstat(bytes: &[u8], sheet: &mut Sheet) {
         let mut words = words(line);
         let Some(key) = words.next().filter(|key| is_wanted(key)) else { continue };
         sheet.put(0, key, &[next(&mut words)], Repair::None);
+        sheet.reach = end;
     }
 }
 

@@ -24,8 +24,11 @@ mod zfs;
 
 mod engine;
 mod exits;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod latency;
 pub(crate) mod leaf;
+pub(crate) mod link_stats;
 mod processes;
 mod ranks;
 mod sockets;

@@ -9,11 +9,17 @@ use strobe_wire::schema::Column;
 /// number; before, offline CPUs had no line, and the n-th line was called CPU n (as node_exporter
 /// 1.5 still does).
 pub(super) fn parse_softnet(bytes: &[u8], sheet: &mut Sheet) {
+    // Before 5.10 a row does not say whose it is, and a CPU that is off line has none: where there are fewer
+    // rows than there were, nobody knows which is whose.
+    let rows = lines(bytes).count();
+    sheet.most = sheet.most.max(rows);
+    let is_short = rows < sheet.most;
     for (index, line) in lines(bytes).enumerate() {
         let mut words = words(line);
         let values: [Option<u64>; SOFTNET.len()] =
             std::array::from_fn(|_| words.next().and_then(hexadecimal));
-        let number = words.nth(9).and_then(hexadecimal).or_else(|| u64::try_from(index).ok());
+        let by_place = || u64::try_from(index).ok().filter(|_| !is_short);
+        let number = words.nth(9).and_then(hexadecimal).or_else(by_place);
         if values.iter().all(Option::is_some)
             && let Some(number) = number
         {

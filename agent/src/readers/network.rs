@@ -181,7 +181,7 @@ impl Key {
 const PLAIN: u8 = 0;
 const PAGES: u8 = 1;
 const LEVEL: u8 = 2;
-const DEVICE: [&str; 16] = [
+pub(super) const DEVICE: [&str; 16] = [
     "node_network_receive_bytes_total",
     "node_network_receive_packets_total",
     "node_network_receive_errs_total",

@@ -20,6 +20,10 @@ use strobe_wire::limits::SECTION_COLUMNS_MAX;
 pub(crate) struct Sheet {
     /// Where the parser found what it wanted.
     pub(super) picks: Picks,
+    /// Bytes of the file that had all that was wanted, where a parser says so.
+    pub(crate) reach: usize,
+    /// The most rows that the file had, where a parser needs to know.
+    pub(super) most: usize,
     entries: Vec<Entry>,
     values: Vec<u64>,
     valid: Vec<bool>,
@@ -79,6 +83,8 @@ impl Sheet {
     pub(crate) fn new(vanish: Vanish) -> Self {
         Self {
             picks: Picks::default(),
+            reach: 0,
+            most: 0,
             entries: Vec::new(),
             values: Vec::new(),
             valid: Vec::new(),
@@ -139,6 +145,13 @@ impl Sheet {
 
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The values of an entry, if there is one; of columns without a value those of before.
+    pub(super) fn entry_values(&self, shape: u8, key: &[u8]) -> Option<&[u64]> {
+        let is = |entry: &&Entry| entry.shape == shape && *entry.key == *key;
+        let entry = self.entries.iter().find(is)?;
+        self.values.get(entry.first..entry.first + entry.count)
     }
 
     /// How many columns there are.

@@ -272,6 +272,25 @@ fn request(family: u8, states: u32) -> [u8; REQUEST_BYTES] {
     bytes
 }
 
+/// For the fuzz target.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(answer: &[u8]) {
+    let mut sockets = Sockets::new(Question::Listeners);
+    let (sums, listeners) = (&mut sockets.sums, &mut sockets.listeners);
+    messages(answer, |socket| {
+        count(socket, sums);
+        listeners.extend(listener(socket));
+    });
+    sockets.told = true;
+    sockets.merge();
+    let mut sheet = Sheet::new(super::sheet::Vanish::Go);
+    sheet.learn();
+    sockets.put(&mut sheet);
+    for entry in sheet.entries() {
+        assert_eq!(columns(entry.shape, &entry.key).len(), entry.count);
+    }
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))

@@ -2,7 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::host::Resource;
-use super::sheet::{Sheet, Vanish};
+use super::sheet::{Outcome, Sheet, Vanish};
 use super::*;
 use proptest::prelude::*;
 use std::sync::OnceLock;
@@ -253,6 +253,23 @@ fn a_cpu_that_is_off_line_takes_nobodys_name() {
         processed,
         ["node_softnet_processed_total{cpu=1} 1", "node_softnet_processed_total{cpu=3} 3"]
     );
+    let old = |row: &str| format!("{row} 0 0 0 0 0 0 0 0 0 0\n");
+    let mut sheet = Sheet::new(Vanish::Go);
+    let mut keys = |text: &str| {
+        sheet.begin();
+        Format::Softnet.parse(text.as_bytes(), &mut sheet);
+        if sheet.end() == Outcome::Changed {
+            sheet.learn();
+            Format::Softnet.parse(text.as_bytes(), &mut sheet);
+            sheet.learned();
+        }
+        sheet.entries().iter().map(|entry| entry.key.to_vec()).collect::<Vec<_>>()
+    };
+    let (all, fewer) = (old("1") + &old("2") + &old("3"), old("1") + &old("3"));
+    let three = [b"0".to_vec(), b"1".to_vec(), b"2".to_vec()];
+    assert_eq!(keys(&all), three);
+    assert_eq!([keys(&fewer), keys(&fewer)], [vec![], vec![]] as [Vec<Vec<u8>>; 2]);
+    assert_eq!(keys(&all), three);
     let found =
         read(Format::Interrupts, b"      CPU0  CPU2\n 9: 5 6 IO-APIC 9-fasteoi acpi\nERR: 0\n");
     assert_eq!(

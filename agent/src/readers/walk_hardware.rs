@@ -2,6 +2,7 @@
 
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::{COUNTER, GAUGE, Roots, column, metric_text};
+use crate::config::SMALL;
 use std::path::PathBuf;
 use strobe_wire::schema::Kind;
 
@@ -80,6 +81,9 @@ pub(crate) fn thermal(roots: &Roots, found: &mut Found) {
 }
 
 pub(crate) fn edac(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("devices/system/edac/mc");
     for name in names(&base) {
         let Some(controller) = numbered(&name, "mc") else { continue };
@@ -142,6 +146,9 @@ pub(crate) fn rapl(roots: &Roots, found: &mut Found) {
 
 /// Batteries and mains, asked of firmware that may take its time: for a hazard thread.
 pub(crate) fn power_supplies(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/power_supply");
     for name in names(&base) {
         let dir = base.join(&name);
@@ -166,6 +173,10 @@ pub(crate) fn power_supplies(roots: &Roots, found: &mut Found) {
 
 /// What both hosts of a fabric have: InfiniBand's ports.
 pub(crate) fn infiniband(roots: &Roots, found: &mut Found) {
+    // No such thing is where the small build is.
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/infiniband");
     for device in names(&base) {
         let dir = base.join(&device);
@@ -184,6 +195,10 @@ pub(crate) fn infiniband(roots: &Roots, found: &mut Found) {
 }
 
 pub(crate) fn fibre_channel(roots: &Roots, found: &mut Found) {
+    // No such thing is where the small build is.
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/fc_host");
     for host in names(&base) {
         let dir = base.join(&host);

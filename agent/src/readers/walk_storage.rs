@@ -5,6 +5,7 @@ use super::leaf::{Found, Read, Spec, names, numbered, text_of};
 use super::sheet::{Repair, Sheet};
 use super::text::{lines, number, words};
 use super::{COUNTER, Format, GAUGE, NANOSECONDS, Roots, column};
+use crate::config::SMALL;
 use strobe_wire::schema::{Column, Kind};
 
 pub(crate) fn nvme(roots: &Roots, found: &mut Found) {
@@ -23,6 +24,10 @@ pub(crate) fn nvme(roots: &Roots, found: &mut Found) {
 
 /// Tape drives (`st0`, without the modes `st0a` and `nst0`).
 pub(crate) fn tapes(roots: &Roots, found: &mut Found) {
+    // No such thing is where the small build is.
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("class/scsi_tape");
     for device in names(&base).iter().filter(|name| numbered(name, "st").is_some()) {
         found.object(&base.join(device).join("stats"), TAPE, &[("device", device)]);
@@ -31,6 +36,9 @@ pub(crate) fn tapes(roots: &Roots, found: &mut Found) {
 
 /// What sysfs says of each btrfs; errors of a device would take an ioctl on its mount point.
 pub(crate) fn btrfs(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
     let base = roots.sysfs.join("fs/btrfs");
     for name in names(&base) {
         let dir = base.join(&name);

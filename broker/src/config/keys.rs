@@ -287,6 +287,20 @@ pub const KEYS: &[Key] = &[
         help: "The same of the acknowledgements' p99, of more than half of the brokers.",
     },
     Key {
+        name: "broker.scale_memory",
+        flag: "scale-memory",
+        env: "STROBE_SCALE_MEMORY",
+        default: "4GiB",
+        help: "The same of a broker's resident memory.",
+    },
+    Key {
+        name: "broker.scale_wal",
+        flag: "scale-wal",
+        env: "STROBE_SCALE_WAL",
+        default: "4GiB",
+        help: "The same of the bytes in its log that are in no segment yet, of more than half of the brokers.",
+    },
+    Key {
         name: "broker.scale_hold",
         flag: "scale-hold",
         env: "STROBE_SCALE_HOLD",

@@ -5,12 +5,14 @@
 //! through two queues: mail for peers, bounded, and the few things that must not be lost.
 
 use super::Shared;
+use super::again::live_again;
 use super::alone;
 use super::clock::{monotonic, rest_until, wall_s};
 use super::error::BrokerError;
 use super::loops::{spawn, wake};
 use crate::cluster::{Answer, Asked, Look, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
 use crate::config::Durability;
+use crate::database;
 use crate::net::Seating;
 use mio::Waker;
 use redb::Database;
@@ -266,11 +268,17 @@ impl Cluster {
         // The network loop may have ended; then so does all.
         drop(self.told.send(Told::Seat(seating)));
         let (told, mail, waker) = (self.told.clone(), self.mail.clone(), Arc::clone(&self.waker));
+        let path = self.dir.join(FILE);
         let thread = spawn("strobe-cluster", move || {
-            if let Err(why) = run(plane, &orders_in, (&told, &mail), &waker) {
+            let mut living = Some(plane);
+            while let Some(plane) = living.take() {
+                let Err(why) = run(plane, &orders_in, (&told, &mail), &waker) else { return };
                 log::error!(
                     "the control plane ended: {why}; this broker goes on by what it knew last"
                 );
+                if matches!(why, NodeError::Store(_)) {
+                    living = live_again(&path, &orders_in);
+                }
             }
         })?;
         inner.running = Some(Running { orders, thread: Some(thread) });
@@ -432,15 +440,12 @@ fn joined(message: Message, token: Token) -> Result<Joined, String> {
     }
 }
 
-fn open(path: &Path) -> Result<Database, BrokerError> {
+pub(super) fn open(path: &Path) -> Result<Database, BrokerError> {
     let fail = |why: redb::DatabaseError| strobe_cluster::StoreError::Database {
         doing: "open",
         why: format!("{}: {why}", path.display()),
     };
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(|why| BrokerError::Cluster(fail(why)))
+    database::open(path, CACHE_BYTES).map_err(|why| BrokerError::Cluster(fail(why)))
 }
 
 fn random() -> Result<u128, String> {

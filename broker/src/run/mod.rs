@@ -10,6 +10,7 @@
 //! Who loses: when the writer is behind, agents are not read (they keep their frames) and
 //! remote-write is answered 503; when the query pool is behind, a request is answered 503.
 
+mod again;
 mod alone;
 mod attach;
 mod begin;

@@ -2,17 +2,15 @@
 //!
 //! A host that moved has left rows behind: its source here and the one made of what others sent are one
 //! [`Part`], whose samples are put together by time, each once. So a row that lies in the logs of two
-//! brokers, because it was on its way when one of them died, is counted once. Rollup rows of two
-//! brokers are added up: there a row that was sent twice counts twice.
+//! brokers, because it was on its way when one of them died, is counted once; in rollups too ([`super::sums`]).
 
 use super::block::{Block, Data};
 use super::head::{Section, SeriesName, Source, Young};
 use super::page::{Next, Page};
-use super::rolled::push_rows;
-use super::rollup::{Bucket, LAST};
 use super::scratch::Scratch;
 use super::select::{Part, Places, by_schema, gather_memory};
 use super::spill::Body;
+use super::sums::Sums;
 use super::{Store, StoreError, TimeRange};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,27 +149,29 @@ impl Store {
         scratch.fits(scratch.pairs.iter().map(Vec::len).sum())
     }
 
-    /// The rows of rollups that others sent, added to those that are here.
+    /// Puts the rows of rollups that others sent to those that are here.
     pub(super) fn add_sent_rows(
         &self,
         part: &Part,
         place: &Places,
         (range, step_ms): (TimeRange, i64),
-        rows: &mut BTreeMap<i64, Bucket>,
+        sums: &mut Sums,
     ) {
         let bounds = (range.start_ms, range.end_ms);
         for source in part.sent().filter(|source| source.home == Home::SentRolled) {
             let state = source.read();
             for &(schema, column) in &place.sections {
                 let Some(section) = state.sections.get(&schema) else { continue };
+                let columns = section.schema.columns.len();
+                // A series is in one block of what one broker sends.
                 for young in &section.young {
-                    let mut sent = BTreeMap::new();
+                    let mut sent = Sums::new(step_ms);
                     let read = Block::open(young.body.data())
-                        .and_then(|block| push_rows(&block, column, bounds, &mut sent));
+                        .and_then(|block| sent.block(&block, (column, columns), bounds));
                     if let Err(why) = read {
                         self.note(format!("rollups of another broker cannot be read: {why}"));
                     }
-                    add_rows(rows, &sent, step_ms);
+                    sums.join(sent);
                 }
             }
         }
@@ -195,30 +195,6 @@ impl Part {
         let alone = Some(&self.source).filter(|source| source.home != Home::Here);
         alone.into_iter().chain(&self.also).map(|source| &**source)
     }
-}
-
-/// Adds rows of one step. Whose last sample is the later one nobody says: it is theirs who go on.
-pub(super) fn add_rows(
-    rows: &mut BTreeMap<i64, Bucket>,
-    sent: &BTreeMap<i64, Bucket>,
-    step_ms: i64,
-) {
-    let mut added = Vec::with_capacity(sent.len());
-    for (&time, bucket) in sent {
-        let Some(known) = rows.get(&time) else {
-            added.push((time, *bucket));
-            continue;
-        };
-        let (mut both, next) = (*known, time.saturating_add(step_ms));
-        let goes_on = !rows.contains_key(&next) && sent.contains_key(&next);
-        for (field, value) in bucket.fields.iter().enumerate() {
-            if field != LAST || goes_on {
-                both.merge(time, field, *value);
-            }
-        }
-        added.push((time, both));
-    }
-    rows.extend(added);
 }
 
 /// Puts the parts of one source that are here and elsewhere together, where they have the same labels.

@@ -4,6 +4,7 @@
 //! A section keeps the newest rows plain (row after row: an append is one copy). Series of
 //! remote-write become such rows where they share their times ([`super::remote`]).
 
+use super::cover::Cover;
 use super::elsewhere::Home;
 use super::remote::Remote;
 use super::shared::INSTANCE;
@@ -31,6 +32,8 @@ pub(super) struct SourceState {
     /// By schema id.
     pub(super) sections: BTreeMap<u64, Section>,
     pub(super) remote: Remote,
+    /// Of which times all its frames are here.
+    pub(super) cover: Cover,
 }
 
 /// A series within its source.

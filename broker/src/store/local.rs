@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use strobe_journal::{Journal, free_bytes};
-use strobe_wire::frame;
+use strobe_wire::frame::{self, Header};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::{Labels, Schema};
 
@@ -75,6 +75,8 @@ pub(super) struct Floors {
 pub(super) enum Pending {
     Labels(Arc<Source>, Labels),
     Row(Arc<Source>, Arc<Schema>, Bytes),
+    /// A frame without samples.
+    Told(Arc<Source>, Header),
     Samples(wal::Samples),
 }
 
@@ -269,6 +271,8 @@ impl Writer {
             }
             self.note_time(last_ms(&frame));
             self.pending.push(Pending::Row(self.shared.source(host.0), known, bytes.clone()));
+        } else {
+            self.pending.push(Pending::Told(self.shared.source(host.0), frame.header));
         }
         self.journal.append(&[&[wal::FRAME], bytes])?;
         self.pending_bytes += bytes.len();

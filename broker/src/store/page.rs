@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A section is a list of columns, and a block of their samples (each column with its own times) or of
-//! their rollup rows. Where only names are wanted there is no block.
+//! their rollup rows, each from version 3 on with what it stands for. Where only names are wanted there is no block.
 
 use super::block::Meta;
 use super::codec::{Take, put_varint};
@@ -112,7 +112,7 @@ impl Store {
         is_left: &dyn Fn() -> bool,
     ) -> Result<Vec<u8>, StoreError> {
         let mut page = Page { store: self.shares(), ..Page::default() };
-        let version = wanted.version.min(VERSION);
+        let version = wanted.version.min(newest());
         if let Depth::Samples(Some(window_ms)) = wanted.depth {
             match self.resolution(wanted.range.start_ms, window_ms) {
                 Resolution::Rolled { step_ms } => {
@@ -202,7 +202,12 @@ impl Store {
                     }
                     Ok(())
                 };
-                self.scan_rolled(&rest, wanted.range, step_ms, &mut scratch, visit)
+                // Who asks in an older form adds up what it gets.
+                if wanted.version.min(newest()) < 3 {
+                    self.scan_rolled(&rest, wanted.range, step_ms, &mut scratch, visit)
+                } else {
+                    self.scan_parts(&rest, wanted.range, step_ms, &mut scratch, visit)
+                }
             }
         };
         match scanned {
@@ -251,6 +256,11 @@ impl Sections {
             let (times, values) = (rows.times.clone(), field.iter().map(|v| v.to_bits()).collect());
             self.data.push(RemoteColumn { before: Before::default(), times, values });
             self.samples += rows.times.len();
+        }
+        if !rows.steps.is_empty() {
+            let (times, values) = (rows.times.clone(), rows.steps.iter().map(|v| v.to_bits()));
+            let (before, values) = (Before::default(), values.collect());
+            self.data.push(RemoteColumn { before, times, values });
         }
         if SECTION_COLUMNS_MAX <= self.columns.len() || SAMPLES_MAX <= self.samples {
             self.end(id, step_ms);
@@ -310,9 +320,10 @@ impl Page {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut take = Take(bytes);
         let [version] = take.array::<1>()?;
-        if !(1..=VERSION).contains(&version) {
+        if !(1..=newest()).contains(&version) {
             return Err(format!(
-                "its page is of version {version}, this broker reads 1 to {VERSION}"
+                "its page is of version {version}, this broker reads 1 to {}",
+                newest()
             ));
         }
         let store = if 1 < version { Some(u64::from_le_bytes(take.array()?)) } else { None };
@@ -385,7 +396,11 @@ fn first_version() -> u8 {
 }
 
 /// What is written to who can read it; whatever was before it is read too.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) fn newest() -> u8 {
+    if strobe_wire::message::is_previous() { VERSION - 1 } else { VERSION }
+}
+
+const VERSION: u8 = 3;
 /// A page's sources are at most about so long: a page more, and then it is one block over.
 const PAGE_BYTES: usize = 1 << 20;
 /// Samples of a block: at most 4 MiB.

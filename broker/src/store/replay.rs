@@ -3,6 +3,7 @@
 //! Segments first: each names its cut and the last WAL file it covers, so a row of the WAL that
 //! is sealed already is known by (file, time) and never held in memory again.
 
+use super::cover;
 use super::local::{Pending, SEGMENTS, segment_files};
 use super::seal::SealJob;
 use super::segment::{Segment, io};
@@ -142,6 +143,7 @@ impl Replay {
                 Err(error) => self.damage(error.to_string()),
             }
         }
+        cover::read(&self.shared, &dir);
         for path in incomplete {
             let (_, footer) = Segment::open(&path, &mut Vec::new())?;
             self.shared.learn(&footer, &self.schemas);
@@ -194,6 +196,8 @@ impl Replay {
                 ranges.push((first, last));
             }
         }
+        // What is sealed already is known to be here as well.
+        self.shared.source(header.host.0).write().cover.note(&header);
         if frame.payload.columns().is_some() {
             let time_ms = last_ms(&frame);
             self.note_time(file, time_ms);

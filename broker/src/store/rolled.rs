@@ -1,15 +1,18 @@
 //! Giving out rollup rows: for windows that reach behind the raw samples.
 //!
 //! The rows of one level over the whole range, so that a window never mixes levels: what is not
-//! rolled up yet is rolled up while it is read (minutes into hours, raw samples into either).
+//! rolled up yet is rolled up while it is read (minutes into hours, raw samples into either). What several
+//! stores have is put together by what each row stands for ([`super::sums`]).
 
-use super::block::{Block, Data, GROUP};
-use super::elsewhere::{Home, add_rows};
+use super::block::{Block, Data};
+use super::elsewhere::Home;
+use super::head::{REMOTE, Source};
 use super::local::Store;
 use super::redis::Far;
-use super::rollup::{Bucket, HOURS, Level, MINUTES, ROLLED, coarser, step_end};
+use super::rollup::{Bucket, HOURS, Level, MINUTES, step_end};
 use super::scratch::Scratch;
 use super::select::{Part, Places};
+use super::sums::{Sums, Windows, said_step};
 use super::{StoreError, TimeRange};
 use std::collections::BTreeMap;
 
@@ -28,6 +31,9 @@ pub struct Rolled {
     pub count: Vec<f64>,
     /// The last; maybe a stale marker.
     pub last: Vec<f64>,
+    /// For who puts them together with others: of how many ms each is the whole, 0 of what nobody says.
+    /// Empty where all are of the step that was asked for.
+    pub steps: Vec<f64>,
 }
 
 /// What can answer a window.
@@ -85,26 +91,53 @@ impl Store {
         scratch: &mut Scratch,
         visit: &mut dyn FnMut(usize, &Rolled) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        self.scan_sums(part, (range, step_ms), scratch, &mut |series, sums| {
+            let rolled = Rolled::of(sums.settle().iter().map(|(time, row)| (*time, *row)));
+            if rolled.times.is_empty() {
+                Ok(0)
+            } else {
+                visit(series, &rolled).map(|()| rolled.times.len())
+            }
+        })
+    }
+
+    /// The same with rows that each say what they stand for.
+    pub(super) fn scan_parts(
+        &self,
+        part: &Part,
+        range: TimeRange,
+        step_ms: i64,
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(usize, &Rolled) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.scan_sums(part, (range, step_ms), scratch, &mut |series, sums| {
+            let parts = sums.parts();
+            let mut rolled = Rolled::of(parts.iter().map(|(time, (_, row))| (*time, *row)));
+            let said = parts.values().filter(|(_, row)| row.is_some());
+            rolled.steps = said.map(|(step, _)| said_step(*step)).collect();
+            if rolled.times.is_empty() {
+                Ok(0)
+            } else {
+                visit(series, &rolled).map(|()| rolled.times.len())
+            }
+        })
+    }
+
+    fn scan_sums(
+        &self,
+        part: &Part,
+        (range, step_ms): (TimeRange, i64),
+        scratch: &mut Scratch,
+        visit: &mut dyn FnMut(usize, &Sums) -> Result<usize, StoreError>,
+    ) -> Result<(), StoreError> {
         for (series, place) in part.places.iter().enumerate() {
-            let mut rows = match part.source.home {
+            let mut sums = match part.source.home {
                 Home::Here => self.rolled_rows(part, place, range, step_ms, scratch)?,
-                Home::Sent | Home::SentRolled => BTreeMap::new(),
+                Home::Sent | Home::SentRolled => Sums::new(step_ms),
             };
-            self.add_sent_rows(part, place, (range, step_ms), &mut rows);
-            let mut rolled = Rolled::default();
-            for (time, bucket) in rows.iter().filter(|(_, bucket)| bucket.is_some()) {
-                rolled.times.push(*time);
-                let [min, max, sum, count, last] = bucket.fields;
-                rolled.min.push(min);
-                rolled.max.push(max);
-                rolled.sum.push(sum);
-                rolled.count.push(count);
-                rolled.last.push(last);
-            }
-            scratch.take(rolled.times.len())?;
-            if !rolled.times.is_empty() {
-                visit(series, &rolled)?;
-            }
+            self.add_sent_rows(part, place, (range, step_ms), &mut sums);
+            let rows = visit(series, &sums)?;
+            scratch.take(rows)?;
         }
         Ok(())
     }
@@ -116,8 +149,8 @@ impl Store {
         range: TimeRange,
         step_ms: i64,
         scratch: &mut Scratch,
-    ) -> Result<BTreeMap<i64, Bucket>, StoreError> {
-        let mut rows = BTreeMap::new();
+    ) -> Result<Sums, StoreError> {
+        let (mut own, mut others) = (Sums::new(step_ms), Vec::new());
         let mut from_ms = range.start_ms;
         let coarse = step_ms == i64::from(HOURS.step_ms);
         for level in [HOURS, MINUTES] {
@@ -129,8 +162,8 @@ impl Store {
             if to_ms < from_ms {
                 continue;
             }
-            let found = self.level_rows(part, place, level, (from_ms, to_ms))?;
-            coarser(&found, step_ms, &mut rows);
+            let of = (level, (from_ms, to_ms));
+            self.level_rows(part, place, of, (&mut own, &mut others))?;
             from_ms = to_ms.saturating_add(1);
         }
         if from_ms <= range.end_ms {
@@ -139,24 +172,28 @@ impl Store {
             let tail = TimeRange { start_ms: from_ms, end_ms: range.end_ms };
             self.gather_here(part, std::slice::from_ref(place), tail, scratch)?;
             if scratch.settle(0)? {
-                for (&time, &value) in scratch.times.iter().zip(&scratch.values) {
-                    let end = step_end(time, step_ms);
-                    rows.entry(end).or_insert(Bucket::EMPTY).add(time, value);
-                }
+                let samples = scratch.times.iter().copied().zip(scratch.values.iter().copied());
+                add_samples(&part.source, place, step_ms, samples, &mut own);
             }
         }
-        Ok(rows)
+        own.fold();
+        for mut other in others {
+            other.fold();
+            own.join(other);
+        }
+        Ok(own)
     }
 
-    /// The stored rows of a level within `bounds`, of two for one time the newer file's.
+    /// The stored rows of a level within bounds, of two files that have a window the newer one's; of other
+    /// stores in Redis as well.
     fn level_rows(
         &self,
         part: &Part,
         place: &Places,
-        level: Level,
-        bounds: (i64, i64),
-    ) -> Result<BTreeMap<i64, Bucket>, StoreError> {
-        let mut rows = BTreeMap::new();
+        (level, bounds): (Level, (i64, i64)),
+        (own, others): (&mut Sums, &mut Vec<Sums>),
+    ) -> Result<(), StoreError> {
+        let mut windows = Windows::default();
         let segments = self.shared.segments();
         let of = segments.iter().filter(|segment| {
             let overlaps = segment.first_ms <= bounds.1 && bounds.0 <= segment.last_ms;
@@ -167,101 +204,144 @@ impl Store {
         for segment in of {
             let Some(loaded) = self.opened(segment) else { continue };
             for &(schema, column) in &place.sections {
+                let columns = columns_of(&part.source, schema);
                 for entry in loaded.blocks(part.source.id, schema, bounds) {
+                    if !windows.is_new(schema, level.window(entry.first_ms)) {
+                        continue;
+                    }
                     let data = Data::File(&loaded.file, entry.offset, entry.length);
                     let read = Block::open(data)
-                        .and_then(|block| push_rows(&block, column, bounds, &mut rows));
+                        .and_then(|block| own.block(&block, (column, columns), bounds));
                     if let Err(why) = read {
                         self.corrupt(&segment.path, entry.offset, &why);
                     }
                 }
             }
         }
-        let far = self.far(part, bounds);
-        let Some(far) = far else { return Ok(rows) };
+        let Some(far) = self.far(part, bounds) else { return Ok(()) };
         for (store, far) in far.by_store() {
             if self.is_ours(store) {
-                self.far_rows(part, place, &far, (level, bounds), &mut rows)?;
-            } else {
-                let mut theirs = BTreeMap::new();
-                self.far_rows(part, place, &far, (level, bounds), &mut theirs)?;
-                // What it did not live to roll up lies there as samples.
-                let from_ms = theirs.last_key_value().map_or(bounds.0, |(last, _)| last + 1);
-                self.far_raw(part, place, &far, ((from_ms, bounds.1), level), &mut theirs)?;
-                add_rows(&mut rows, &theirs, i64::from(level.step_ms));
+                self.far_rows(part, place, &far, (level, bounds), (&mut windows, own))?;
+                continue;
             }
+            let mut theirs = Sums::new(own.asked_ms());
+            let windows = &mut Windows::default();
+            self.far_rows(part, place, &far, (level, bounds), (windows, &mut theirs))?;
+            // What it did not live to roll up lies there as samples.
+            let from_ms = theirs.last_ms().map_or(bounds.0, |last| last + 1);
+            self.far_raw(part, place, &far, (from_ms, bounds.1), &mut theirs)?;
+            others.push(theirs);
         }
-        Ok(rows)
+        Ok(())
     }
 
-    /// Adds one store's rows that are in Redis, without those that are there; the newest file's first.
+    /// Adds one store's rows that are in Redis, without the windows that are there; the newest file's first.
     fn far_rows(
         &self,
         part: &Part,
         place: &Places,
         far: &Far,
         (level, bounds): (Level, (i64, i64)),
-        rows: &mut BTreeMap<i64, Bucket>,
+        (windows, sums): (&mut Windows, &mut Sums),
     ) -> Result<(), StoreError> {
         let wanted = |schema| place.sections.iter().any(|section| section.0 == schema);
         let parts = |step| if step == level.step_ms { bounds } else { (1, 0) };
         self.far_blocks(part.source.id, far, &wanted, &parts, &mut |schema, bytes, bounds| {
-            let of = place.sections.iter().filter(|section| section.0 == schema);
-            for &(_, column) in of {
-                let read = Block::open(Data::Memory(bytes))
-                    .and_then(|block| push_rows(&block, column, bounds, rows));
-                if let Err(why) = read {
-                    self.corrupt(std::path::Path::new("a block in Redis"), 0, &why);
+            let columns = columns_of(&part.source, schema);
+            let of = place.sections.iter().find(|section| section.0 == schema);
+            let read = Block::open(Data::Memory(bytes)).and_then(|block| match of {
+                Some(&(_, column)) if windows.is_new(schema, level.window(block.first_ms)) => {
+                    sums.block(&block, (column, columns), bounds)
                 }
+                _ => Ok(()),
+            });
+            if let Err(why) = read {
+                self.corrupt(std::path::Path::new("a block in Redis"), 0, &why);
             }
             Ok(())
         })
     }
 
-    /// Rolls one store's samples up that are in Redis.
+    /// Takes in one store's samples that are in Redis.
     fn far_raw(
         &self,
         part: &Part,
         place: &Places,
         far: &Far,
-        (bounds, level): ((i64, i64), Level),
-        rows: &mut BTreeMap<i64, Bucket>,
+        bounds: (i64, i64),
+        sums: &mut Sums,
     ) -> Result<(), StoreError> {
         let mut pairs = vec![Vec::new()];
         let raw = |step| if step == 0 { bounds } else { (1, 0) };
         let of = (&*part.source, std::slice::from_ref(place));
         self.gather_far(of, far, &raw, (&mut pairs, SAMPLES_FAR_MAX))?;
         let samples: BTreeMap<i64, f64> = pairs.into_iter().flatten().collect();
+        let step_ms = if is_remote(&part.source, place) { 0 } else { 1 };
         for (time, value) in samples {
-            let end = step_end(time, i64::from(level.step_ms));
-            rows.entry(end).or_insert(Bucket::EMPTY).add(time, value);
+            sums.row(step_ms, time).add(time, value);
         }
         Ok(())
     }
 }
 
+impl Rolled {
+    fn of(rows: impl Iterator<Item = (i64, Bucket)>) -> Self {
+        let mut rolled = Self::default();
+        for (time, bucket) in rows.filter(|(_, bucket)| bucket.is_some()) {
+            rolled.times.push(time);
+            let [min, max, sum, count, last] = bucket.fields;
+            rolled.min.push(min);
+            rolled.max.push(max);
+            rolled.sum.push(sum);
+            rolled.count.push(count);
+            rolled.last.push(last);
+        }
+        rolled
+    }
+}
+
+/// Rolls samples up as far as this store has everything of their time; the others stay what they are.
+fn add_samples(
+    source: &Source,
+    place: &Places,
+    step_ms: i64,
+    samples: impl Iterator<Item = (i64, f64)>,
+    sums: &mut Sums,
+) {
+    let remote = is_remote(source, place);
+    let cover = source.read().cover.clone();
+    let minute = i64::from(MINUTES.step_ms);
+    let steps = [step_ms, minute];
+    // Of the last look: until when, and what the samples until then are put under.
+    let mut until: (i64, Option<i64>) = (i64::MIN, None);
+    for (time, value) in samples {
+        if remote {
+            sums.row(0, time).add(time, value);
+            continue;
+        }
+        if until.0 < time {
+            let whole = |step: &i64| cover.is_whole(step_end(time, *step), *step);
+            let found = steps.into_iter().find(whole);
+            until = (step_end(time, found.unwrap_or(minute)), found);
+        }
+        match until.1 {
+            Some(step) => sums.row(step, step_end(time, step)).add(time, value),
+            None => sums.row(1, time).add(time, value),
+        }
+    }
+}
+
+/// Whether a series came by remote-write: nobody numbers its samples.
+fn is_remote(source: &Source, place: &Places) -> bool {
+    let state = source.read();
+    place.sections.iter().all(|(schema, _)| {
+        state.sections.get(schema).is_some_and(|section| section.schema.section == REMOTE)
+    })
+}
+
+fn columns_of(source: &Source, schema: u64) -> usize {
+    source.read().sections.get(&schema).map_or(0, |section| section.schema.columns.len())
+}
+
 /// Of one series, of an hour or two: a sample each millisecond.
 const SAMPLES_FAR_MAX: usize = 1 << 24;
-
-/// Adds a block's rows of one series, without those that are there.
-pub(super) fn push_rows(
-    block: &Block<'_>,
-    column: usize,
-    bounds: (i64, i64),
-    rows: &mut BTreeMap<i64, Bucket>,
-) -> Result<(), String> {
-    let (times, valid) = (block.times()?, block.validity()?);
-    let mut found: BTreeMap<i64, Bucket> = BTreeMap::new();
-    for field in 0..ROLLED {
-        let column = column * ROLLED + field;
-        let group = block.group(column / GROUP)?;
-        block.column(&group, column, &times, &valid, &mut |time, raw| {
-            if bounds.0 <= time && time <= bounds.1 && !rows.contains_key(&time) {
-                let row = found.entry(time).or_insert(Bucket::EMPTY);
-                row.merge(time, field, f64::from_bits(raw));
-            }
-        })?;
-    }
-    rows.extend(found);
-    Ok(())
-}

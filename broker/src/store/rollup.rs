@@ -6,6 +6,9 @@
 //! Stale markers are a last value and nothing else. Minutes are made of raw samples an hour at a
 //! time, hours of minutes a day at a time, from sealed segments only, a few sections a tick.
 //!
+//! **Whole or not.** A row of a time of which this store has everything says so; of other times the samples
+//! are kept one by one, as another store may have some of them too ([`super::sums`]).
+//!
 //! **Late rows.** A rollup segment names the newest segment it was made of. Blocks of newer ones
 //! that reach into a window rolled up before are late: with the next window, their windows are
 //! rolled up again into the same file, and of two rows for one time the newer file's is read. Where
@@ -23,8 +26,10 @@ use super::StoreError;
 use super::block::{Block, Data, GROUP, Group, Meta};
 use super::encode::{Content, LEVEL_SEALED, encode};
 use super::head::{Rows, Source};
+use super::made::Made;
 use super::segment::{Entry, Loaded, Segment, SegmentWriter};
 use super::shared::Shared;
+use super::sums::{Windows, known_step};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,7 +61,7 @@ pub(super) struct RollupJob {
 /// A section's window.
 #[derive(Debug)]
 struct Work {
-    source: u128,
+    of: Arc<Source>,
     labels: Arc<Labels>,
     id: u64,
     schema: Arc<Schema>,
@@ -110,7 +115,7 @@ impl RollupJob {
             if rows.len() == 0 {
                 continue;
             }
-            let meta = Meta { source: work.source, schema: work.id, step_ms: self.level.step_ms };
+            let meta = Meta { source: work.of.id, schema: work.id, step_ms: self.level.step_ms };
             let kinds = vec![Kind::Float; rows.columns];
             let bytes = encode(&meta, Content::Rows(&rows), &kinds, LEVEL_SEALED);
             self.out.block(&work.labels, &work.schema, &bytes)?;
@@ -126,25 +131,16 @@ impl RollupJob {
     }
 
     fn roll(&self, work: &Work) -> Result<Rows, StoreError> {
-        let step = i64::from(self.level.step_ms);
-        let steps = self.level.window_ms / step;
-        let times: Vec<i64> = (1..=steps).map(|n| work.start_ms + n * step).collect();
-        let columns = work.schema.columns.len();
-        let mut buckets = vec![Bucket::EMPTY; columns * times.len()];
+        let cover = work.of.read().cover.clone();
+        let mut made = Made::new(self.level, work.start_ms, &work.schema, &cover);
         // What is left of the level below is less than the rollup that is there: it is added to.
         let whole = self.floor_ms <= work.start_ms.saturating_add(1);
         if !whole {
-            self.add_blocks(work, self.level.step_ms, 0, &mut buckets)?;
+            self.add_blocks(work, self.level.step_ms, 0, &mut made)?;
         }
         let after = if whole { 0 } else { self.after };
-        self.add_blocks(work, self.level.from_ms, after, &mut buckets)?;
-        let mut rows = Rows::blank(columns * ROLLED, times);
-        for (index, bucket) in buckets.iter().enumerate().filter(|(_, b)| b.is_some()) {
-            for (field, number) in bucket.fields.iter().enumerate() {
-                rows.set(index / columns, index % columns * ROLLED + field, number.to_bits());
-            }
-        }
-        Ok(rows.retain_filled())
+        self.add_blocks(work, self.level.from_ms, after, &mut made)?;
+        Ok(made.rows())
     }
 
     /// Adds the blocks of a step, newest segment first: of two samples of one time its one counts.
@@ -153,7 +149,7 @@ impl RollupJob {
         work: &Work,
         step_ms: u32,
         after: u64,
-        buckets: &mut [Bucket],
+        made: &mut Made,
     ) -> Result<(), StoreError> {
         let bounds = (work.start_ms + 1, work.start_ms + self.level.window_ms);
         let mut places: Vec<(Arc<Loaded>, Entry, &Segment)> = Vec::new();
@@ -162,46 +158,55 @@ impl RollupJob {
                 continue;
             }
             let loaded = segment.loaded()?;
-            let entries: Vec<Entry> =
-                loaded.blocks(work.source, work.id, bounds).copied().collect();
+            let entries: Vec<Entry> = loaded.blocks(work.of.id, work.id, bounds).copied().collect();
             places
                 .extend(entries.into_iter().map(|entry| (Arc::clone(&loaded), entry, &**segment)));
         }
         places.sort_by_key(|(_, _, segment)| std::cmp::Reverse(segment.number));
+        if let Some(level) = level_of(step_ms) {
+            let mut windows = Windows::default();
+            places.retain(|(_, at, _)| windows.is_new(work.id, level.window(at.first_ms)));
+        }
         let mut blocks = Vec::new();
         for (loaded, entry, segment) in &places {
             // What is broken is named by the reader and by `check`; the rest is rolled up.
-            match Opened::new(Data::File(&loaded.file, entry.offset, entry.length)) {
+            let data = Data::File(&loaded.file, entry.offset, entry.length);
+            match Opened::new(data, work.schema.columns.len()) {
                 Ok(block) => blocks.push(block),
                 Err(why) => {
                     log::warn!("{} at byte {}: {why}", segment.path.display(), entry.offset);
                 }
             }
         }
+        if step_ms != 0 {
+            for block in &blocks {
+                block.times.iter().for_each(|time| made.know(*time, block.step(*time)));
+            }
+        }
         let columns = work.schema.columns.len() * if step_ms == 0 { 1 } else { ROLLED };
         for index in 0..columns.div_ceil(GROUP) {
-            self.add_group(work, &blocks, index, bounds, buckets);
+            Self::add_group(work, &blocks, index, bounds, made);
         }
         Ok(())
     }
 
     fn add_group(
-        &self,
         work: &Work,
         blocks: &[Opened<'_>],
         index: usize,
         bounds: (i64, i64),
-        buckets: &mut [Bucket],
+        made: &mut Made,
     ) {
         let mut samples: [Vec<(i64, u64)>; GROUP] = [const { Vec::new() }; GROUP];
         let mut rolled = false;
+        // No two blocks of rollups have rows of one time.
+        let said = |time| blocks.iter().find_map(|b| b.steps.get(&time)).copied().unwrap_or(0);
         for block in blocks {
             rolled = block.block.meta.step_ms != 0;
             if let Err(why) = block.group(index, bounds, &mut samples) {
-                log::warn!("a block of host {:032x} is rolled up in part: {why}", work.source);
+                log::warn!("a block of host {:032x} is rolled up in part: {why}", work.of.id);
             }
         }
-        let columns = work.schema.columns.len();
         for (place, samples) in samples.iter_mut().enumerate() {
             let column = index * GROUP + place;
             let (of, field) = if rolled { (column / ROLLED, column % ROLLED) } else { (column, 0) };
@@ -212,12 +217,11 @@ impl RollupJob {
                 samples.dedup_by_key(|sample| sample.0);
             }
             for &(time, raw) in samples.iter() {
-                let step = (time - 1 - work.start_ms).div_euclid(i64::from(self.level.step_ms));
-                let Ok(step) = usize::try_from(step) else { continue };
-                match buckets.get_mut(step * columns + of) {
-                    Some(bucket) if rolled => bucket.merge(time, field, kind.value(raw)),
-                    Some(bucket) => bucket.add(time, kind.value(raw)),
-                    None => {}
+                let value = kind.value(raw);
+                if rolled {
+                    made.row(of, time, said(time)).merge(time, field, value);
+                } else {
+                    made.row(of, time, 1).add(time, value);
                 }
             }
         }
@@ -229,13 +233,26 @@ struct Opened<'a> {
     block: Block<'a>,
     times: Vec<i64>,
     valid: Vec<Option<Vec<u8>>>,
+    /// Of rollups: what each row stands for.
+    steps: BTreeMap<i64, i64>,
 }
 
 impl<'a> Opened<'a> {
-    fn new(data: Data<'a>) -> Result<Self, String> {
+    fn new(data: Data<'a>, columns: usize) -> Result<Self, String> {
         let block = Block::open(data)?;
         let (times, valid) = (block.times()?, block.validity()?);
-        Ok(Self { block, times, valid })
+        let mut steps = BTreeMap::new();
+        let last = columns * ROLLED;
+        if block.meta.step_ms != 0 && block.columns == last + 1 {
+            block.column(&block.group(last / GROUP)?, last, &times, &valid, &mut |time, raw| {
+                steps.insert(time, known_step(f64::from_bits(raw)));
+            })?;
+        }
+        Ok(Self { block, times, valid, steps })
+    }
+
+    fn step(&self, time_ms: i64) -> i64 {
+        self.steps.get(&time_ms).copied().unwrap_or(0)
     }
 
     fn group(
@@ -262,7 +279,7 @@ impl<'a> Opened<'a> {
 
 /// The windows of a source: the one that is due, and those that rows came late for.
 fn source_work(
-    source: &Source,
+    source: &Arc<Source>,
     level: Level,
     start_ms: i64,
     late: &BTreeSet<(u128, u64, i64)>,
@@ -275,7 +292,7 @@ fn source_work(
         let late = late.range(from..=(source.id, id, i64::MAX)).map(|late| late.2);
         for start_ms in late.chain(due.then_some(start_ms)) {
             out.push(Work {
-                source: source.id,
+                of: Arc::clone(source),
                 labels: Arc::clone(&state.labels),
                 id,
                 schema: Arc::clone(&section.schema),
@@ -324,17 +341,18 @@ impl Bucket {
             _ => {}
         }
     }
-}
 
-/// Rows of a level, made rows of a coarser one.
-pub(super) fn coarser(rows: &BTreeMap<i64, Bucket>, step_ms: i64, out: &mut BTreeMap<i64, Bucket>) {
-    for (&time, bucket) in rows {
-        let end = step_end(time, step_ms);
-        let into = out.entry(end).or_insert(Bucket::EMPTY);
-        for (field, value) in bucket.fields.iter().enumerate() {
-            into.merge(time, field, *value);
+    /// Adds a row that ends at `time_ms`.
+    pub(super) fn absorb(&mut self, time_ms: i64, row: &Self) {
+        for (field, value) in row.fields.iter().enumerate() {
+            self.merge(time_ms, field, *value);
         }
     }
+}
+
+/// The level whose rows are of this step; none of samples.
+fn level_of(step_ms: u32) -> Option<Level> {
+    [MINUTES, HOURS].into_iter().find(|level| level.step_ms == step_ms)
 }
 
 /// The row that a sample belongs to.

@@ -238,6 +238,7 @@ impl Shared {
             Pending::Row(source, schema, bytes) => {
                 // Opened once when it was appended, or checked by the WAL's CRC.
                 let Ok(frame) = frame::open(&bytes) else { return 0 };
+                source.write().cover.note(&frame.header);
                 self.welcome(&source, frame.header.schema.0, &schema);
                 match frame.payload {
                     Payload::Row(row) => self.apply_row((&source, &schema), &frame, row, from_ms),
@@ -246,6 +247,10 @@ impl Shared {
                     }
                     Payload::Event(_) | Payload::Loss(_) => 0,
                 }
+            }
+            Pending::Told(source, header) => {
+                source.write().cover.note(&header);
+                0
             }
             Pending::Samples(record) => {
                 let source = self.source(record.source);

@@ -1,6 +1,7 @@
 //! The writer's housekeeping, a bounded piece a tick: sealing, rollups, retention, WAL release.
 
 use super::StoreError;
+use super::cover;
 use super::head::SourceState;
 use super::horizon::Horizon;
 use super::local::{SEGMENTS, Writer};
@@ -143,6 +144,9 @@ fn step_seal(writer: &mut Writer) -> Result<(), StoreError> {
     }
     let blocks = u64::try_from(done.len()).unwrap_or(0);
     done.release();
+    let dir = writer.shared.config().dir.join(SEGMENTS);
+    // Whatever is in hours is not asked for again.
+    cover::write(&writer.shared, &dir, writer.shared.rolled_ms(HOURS))?;
     writer.shared.count(|counts| counts.blocks_sealed += blocks);
     measure(&writer.shared);
     for &(number, _) in writer.journal.closed() {

@@ -120,6 +120,12 @@ struct ClusterArguments {
     /// Every so many seconds a broker, drawn by --seed, is killed or held still for up to 5.5 s; 0: none is.
     #[arg(long, default_value_t = 0.0)]
     blows_every: f64,
+    /// So many blows, of any process (the Redis, too), however many are down already; then the run ends.
+    #[arg(long, default_value_t = 0, conflicts_with = "kills")]
+    blows: u64,
+    /// So many times a broker is killed, the leader and another one in turn, and comes back; then the run ends.
+    #[arg(long, default_value_t = 0)]
+    kills: u64,
     /// Which broker, which blow, how long.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -271,8 +277,7 @@ fn load_wanted(arguments: &LoadArguments) -> Result<load::Wanted, String> {
 }
 
 fn cluster_wanted(arguments: &ClusterArguments) -> Result<cluster::Wanted, String> {
-    let ClusterArguments { brokers, agents, series, seconds, redis, blows_every, seed } =
-        *arguments;
+    let ClusterArguments { brokers, agents, series, seconds, redis, blows_every, .. } = *arguments;
     if agents == 0
         || series == 0
         || !(1..=15).contains(&brokers)
@@ -280,9 +285,18 @@ fn cluster_wanted(arguments: &ClusterArguments) -> Result<cluster::Wanted, Strin
     {
         return Err("--agents and --series must be above 0, --brokers 1 to 15".into());
     }
+    if 0 < arguments.kills && brokers < 3 {
+        return Err("--kills wants --brokers of 3 at least: two of them have to agree".into());
+    }
     let every = (0.0 < blows_every).then(|| Duration::from_secs_f64(blows_every));
-    let lasting = Duration::from_secs(seconds);
-    Ok(cluster::Wanted { brokers, agents, series, lasting, redis, blows_every: every, seed })
+    let harm = match (arguments.blows, arguments.kills, every) {
+        (0, 0, None) => cluster::Harm::None,
+        (0, 0, Some(every)) => cluster::Harm::Some { every },
+        (0, count, _) => cluster::Harm::Kills { count },
+        (count, _, every) => cluster::Harm::Blows { count, every: every.unwrap_or(BLOWS_EVERY) },
+    };
+    let (lasting, seed) = (Duration::from_secs(seconds), arguments.seed);
+    Ok(cluster::Wanted { brokers, agents, series, lasting, redis, harm, seed })
 }
 
 fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
@@ -368,3 +382,5 @@ fn say(text: &str) {
 fn complain(text: &str) {
     eprintln!("strobe-perf: {text}");
 }
+
+const BLOWS_EVERY: Duration = Duration::from_millis(1300);

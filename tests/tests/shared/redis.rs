@@ -1,6 +1,8 @@
 //! A redis-server of a test, and history that was sealed before a broker starts.
 
 use bytes::Bytes;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,13 +22,24 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more arguments.
+    pub(crate) fn start_with(more: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let port = free.local_addr().expect("bound").port();
         drop(free);
+        Self::start_at(port, more)
+    }
+
+    /// At a port that another one had.
+    pub(crate) fn start_at(port: u16, more: &[&str]) -> Self {
         let folder = Folder::new(&format!("redis-{port}"));
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--dir", folder.text()])
+            .args(more)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed (Debian: apt-get install redis-server)");
@@ -36,23 +49,42 @@ impl Server {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis://127.0.0.1:{}/0", self.port())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends its process this signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid fits i32");
+        kill(Pid::from_raw(pid), signal).expect("our own child can be signalled");
+    }
+
+    /// What it answers.
+    pub(crate) fn tell(&self, command: &[&str]) -> String {
+        tell(self.port, command)
     }
 
     /// How often it was given a command.
     pub(crate) fn calls(&self, name: &str) -> u64 {
-        let port = self.port.to_string();
-        let out = Command::new("redis-cli").args(["-p", &port, "info", "commandstats"]).output();
-        let text = String::from_utf8(out.expect("redis-cli is installed").stdout).expect("text");
+        let text = self.tell(&["info", "commandstats"]);
         let line = text.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{name}:calls=")));
         line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 }
 
+/// What the server at a port of this machine answers; nothing if there is none, or it hangs.
+pub(crate) fn tell(port: u16, command: &[&str]) -> String {
+    let port = port.to_string();
+    let out = Command::new("timeout").args(["1", "redis-cli", "-p", &port]).args(command).output();
+    String::from_utf8(out.expect("redis-cli is installed").stdout).expect("text")
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        // By its id; it may have ended by itself.
-        drop(self.child.kill());
+        self.signal(Signal::SIGKILL);
         drop(self.child.wait());
     }
 }

@@ -1,37 +1,35 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
 mod agents;
+mod judge;
+pub(crate) mod network;
 
 pub(crate) use agents::Agents;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use strobe_broker::control;
-use strobe_broker::store::{
-    Limits, MatchOp, Matcher, Scratch, Seen, Store, StoreConfig, TimeRange,
-};
 use strobe_tests::relay::Relay;
 use strobe_tests::{Folder, Process, free_address, pause, run, wait};
-use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
-use strobe_wire::schema::Labels;
 
 /// One broker.
 pub(crate) struct Broker {
-    folder: Folder,
+    pub(crate) folder: Folder,
     /// Where others reach it.
     address: String,
     listen: String,
     relay: Option<Relay>,
     program: Vec<String>,
+    /// It speaks as the version before.
+    previous: bool,
     process: Option<Process>,
 }
 
 /// Several.
 pub(crate) struct Cluster {
-    brokers: Vec<Broker>,
+    pub(crate) brokers: Vec<Broker>,
     /// How they are told of a Redis when they init and join.
     share: Vec<String>,
 }
@@ -51,13 +49,6 @@ pub(crate) struct Member {
     shards: u64,
 }
 
-/// Whom agents reach when a broker is cut off from the others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reach {
-    All,
-    Others,
-}
-
 impl Broker {
     pub(crate) fn start(name: &str, listen: &str) -> Self {
         let address = if listen.ends_with(":0") { free_address() } else { listen.to_owned() };
@@ -70,48 +61,24 @@ impl Broker {
         broker
     }
 
-    fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
+    pub(crate) fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
         let program = program.iter().map(|part| (*part).to_owned()).collect();
         let (folder, address) = (Folder::new(name), listen.clone());
-        Self { folder, address, listen, relay: None, program, process: None }
-    }
-
-    /// Reached by a relay of its own.
-    fn behind_a_relay(name: &str) -> Self {
-        let mut broker = Self::start(name, "127.0.0.1:0");
-        let relay = Relay::start(broker.listen.parse().expect("an address"));
-        broker.address = relay.address().to_string();
-        broker.relay = Some(relay);
-        broker
+        Self { folder, address, listen, relay: None, program, previous: false, process: None }
     }
 
     pub(crate) fn dir(&self) -> String {
         self.folder.text().to_owned()
     }
 
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let mut args: Vec<&str> = self.program.iter().map(String::as_str).collect();
         let program = args.remove(0);
         args.extend(["--dir", self.folder.text(), "--broker-listen", &self.listen]);
-        let mut process = Process::start(program, &args);
+        let env: &[(&str, &str)] = if self.previous { &[PREVIOUS] } else { &[] };
+        let mut process = Process::start_with(program, env, &args);
         process.line();
         self.process = Some(process);
-    }
-
-    /// Files of the log are removed once their rows are sealed; the judge wants to see them all the same.
-    fn keep_logs(&self) {
-        let kept = self.folder.path().join(KEPT);
-        std::fs::create_dir_all(&kept).expect("a folder");
-        link_logs(&self.folder.path().join(LOG), &kept);
-    }
-
-    /// Every frame that is in a file of its log, or was.
-    fn stored(&self) -> Vec<Seen> {
-        link_logs(&self.folder.path().join(KEPT), &self.folder.path().join(LOG));
-        let config = StoreConfig::at(self.folder.path().join("store"));
-        let (_, _, recovery) = Store::open(config, 0).expect("it opens");
-        assert_eq!(recovery.damage, Vec::<String>::new());
-        recovery.seen
     }
 
     fn ask(&self, path: &str, query: &str) -> Option<String> {
@@ -131,27 +98,7 @@ impl Broker {
         String::from_utf8(answer.body).expect("text")
     }
 
-    /// Every moment at which a host has this series, by its store alone.
-    fn moments(&self, metric: &str) -> BTreeMap<String, BTreeSet<i64>> {
-        let config = StoreConfig::at(self.folder.path().join("store"));
-        let (store, _writer, _) = Store::open(config, 0).expect("it opens");
-        let range = TimeRange { start_ms: 0, end_ms: i64::MAX };
-        let limits = Limits { series_max: 10_000, samples_max: 10_000_000 };
-        let (name, value) = ("__name__".to_owned(), metric.to_owned());
-        let matcher = Matcher { name, op: MatchOp::Equal, value };
-        let (mut scratch, mut all) = (Scratch::new(&limits), BTreeMap::new());
-        for part in store.select(&[matcher], range, &limits).expect("it can be read") {
-            let visit = &mut |labels: &Labels, times: &[i64], _: &[f64]| {
-                let host = labels.value("instance").expect("a host's").to_owned();
-                all.entry(host).or_insert_with(BTreeSet::new).extend(times);
-                Ok(())
-            };
-            store.scan(&part, range, &mut scratch, visit).expect("it can be read");
-        }
-        all
-    }
-
-    fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<Status> {
         let json: serde_json::Value =
             serde_json::from_str(&self.ask("cluster/status", "")?).ok()?;
         let member = |member: &serde_json::Value| {
@@ -186,16 +133,30 @@ impl Cluster {
         Self::made_of((1..=count).map(start).collect())
     }
 
+    /// The same, of the version before.
+    pub(crate) fn start_previous(name: &str, count: usize) -> Self {
+        let start = |at: usize| {
+            let (name, program) = (format!("{name}-{at}"), ["strobe-broker"]);
+            let mut broker = Broker::before_its_start(&name, free_address(), &program);
+            broker.previous = true;
+            broker.begin();
+            broker
+        };
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// A broker ends well, and its next life is of this version.
+    pub(crate) fn upgrade(&mut self, at: usize) {
+        let broker = &mut self.brokers[at];
+        assert!(broker.process.take().expect("it runs").terminate(), "SIGTERM ends it well");
+        broker.previous = false;
+        broker.begin();
+    }
+
     /// The same, with more arguments for each.
     pub(crate) fn start_with(name: &str, count: usize, args: &[&str]) -> Self {
         let program = [&["strobe-broker"], args].concat();
         let start = |at| Broker::of(&format!("{name}-{at}"), free_address(), &program);
-        Self::made_of((1..=count).map(start).collect())
-    }
-
-    /// The same, each behind a relay of its own.
-    pub(crate) fn behind_relays(name: &str, count: usize) -> Self {
-        let start = |at| Broker::behind_a_relay(&format!("{name}-{at}"));
         Self::made_of((1..=count).map(start).collect())
     }
 
@@ -205,7 +166,7 @@ impl Cluster {
         Self::before_init(Broker::of(&format!("{name}-1"), free_address(), up))
     }
 
-    fn before_init(broker: Broker) -> Self {
+    pub(crate) fn before_init(broker: Broker) -> Self {
         Self { brokers: vec![broker], share: Vec::new() }
     }
 
@@ -271,7 +232,7 @@ impl Cluster {
         self.join(at);
     }
 
-    fn made_of(brokers: Vec<Broker>) -> Self {
+    pub(crate) fn made_of(brokers: Vec<Broker>) -> Self {
         let cluster = Self { brokers, share: Vec::new() };
         cluster.init();
         (1..cluster.brokers.len()).for_each(|at| cluster.join(at));
@@ -294,26 +255,6 @@ impl Cluster {
         let args = [&args[..], &["--address", address], &share].concat();
         let (ok, said, why) = run("strobe", &args);
         assert!(ok, "{said}{why}");
-    }
-
-    /// This broker and the others do not reach each other any more; agents reach all, or not it.
-    pub(crate) fn isolate(&self, at: usize, agents: Reach) {
-        let listens = |broker: &Broker| broker.listen.parse().expect("an address");
-        let relay = |broker: &Broker, clients: &[SocketAddr]| {
-            broker.relay.as_ref().expect("it has one").cut(clients);
-        };
-        let alone = &self.brokers[at];
-        for other in self.brokers.iter().filter(|broker| broker.address != alone.address) {
-            relay(alone, &[listens(other)]);
-            relay(other, &[listens(alone)]);
-        }
-        if agents == Reach::Others {
-            alone.relay.as_ref().expect("it has one").cut_all();
-        }
-    }
-
-    pub(crate) fn heal(&self) {
-        self.brokers.iter().filter_map(|broker| broker.relay.as_ref()).for_each(Relay::heal);
     }
 
     pub(crate) fn dir(&self, at: usize) -> String {
@@ -407,15 +348,6 @@ impl Cluster {
         serde_json::from_str(&self.brokers[at].text(path, query)).expect("JSON")
     }
 
-    /// How many moments each host has this series at, in all brokers' stores; they do not run.
-    pub(crate) fn moments(&self, metric: &str) -> BTreeMap<String, u64> {
-        let mut all: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
-        for (host, moments) in self.brokers.iter().flat_map(|broker| broker.moments(metric)) {
-            all.entry(host).or_default().extend(moments);
-        }
-        all.into_iter().map(|(host, moments)| (host, moments.len() as u64)).collect()
-    }
-
     pub(crate) fn changes_per_second(&self, threads: usize, each: usize) -> f64 {
         let leader = &self.brokers[self.leader()];
         let begun = now();
@@ -432,11 +364,6 @@ impl Cluster {
         (threads * each) as f64 / begun.elapsed().as_secs_f64()
     }
 
-    /// To be called more often than logs are sealed, which is every ten minutes.
-    pub(crate) fn keep_logs(&self) {
-        self.brokers.iter().for_each(Broker::keep_logs);
-    }
-
     /// All brokers end well, somebody looks at their directories, and they go on.
     pub(crate) fn while_stopped<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
         self.stop();
@@ -450,45 +377,12 @@ impl Cluster {
             assert!(broker.process.take().expect("it runs").terminate(), "SIGTERM ends it well");
         }
     }
-
-    /// Of every host, each frame that was acknowledged is in the log of a broker; those that are in two
-    /// were on their way when one of them was killed. How many there are of both.
-    pub(crate) fn assert_stored(&self, acknowledged: &BTreeMap<HostId, u64>) -> (u64, usize) {
-        let mut held: BTreeMap<HostId, BTreeMap<u64, usize>> = BTreeMap::new();
-        for broker in &self.brokers {
-            for seen in broker.stored() {
-                let host = held.entry(seen.host).or_default();
-                let frames = seen.ranges.iter().flat_map(|&(first, last)| first..=last);
-                frames.for_each(|seq| *host.entry(seq).or_default() += 1);
-            }
-        }
-        let (mut all, mut twice) = (0, 0);
-        for (host, &through) in acknowledged {
-            let held = held.get(host).unwrap_or_else(|| panic!("nothing of {host} is stored"));
-            let missing: Vec<u64> = (1..=through).filter(|seq| !held.contains_key(seq)).collect();
-            assert!(missing.is_empty(), "{host}: acknowledged and not stored: {missing:?}");
-            all += through;
-            twice += held.values().filter(|count| 1 < **count).count();
-        }
-        (all, twice)
-    }
 }
+
+/// What makes a program that was built for tests speak as the version before.
+pub(crate) const PREVIOUS: (&str, &str) = ("STROBE_TEST_PREVIOUS", "1");
 
 #[expect(clippy::disallowed_methods, reason = "real processes need real time to pass")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
-
-/// Links the files of one folder's log into another, where they are not.
-fn link_logs(from: &Path, to: &Path) {
-    for log in std::fs::read_dir(from).expect("a folder").flatten() {
-        let log = log.path();
-        if log.extension().is_some_and(|extension| extension == "log") {
-            // It is there already, or it was removed meanwhile, and then it is there too.
-            drop(std::fs::hard_link(&log, to.join(log.file_name().expect("a file"))));
-        }
-    }
-}
-
-const LOG: &str = "store/wal";
-const KEPT: &str = "kept";

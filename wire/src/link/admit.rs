@@ -1,7 +1,7 @@
 //! Who may be what: the role in a certificate against the ALPN of a connection.
 
 use super::{Alpn, CODE_EXPIRED, CODE_REFUSED, Distrust};
-use crate::message::{ALPN_AGENT, ALPN_AGENT_FIRST, ALPN_ENROL, ALPN_PEER, ALPN_VIZ};
+use crate::message::{ALPN_AGENT, ALPN_AGENT_FIRST, ALPN_ENROL, ALPN_PEER, ALPN_VIZ, is_previous};
 use crate::pki::{Role, Subject, expires_s};
 use rustls_pki_types::CertificateDer;
 
@@ -20,6 +20,7 @@ impl Alpn {
     /// As this side says or understands it, what it likes best first.
     pub(super) fn protocols(self) -> Vec<Vec<u8>> {
         match self {
+            Self::Agent if is_previous() => vec![ALPN_AGENT_FIRST.to_vec()],
             Self::Agent => vec![ALPN_AGENT.to_vec(), ALPN_AGENT_FIRST.to_vec()],
             Self::Viz | Self::Peer | Self::Enrol => vec![self.protocol().to_vec()],
         }

@@ -194,6 +194,27 @@ pub(super) fn columns(cgroup: &str, mask: u32) -> Vec<Column> {
     named.collect()
 }
 
+/// For the fuzz target: one file of a group, read at two ticks, parted by 0xFF.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(which: u8, bytes: &[u8]) {
+    use strobe_wire::schema::Schema;
+    let specs: Vec<&Spec> = VERSION_2.iter().chain(VERSION_1).collect();
+    let Some(spec) = specs.get(usize::from(which) % specs.len()) else { return };
+    let mut known = Fields::NONE;
+    for text in bytes.split(|byte| *byte == 0xff).take(2) {
+        let mut fields = Fields::NONE;
+        spec.parse(text, &mut fields);
+        fields.without_steal();
+        fields.fill(&known);
+        known = fields;
+        let _ = fields.io_bytes();
+        let columns = columns("/a", fields.mask());
+        assert_eq!(columns.len(), fields.0.iter().flatten().count());
+        let schema = Schema { section: "x".to_owned(), columns };
+        assert!(schema.columns.is_empty() || schema.check().is_ok(), "{spec:?}");
+    }
+}
+
 pub(super) const CPU: usize = 0;
 const USER: usize = 1;
 const SYSTEM: usize = 2;

@@ -22,6 +22,8 @@ use super::ranks::{Candidate, MEASURES, Ranks, Remainder, Rule, follow, growth, 
 use super::sheet::{Repair, Sheet};
 use super::{GAUGE, column};
 use eyes::{Eyes, Told};
+#[cfg(fuzzing)]
+pub(super) use files::fuzz;
 use files::{BASES, COUNTERS, CPU, FIELDS, Fields, IO, LEVELS, MEMORY};
 use std::collections::HashMap;
 use std::path::Path;

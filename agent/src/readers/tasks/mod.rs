@@ -397,6 +397,19 @@ fn put(shape: u8, key: &[u8], values: &Values, sheet: &mut Sheet) {
     }
 }
 
+/// For the fuzz target: `stat`, `io`, and what the name of a process becomes.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &[u8]) {
+    let _ = parse_io(text);
+    let Some(stat) = Stat::parse(text) else { return };
+    assert!(stat.name.bytes().len() <= 16);
+    for shape in 0..4 {
+        let columns = columns(shape, stat.name.bytes());
+        let schema = strobe_wire::schema::Schema { section: "x".to_owned(), columns };
+        assert!(schema.columns.is_empty() || schema.check().is_ok(), "{shape}");
+    }
+}
+
 pub(super) fn columns(shape: u8, key: &[u8]) -> Vec<Column> {
     if shape == TOTALS {
         return vec![column("strobe_processes", &[], GAUGE)];

@@ -1,9 +1,10 @@
 //! Several stores read as one.
 
-use super::super::tests::{HOST, Place, T0, dump, expected, write};
+use super::super::tests::{HOST, Place, T0, dump, expected, write, write_one};
 use super::super::*;
 use super::*;
 use crate::store::page::{Depth, Wanted};
+use proptest::prelude::*;
 use std::collections::BTreeSet;
 use strobe_wire::ids::HostId;
 
@@ -22,7 +23,7 @@ fn together(store: &Store, others: &[&Store], depth: Depth, bytes_max: usize) ->
             depth,
             limits: LIMITS,
             next: None,
-            version: PAGE_VERSION,
+            version: newest_page(),
             shares: false,
         };
         loop {
@@ -115,6 +116,106 @@ fn rollups_of_several_stores_are_those_of_all_rows() {
     }
 }
 
+/// What a query of rollups sees: of each series its labels and rows, sums as far as their order does not count.
+fn rolled(store: &Store, step_ms: i64) -> Vec<(String, Vec<String>)> {
+    let (mut out, mut scratch) = (Vec::new(), Scratch::new(&LIMITS));
+    for part in store.select(&[], ALL, &LIMITS).unwrap() {
+        let visit = &mut |series, rows: &Rolled| {
+            let fields = [&rows.min, &rows.max, &rows.sum, &rows.count, &rows.last];
+            let row = |at: usize| {
+                let fields: Vec<String> = fields.iter().map(|f| format!("{:.4}", f[at])).collect();
+                format!("{} {fields:?}", (rows.times[at] - T0) / 1000)
+            };
+            // The row that ends behind the range is nobody's window.
+            let within = 0..rows.times.partition_point(|time| *time <= ALL.end_ms);
+            out.push((format!("{:?}", part.labels(series)), within.map(row).collect()));
+            Ok(())
+        };
+        store.scan_rolled(&part, ALL, step_ms, &mut scratch, visit).unwrap();
+    }
+    out
+}
+
+fn assert_same(found: &[(String, Vec<String>)], wanted: &[(String, Vec<String>)], what: &str) {
+    assert_eq!(found.len(), wanted.len(), "{what}");
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert_eq!(found.0, wanted.0);
+        let differ = found.1.iter().zip(&wanted.1).find(|(found, wanted)| found != wanted);
+        assert_eq!((differ, found.1.len()), (None, wanted.1.len()), "{what}: {}", found.0);
+    }
+}
+
+/// Broker A was killed before its acknowledgement came back: the agent sent the rows again, B took them in too,
+/// and `count_over_time` over rollups said 70 samples a minute.
+#[test]
+fn a_row_that_two_stores_took_in_counts_once_in_rollups() {
+    let places = ["a", "b", "all"].map(|name| Place::new(&format!("elsewhere-twice-{name}")));
+    let [mut a, mut b, mut all] = places.each_ref().map(Place::open);
+    write(&mut a.1, HOST, 0..4000);
+    write(&mut b.1, HOST, 3990..8000);
+    write(&mut all.1, HOST, 0..8000);
+    let wanted = [60_000, 3_600_000].map(|step| rolled(&all.0, step));
+    assert!(wanted[0][0].1[30].contains("\"60.0000\""), "{}", wanted[0][0].1[30]);
+    // Not rolled up yet, in one of them, in both.
+    for round in 0..3 {
+        for (here, other) in [(&a.0, &b.0), (&b.0, &a.0)] {
+            for (step, wanted) in [60_000, 3_600_000].into_iter().zip(&wanted) {
+                let (seen, _) = together(here, &[other], Depth::Rolled(step), 1 << 20);
+                assert_same(&rolled(&seen, step), wanted, &format!("round {round}, step {step}"));
+            }
+        }
+        let next = if round == 0 { &mut a.1 } else { &mut b.1 };
+        next.settle(T0 + 90_000_000).unwrap();
+    }
+    // A store that starts again knows what it has, without the log of it.
+    let cover = |store: &Store| store.shared.source(HOST.0).read().cover.clone();
+    let (known, none) = (cover(&b.0), Default::default());
+    assert_ne!(known, none);
+    drop((b.0, b.1));
+    std::fs::remove_dir_all(places[1].0.join("wal")).unwrap();
+    let b = places[1].open();
+    assert_eq!(cover(&b.0), known);
+    let (seen, _) = together(&a.0, &[&b.0], Depth::Rolled(60_000), 1 << 20);
+    assert_same(&rolled(&seen, 60_000), &wanted[0], "after a restart");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    /// A host goes from store to store, and each time sends again what it cannot know the last one to have.
+    #[test]
+    fn rollups_of_several_stores_are_those_of_one_that_had_all(
+        moves in proptest::collection::vec((0_usize..3, 1_u64..5000, 0_u64..400, any::<bool>()), 1..8),
+        here in 0_usize..3,
+    ) {
+        let names = ["a", "b", "c", "all"];
+        let places = names.map(|name| Place::new(&format!("elsewhere-any-{name}")));
+        let mut stores = places.each_ref().map(Place::open);
+        let mut have: [BTreeSet<u64>; 3] = Default::default();
+        let mut end = 0_u64;
+        for (to, rows, again, settles) in moves {
+            let from = end.saturating_sub(again);
+            end += rows;
+            // What a store has already it knows by its number, and does not take in twice.
+            for step in from..end {
+                if have[to].insert(step) {
+                    write_one(&mut stores[to].1, step);
+                }
+            }
+            stores[to].1.commit(T0).unwrap();
+            if settles {
+                stores[to].1.settle(T0 + i64::try_from(end).unwrap() * 1000).unwrap();
+            }
+        }
+        write(&mut stores[3].1, HOST, 0..end);
+        stores[3].1.settle(T0 + 90_000_000).unwrap();
+        let others: Vec<&Store> = (0..3).filter(|n| *n != here).map(|n| &stores[n].0).collect();
+        for step in [60_000, 3_600_000] {
+            let (seen, _) = together(&stores[here].0, &others, Depth::Rolled(step), 1 << 20);
+            assert_same(&rolled(&seen, step), &rolled(&stores[3].0, step), &format!("step {step}"));
+        }
+    }
+}
+
 #[test]
 fn a_page_that_does_not_check_is_refused() {
     let place = Place::new("elsewhere-broken");
@@ -127,7 +228,7 @@ fn a_page_that_does_not_check_is_refused() {
         depth,
         limits: LIMITS,
         next: None,
-        version: PAGE_VERSION,
+        version: newest_page(),
         shares: false,
     };
     let page = store.page(&wanted, &|| false).unwrap();
@@ -157,15 +258,16 @@ fn pages_are_of_a_form_that_both_know() {
         T0 + 10_000_000
     );
     let old: Wanted = serde_json::from_str(&old).unwrap();
-    for (asked, answered) in [(old.version, 1), (PAGE_VERSION, PAGE_VERSION), (99, PAGE_VERSION)] {
+    let newest = newest_page();
+    for (asked, answered) in [(old.version, 1), (2, 2), (newest, newest), (99, newest)] {
         let page = store.page(&Wanted { version: asked, ..old.clone() }, &|| false).unwrap();
         assert_eq!(page[0], answered);
         let elsewhere = Elsewhere::new(ALL, false);
         elsewhere.take(&page).unwrap();
         assert_eq!(elsewhere.sources().len(), 1, "form {answered} is read");
         let mut newer = page;
-        newer[0] = PAGE_VERSION + 1;
+        newer[0] = newest + 1;
         let why = Elsewhere::new(ALL, false).take(&newer).unwrap_err();
-        assert!(why.contains("of version 3, this broker reads 1 to 2"), "{why}");
+        assert!(why.contains("of version 4, this broker reads 1 to 3"), "{why}");
     }
 }

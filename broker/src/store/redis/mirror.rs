@@ -234,9 +234,10 @@ impl Mirror {
         let (rows, more) = self.stream.pass(&self.catalog, self.marks.wal, &mut send)?;
         self.count(|counts| counts.rows += rows);
         let newest = self.shared.segments().iter().filter_map(|segment| segment.number()).max();
+        let newest = newest.unwrap_or(0);
         let behind = self.behind();
         let lacks = behind.iter().find(|(_, segment)| segment.step_ms == 0);
-        let whole = lacks.map_or(newest.unwrap_or(0), |(number, _)| number.saturating_sub(1));
+        let whole = lacks.map_or(newest, |(number, _)| number.saturating_sub(1));
         self.count(|counts| counts.whole = whole);
         self.note_lag(&behind, now_ms);
         if let Some((number, segment)) = behind.first() {

@@ -1,0 +1,60 @@
+//! What lies between the brokers of a test, and between them and agents: a relay before each.
+
+use super::{Broker, Cluster};
+use std::net::SocketAddr;
+use strobe_tests::relay::Relay;
+
+/// Whom agents reach when a broker is cut off from the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    All,
+    Others,
+}
+
+impl Broker {
+    /// Reached by a relay of its own.
+    fn behind_a_relay(name: &str, seed: u64) -> Self {
+        let mut broker = Self::start(name, "127.0.0.1:0");
+        let relay = Relay::start(broker.listens(), seed);
+        broker.address = relay.address().to_string();
+        broker.relay = Some(relay);
+        broker
+    }
+
+    fn listens(&self) -> SocketAddr {
+        self.listen.parse().expect("an address")
+    }
+}
+
+impl Cluster {
+    /// So many brokers, all of them voters, each behind a relay of its own.
+    pub(crate) fn behind_relays(name: &str, count: usize) -> Self {
+        let start = |at| Broker::behind_a_relay(&format!("{name}-{at}"), at as u64);
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// What this broker is reached by.
+    pub(crate) fn relay(&self, at: usize) -> &Relay {
+        self.brokers[at].relay.as_ref().expect("it has one")
+    }
+
+    /// Where this broker dials from.
+    pub(crate) fn source(&self, at: usize) -> SocketAddr {
+        self.brokers[at].listens()
+    }
+
+    /// This broker and the others do not reach each other any more; agents reach all, or not it.
+    pub(crate) fn isolate(&self, at: usize, agents: Reach) {
+        for other in (0..self.brokers.len()).filter(|other| *other != at) {
+            self.relay(at).cut(&[self.source(other)]);
+            self.relay(other).cut(&[self.source(at)]);
+        }
+        if agents == Reach::Others {
+            self.relay(at).cut_all();
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.brokers.iter().filter_map(|broker| broker.relay.as_ref()).for_each(Relay::heal);
+    }
+}
