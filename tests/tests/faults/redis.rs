@@ -221,7 +221,7 @@ fn sentinel(files: &Folder, number: usize, primary: u16) -> (Child, u16) {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Beyond the hosts' second; a tenth of one is what is printed on a machine with nothing else to do.
-const STALL_MAX: Duration = Duration::from_secs(4);
+/// Beyond the hosts' second.
+const STALL_MAX: Duration = Duration::from_secs(1);
 /// Of an agent that goes over to reading its acknowledgements with its next tick.
-const NO_GAP: Duration = Duration::from_secs(8);
+const NO_GAP: Duration = Duration::from_millis(2500);
