@@ -11,10 +11,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use strobe_broker::{Subscription, Update};
-use strobe_tests::{Folder, free_address, pause, run, wait};
+use strobe_tests::{Folder, pause, run, wait};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::ApiRequest;
-use strobe_wire::settings::Settings;
 use support::network::Reach;
 use support::{Agents, Cluster, now};
 
@@ -133,20 +132,7 @@ fn any_broker_answers_for_all() {
 #[test]
 fn a_dashboard_anywhere_sees_all() {
     let mut cluster = Cluster::start("live", 2);
-    let folder = Folder::new("live-here");
-    let args = ["--dir", folder.text(), "--broker-listen", &free_address()].map(str::to_owned);
-    let keys = strobe_broker::config::KEYS;
-    let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
-    let config = strobe_broker::Config::of(&settings, None, false).expect("good settings");
-    let here = strobe_broker::Broker::start(config).expect("it starts");
-    let token = cluster.join_token(0);
-    let join = ["cluster", "join", cluster.address(0), "--token", &token, "--dir", folder.text()];
-    let (ok, said, why) = run("strobe", &join);
-    assert!(ok, "{said}{why}");
-    wait("it votes and has its share", 30, || {
-        let status = cluster.status(0);
-        status.voters() == 3 && status.shards(3) > 60
-    });
+    let (here, _folder) = cluster.join_here("live", &[]);
     let agents = Agents::start(&cluster, 6);
     agents.wait_until_all_are_heard(30);
     let dashboard = here.subscribe();

@@ -10,6 +10,7 @@
 //! that something about the link is new (`RTNLGRP_LINK`; more than its queue holds forgets all names).
 #![expect(clippy::host_endian_bytes, reason = "netlink speaks the host's own order")]
 
+use super::netlink::{HEADER_BYTES, REQUEST_DUMP, u16_at, u32_at};
 use super::network::DEVICE;
 use super::sheet::{Repair, Sheet, Vanish};
 use nix::errno::Errno;
@@ -281,26 +282,13 @@ fn request() -> [u8; HEADER_BYTES + STATS_BYTES] {
     bytes
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at + 4)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at + 2)?;
-    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
-}
-
 /// Fewer are as cheap as text.
 const LINKS_MANY: usize = 64;
 const CHOICE_NS: u64 = 3_600_000_000_000;
 const RTM_NEWSTATS: u16 = 92;
 const RTM_GETSTATS: u16 = 94;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const REQUEST_DUMP: u16 = 0x301;
 const RTMGRP_LINK: u32 = 1;
 const STATS_LINK_64: u16 = 1;
-const HEADER_BYTES: usize = 16;
 const STATS_BYTES: usize = 12;
 /// The kernel fills what it is given, up to this.
 const BUFFER_BYTES: usize = 32 << 10;

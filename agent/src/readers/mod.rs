@@ -29,6 +29,7 @@ pub(crate) mod fuzz;
 mod latency;
 pub(crate) mod leaf;
 pub(crate) mod link_stats;
+mod netlink;
 mod processes;
 mod ranks;
 mod sockets;

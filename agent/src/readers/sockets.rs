@@ -5,6 +5,7 @@
 //! asked for, so a host of a million connections pays for its listeners alone.
 #![expect(clippy::host_endian_bytes, reason = "netlink speaks the host's own order")]
 
+use super::netlink::{HEADER_BYTES, REQUEST_DUMP, u16_at, u32_at};
 use super::sheet::{Repair, Sheet};
 use super::{COUNTER, GAUGE, column};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
@@ -291,28 +292,15 @@ pub(crate) fn fuzz(answer: &[u8]) {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at + 4)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at + 2)?;
-    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
-}
-
 const STATE: u8 = 0;
 const LISTENER: u8 = 1;
 const OTHERS: u8 = 2;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const REQUEST_DUMP: u16 = 0x301;
 const IPPROTO_TCP: u8 = 6;
 /// `INET_DIAG_SKMEMINFO`.
 const MEMORY_INFO: u16 = 7;
 /// `inet_diag_msg`; attributes follow.
 const MESSAGE_BYTES: usize = 72;
-const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
 const LISTEN: u32 = 10;
 /// The kernel fills what it is given, up to this.

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use strobe_broker::{Broker, Subscription, Update};
-use strobe_tests::{Folder, free_address, pause, run, wait};
+use strobe_broker::{Subscription, Update};
+use strobe_tests::{Folder, free_address, pause, wait};
 use strobe_wire::ids::HostId;
-use strobe_wire::settings::Settings;
 
 /// Whatever happens to Redis, neither rows nor the live view wait for it, and in the end Redis has what the
 /// brokers have.
@@ -25,7 +24,7 @@ fn a_redis_that_fails_is_not_felt() {
         fill(dir, at as u128 + 1, times, end_ms);
     };
     let cluster = Cluster::sharing("redis", (2, &["--store", &url]), history);
-    let (here, folder) = dashboard(&cluster, &url);
+    let (here, folder) = cluster.join_here("redis", &["--store", &url]);
     let agents = Agents::start(&cluster, 6);
     agents.wait_until_all_are_heard(30);
     wait("history is in Redis", 30, || watched.blocks() >= 2);
@@ -59,26 +58,6 @@ fn a_redis_that_fails_is_not_felt() {
     drop(view);
     let judged = cluster.judge_with(agents, &[folder.path()], || here.stop());
     println!("{judged}");
-}
-
-/// A third broker of the cluster, in this process, so that its live view is at hand.
-fn dashboard(cluster: &Cluster, url: &str) -> (Broker, Folder) {
-    let folder = Folder::new("redis-here");
-    let args = ["--dir", folder.text(), "--broker-listen", &free_address(), "--store", url];
-    let args = args.map(str::to_owned);
-    let keys = strobe_broker::config::KEYS;
-    let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
-    let config = strobe_broker::Config::of(&settings, None, false).expect("good settings");
-    let here = Broker::start(config).expect("it starts");
-    let token = cluster.join_token(0);
-    let join = ["cluster", "join", cluster.address(0), "--token", &token, "--dir", folder.text()];
-    let (ok, said, why) = run("strobe", &join);
-    assert!(ok, "{said}{why}");
-    wait("it votes and has its share", 30, || {
-        let status = cluster.status(0);
-        status.voters() == 3 && status.shards(3) > 60
-    });
-    (here, folder)
 }
 
 /// The longest time that a host showed nothing new, until it is over.

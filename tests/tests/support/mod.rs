@@ -13,6 +13,7 @@ use strobe_broker::control;
 use strobe_tests::relay::Relay;
 use strobe_tests::{Folder, Process, free_address, pause, run, wait};
 use strobe_wire::message::ApiRequest;
+use strobe_wire::settings::Settings;
 
 /// One broker.
 pub(crate) struct Broker {
@@ -151,6 +152,27 @@ impl Cluster {
         assert!(broker.process.take().expect("it runs").terminate(), "SIGTERM ends it well");
         broker.previous = false;
         broker.begin();
+    }
+
+    /// A third broker in this process, so that its live view is at hand; it votes and has its share.
+    pub(crate) fn join_here(&self, name: &str, args: &[&str]) -> (strobe_broker::Broker, Folder) {
+        let folder = Folder::new(&format!("{name}-here"));
+        let listen = free_address();
+        let own = ["--dir", folder.text(), "--broker-listen", &listen];
+        let args: Vec<String> = own.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        let keys = strobe_broker::config::KEYS;
+        let settings = Settings::load(keys, None, &|_| None, &args).expect("good settings");
+        let config = strobe_broker::Config::of(&settings, None, false).expect("good settings");
+        let here = strobe_broker::Broker::start(config).expect("it starts");
+        let token = self.join_token(0);
+        let join = ["cluster", "join", self.address(0), "--token", &token, "--dir", folder.text()];
+        let (ok, said, why) = run("strobe", &join);
+        assert!(ok, "{said}{why}");
+        wait("it votes and has its share", 30, || {
+            let status = self.status(0);
+            status.voters() == 3 && status.shards(3) > 60
+        });
+        (here, folder)
     }
 
     /// The same, with more arguments for each.
