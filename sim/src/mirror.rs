@@ -16,6 +16,8 @@ pub(crate) struct Sharing {
     redis: Redis,
     mirror: Mirror,
     mirror_at: Instant,
+    /// Passes after each other that had more to do.
+    restless: u32,
     /// With `durability = "wal+redis"`.
     log: Option<Log>,
     log_at: Instant,
@@ -72,8 +74,8 @@ impl Sharing {
         let log = place.log.then(|| mirror.log());
         let (epochs, counts) = (mirror.epochs(), mirror.counts());
         let redis = place.redis.clone();
-        let (mirror_at, log_at, log_busy_until) = (now, now, now);
-        Self { redis, mirror, mirror_at, log, log_at, log_busy_until, epochs, counts }
+        let (mirror_at, log_at, log_busy_until, restless) = (now, now, now, 0);
+        Self { redis, mirror, mirror_at, restless, log, log_at, log_busy_until, epochs, counts }
     }
 
     /// What acknowledgements wait for.
@@ -107,6 +109,8 @@ impl Sharing {
     /// One of the mirror's.
     pub(crate) fn pass(&mut self, now: Instant, now_ms: i64) {
         let wait = self.mirror.pass(now_ms);
+        self.restless = if wait.is_zero() { self.restless + 1 } else { 0 };
+        assert!(self.restless < RESTLESS_MAX, "the mirror never waits");
         self.mirror_at = now + self.redis.waited() + wait.max(LEAST);
     }
 
@@ -139,3 +143,5 @@ pub(crate) fn stranger(
 
 /// A pass takes some time.
 const LEAST: Duration = Duration::from_millis(5);
+/// No run has as many segments, nor as much of a log.
+const RESTLESS_MAX: u32 = 300;
