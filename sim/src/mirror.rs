@@ -111,7 +111,7 @@ impl Sharing {
         let wait = self.mirror.pass(now_ms);
         self.restless = if wait.is_zero() { self.restless + 1 } else { 0 };
         assert!(self.restless < RESTLESS_MAX, "the mirror never waits");
-        self.mirror_at = now + self.redis.waited() + wait.max(LEAST);
+        self.mirror_at = now + self.redis.waited() + (wait * PATIENCE).max(LEAST);
     }
 
     pub(crate) fn timeout(&self) -> Instant {
@@ -141,6 +141,8 @@ pub(crate) fn stranger(
     (store, writer, sharing)
 }
 
+/// A busy machine lets what is idle wait. Most of a run's cost was to look at marks that were as before.
+const PATIENCE: u32 = 3;
 /// A pass takes some time.
 const LEAST: Duration = Duration::from_millis(5);
 /// No run has as many segments, nor as much of a log.

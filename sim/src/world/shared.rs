@@ -157,6 +157,6 @@ impl World<'_> {
 
 /// What servers say that happens to them.
 const TOLD: &[&str] = &["fails over", "starts again and is empty", "cuts its connections"];
-/// What is due is sealed by then.
-const SEALED_US: u64 = 5_000_000;
+/// What is due is sealed by then, and the mirror has seen it.
+const SEALED_US: u64 = 10_000_000;
 const MIRRORED_US_MAX: u64 = 300_000_000;
