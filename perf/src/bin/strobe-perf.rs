@@ -57,7 +57,7 @@ enum What {
     Live(LiveArguments),
     /// What a sample of this host's /proc takes on the disk, and elsewhere.
     Bytes(BytesArguments),
-    /// strobe-agent, node_exporter and collectd side by side on this host.
+    /// strobe-agent, node_exporter, collectd and sadc side by side on this host.
     Agents(AgentsArguments),
     /// strobe-agent on a host of many control groups and processes.
     Families(FamiliesArguments),
@@ -229,6 +229,9 @@ struct AgentsArguments {
     /// collectd; left out if it is not there.
     #[arg(long, default_value = "/usr/sbin/collectd")]
     collectd: PathBuf,
+    /// sysstat's sadc; left out if it is not there.
+    #[arg(long, default_value = "/usr/lib/sysstat/sadc")]
+    sadc: PathBuf,
     /// Samples a run, one a second.
     #[arg(long, default_value_t = 30)]
     ticks: u32,
@@ -341,6 +344,7 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
         broker: there(&bench.programs.join("strobe-broker")),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
+        sadc: there(&arguments.sadc),
         ticks: arguments.ticks.max(1),
         runs: arguments.runs.max(1),
         dir: bench.scratch("agents")?,
