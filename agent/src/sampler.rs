@@ -204,7 +204,7 @@ impl Sampler {
 
     /// Reads everything once and hands each section's row to `sink`.
     pub fn tick(&mut self, now: Tick, mut sink: impl FnMut(SectionRow<'_>)) {
-        // Looking at the clock between the files is a twentieth of a tick: it is done when it is told.
+        // The clock is looked at between the files when what they cost is told.
         let timed = self.families.is_to_tell_costs(now.boottime_ns);
         let clock = if timed { self.clock } else { || 0 };
         for cost in &mut self.costs {
