@@ -2,7 +2,7 @@
 //! leads is killed, and come back with a history that one register could have: nobody reads what is over,
 //! nobody overwrites what he has not seen, and what was told as done is done.
 
-#[expect(dead_code, unused_imports, reason = "most of it is for what a cluster goes through")]
+#[expect(dead_code, reason = "most of it is for what a cluster goes through")]
 mod support;
 
 use std::sync::Mutex;
