@@ -3,14 +3,14 @@
 
 use crate::support::{
     Server, ask, dir, free_port, mirror, now, open, query, send, series, start_with, until,
-    wall_ms, write_rows,
+    wall_ms, write_copied_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
 use strobe_broker::Broker;
 use strobe_broker::remote_write;
-use strobe_broker::store::redis::{RedisConfig, restore};
+use strobe_broker::store::redis::{Confirmed, RedisConfig, restore};
 use strobe_broker::store::{Recovery, Store, StoreConfig};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::ApiRequest;
@@ -140,16 +140,19 @@ fn frames_are_restored_once_with_their_numbers() {
     let server = Server::start(free_port(), &[]);
     {
         let (store, mut writer) = open(&lost, base);
-        let mut log = mirror(&store, &server.url(), base).log();
-        let confirmed = log.confirmed();
+        let confirmed = Confirmed::default();
+        let mut log = mirror(&store, &server.url(), base).log(confirmed.clone());
         log.pass(base);
-        write_rows(&mut writer, 0..20, base);
+        write_copied_rows(&mut writer, 0..20, base);
         assert!(confirmed.through() < writer.synced());
         log.pass(base);
         assert_eq!(confirmed.through(), writer.synced());
         // A mark that is lost makes the log come twice.
-        server.tell(&["DEL", "monitor:mark:log:{s000}"]);
-        write_rows(&mut writer, 20..30, base);
+        let mut redis = server.connect();
+        let marks: Vec<String> =
+            redis::cmd("KEYS").arg("monitor:logs:*").query(&mut redis).unwrap();
+        server.tell(&["DEL", &marks[0]]);
+        write_copied_rows(&mut writer, 20..30, base);
         log.pass(base + 1001);
         assert_eq!(logged(&server), 50);
     }

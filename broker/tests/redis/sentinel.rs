@@ -2,14 +2,14 @@
 
 use crate::support::{
     Server, counts, dir, drive, equal_local, fill, free_port, mirror, mirror_with, now, open,
-    query, until, wall_ms, whole_hour_ms, within, write_rows,
+    query, until, wall_ms, whole_hour_ms, within, write_copied_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use strobe_broker::store::Recovery;
-use strobe_broker::store::redis::{RedisConfig, restore};
+use strobe_broker::store::redis::{Confirmed, RedisConfig, restore};
 
 /// Who is watched, and three who watch.
 struct Watched {
@@ -182,12 +182,12 @@ fn a_log_outlives_its_primary_and_then_its_disk() {
     let url = watched.url();
     {
         let (store, mut writer) = open(&lost, base);
-        let mut log = mirror(&store, &url, base).log();
-        write_rows(&mut writer, 0..20, base);
+        let mut log = mirror(&store, &url, base).log(Confirmed::default());
+        write_copied_rows(&mut writer, 0..20, base);
         log.pass(base);
         assert_eq!(log.confirmed().through(), writer.synced());
         drop(watched.servers.remove(0));
-        write_rows(&mut writer, 20..40, base);
+        write_copied_rows(&mut writer, 20..40, base);
         log.pass(base);
         assert!(log.confirmed().through() < writer.synced(), "nobody has it");
         until("the next primary", || {

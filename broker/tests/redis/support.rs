@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use strobe_broker::config::KEYS;
+use strobe_broker::config::{Durability, KEYS};
 use strobe_broker::query::{Deadline, Engine, Limits, Output};
 use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
 use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
@@ -286,6 +286,15 @@ pub(crate) fn load() -> Schema {
 
 /// Rows of host 7 with these numbers, a second apart, committed.
 pub(crate) fn write_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64) {
+    rows_of(writer, seqs, from_ms, Durability::Wal);
+}
+
+/// The same of class `wal+redis`.
+pub(crate) fn write_copied_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64) {
+    rows_of(writer, seqs, from_ms, Durability::WalRedis);
+}
+
+fn rows_of(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64, class: Durability) {
     let schema = load();
     writer.schema(&schema).unwrap();
     writer.host(HostId(7), "node", "a", &Labels::of(&[("rack", "r1")])).unwrap();
@@ -302,7 +311,7 @@ pub(crate) fn write_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_m
         let mut slot = [0; FRAME_BYTES_MAX];
         let row = Row { values: &[150], valid: &[1], scores: &[] };
         let length = seal_row(&mut slot, &header, &row).unwrap();
-        writer.frame(&Bytes::copy_from_slice(&slot[..length])).unwrap();
+        writer.frame_of(&Bytes::copy_from_slice(&slot[..length]), class).unwrap();
     }
     writer.commit(from_ms).unwrap();
 }
