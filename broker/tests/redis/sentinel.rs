@@ -206,6 +206,52 @@ fn a_log_outlives_its_primary_and_then_its_disk() {
     }
 }
 
+/// `wal+redis`: the primary and the disk die at once. What the replica had is there; Redis answers before it
+/// copies, so what it had not is lost with both.
+#[test]
+fn a_primary_and_the_disk_die_at_once() {
+    for copied in [true, false] {
+        let (lost, found, base) = (dir("once-lost"), dir("once-found"), wall_ms() - 60_000);
+        let mut watched = Watched::start("once", 700);
+        let url = watched.url();
+        {
+            let (store, mut writer) = open(&lost, base);
+            let mut log = mirror(&store, &url, base).log(Confirmed::default());
+            write_copied_rows(&mut writer, 0..20, base);
+            log.pass(base);
+            let replica = &watched.servers[1];
+            until("the replica", || replica.has("monitor:logs"));
+            if !copied {
+                // It is behind, as over a slow line.
+                replica.signal(nix::sys::signal::Signal::SIGSTOP);
+            }
+            write_copied_rows(&mut writer, 20..30, base);
+            log.pass(base);
+            assert_eq!(log.confirmed().through(), writer.synced(), "acknowledged");
+            if copied {
+                until("the replica", || replica.length("monitor:log:*") == 30);
+            }
+        }
+        drop(watched.servers.remove(0));
+        if !copied {
+            watched.servers[0].signal(nix::sys::signal::Signal::SIGCONT);
+        }
+        let replica = &watched.servers[0];
+        within(30, "the next primary", || replica.info("replication").contains("role:master"));
+        let (store, mut writer) = open(&found, base);
+        let mut recovery = Recovery::default();
+        let config = RedisConfig::at(url);
+        restore(&config, &mut writer, &mut recovery, base).unwrap();
+        let (count, _) = query(&store, "node_load1[5m]", base + 60_000);
+        // A stopped replica may still find the last ones in its socket: at least the first are there.
+        assert!(if copied { count == 30 } else { (20..=30).contains(&count) }, "{count}");
+        drop(writer);
+        for dir in [lost, found] {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+    }
+}
+
 /// The URL of a Sentinel is enough where it watches one name.
 #[test]
 fn a_sentinel_is_recognised() {

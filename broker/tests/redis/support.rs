@@ -106,6 +106,19 @@ impl Server {
         redis::cmd(command[0]).arg(&command[1..]).exec(&mut redis).is_ok()
     }
 
+    /// Whether it has this key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        redis::cmd("EXISTS").arg(key).query(&mut self.connect()).unwrap()
+    }
+
+    /// How many entries these streams have.
+    pub(crate) fn length(&self, pattern: &str) -> u64 {
+        let mut redis = self.connect();
+        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut redis).unwrap();
+        let length = |key| redis::cmd("XLEN").arg(key).query::<u64>(&mut redis).unwrap();
+        keys.into_iter().map(length).sum()
+    }
+
     /// What it answers, as text.
     pub(crate) fn say(&self, command: &[&str]) -> String {
         let mut redis = self.connect();

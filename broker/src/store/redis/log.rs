@@ -328,15 +328,17 @@ impl Log {
         Ok(self.counts.lock().unwrap_or_else(PoisonError::into_inner).whole < newest)
     }
 
+    /// Where the next record may be that has to be there.
+    fn next(&self, through: Position) -> Position {
+        let range = self.shared.copied.range().filter(|(_, last)| self.at < *last);
+        range.map_or(through, |(first, _)| first)
+    }
+
     /// Where the log is then; where it was, if blocks come first.
     fn send(&mut self, link: &mut Link, through: Position, now_ms: i64) -> RedisResult<Position> {
-        let Some((first, _)) = self.shared.copied.range().filter(|(_, last)| self.at < *last)
-        else {
-            // Nothing of what is behind it has to be there.
-            return Ok(if self.lacks_blocks()? { self.at } else { through });
-        };
-        if self.at < first {
-            return Ok(if self.lacks_blocks()? { self.at } else { first });
+        let next = self.next(through);
+        if self.at < next {
+            return Ok(if self.lacks_blocks()? { self.at } else { next });
         }
         let (mut writes, mut shards) = (Writes::default(), BTreeSet::new());
         let (catalog, keys, store) = (&self.catalog, &self.keys, &self.store);
