@@ -15,6 +15,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
+use strobe_cluster::kinds::members::{self, Stage};
 use strobe_cluster::kinds::{Command, hosts, placement, revocations, rollouts, versions};
 use strobe_cluster::{
     CommandId, Config, Event, Identity, Node, NodeError, Outcome, Output, Role, Store, Ticket,
@@ -348,13 +349,22 @@ impl Plane {
         if !self.confirmed {
             map.forget_owners();
         }
-        if let Some(peer) = self.left_to {
+        if let Some(peer) = self.left_to.or_else(|| self.left_by_log()) {
             map.leave_to(peer);
         }
         if *self.map != map {
             self.map = Arc::new(map);
             self.posts.push_back(Post::Map(Arc::clone(&self.map)));
         }
+    }
+
+    /// Somebody who stayed, if this broker has left by what is in the store here: nobody comes back from
+    /// there, so that holds however old it is. Who owns what by it does not: no peer says any more.
+    fn left_by_log(&self) -> Option<u64> {
+        let known = members::members(self.node.state());
+        let gone = known.iter().any(|m| m.id == self.identity.broker && m.stage() == Stage::Left);
+        let stays = known.iter().find(|member| member.stage() == Stage::Voter);
+        stays.filter(|_| gone).map(|member| member.id)
     }
 
     fn propose(&mut self, now: Instant, command: Command, who: Waiter) -> Result<(), NodeError> {

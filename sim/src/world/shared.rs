@@ -89,11 +89,11 @@ impl World<'_> {
         known.iter().any(|member| member.id == id && member.stage() == Stage::Left)
     }
 
-    /// What is not yet in Redis.
+    /// What is not yet in Redis, or is refused there: whoever is there or has left knows by what to write.
     pub(super) fn unshared(&self) -> Option<String> {
         let brokers = self.machines.iter().filter_map(|(id, m)| Some((id, m.broker.as_ref()?)));
         let mut sharing = brokers.filter_map(|(id, b)| Some((id, b.sharing.as_ref()?.counts())));
-        let lags = sharing.find(|(_, c)| !c.connected || 0 < c.lag_segments)?;
+        let lags = sharing.find(|(_, c)| !c.connected || 0 < c.lag_segments + c.fenced_shards)?;
         Some(format!("Redis lacks segments of broker {}: {:?}", lags.0, lags.1))
     }
 
