@@ -42,7 +42,7 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Writer::frame`]; a part of it may be appended by then.
-    pub(crate) fn take_in(&mut self, taken: &Taken) -> Result<Vec<String>, StoreError> {
+    pub fn take_in(&mut self, taken: &Taken) -> Result<Vec<String>, StoreError> {
         let mut damage = Vec::new();
         for (source, labels) in &taken.labels {
             // Whoever is known here has said himself who he is.

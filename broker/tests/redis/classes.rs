@@ -165,6 +165,23 @@ fn a_class_that_needs_a_redis_is_refused_without_one() {
         assert!(status == 400 && why.contains("this broker has no Redis"), "{status} {why}");
     }
     assert_eq!(configure(&dir, "[broker]\ndurability = \"wal\"\n").0, 200);
+    // It is given one while it runs.
+    let server = Server::start(free_port(), &[]);
+    let url = server.url().replace(':', "%3A").replace('/', "%2F");
+    let request = ApiRequest {
+        method: "POST".into(),
+        path: "/api/strobe/v1/cluster/init".into(),
+        query: format!("store={url}"),
+        ..ApiRequest::default()
+    };
+    let answer = control::ask(&dir, request, Duration::from_secs(10)).unwrap();
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    until("the cluster of one", || configure(&dir, GOLD).0 == 200);
+    let gold = member(&broker, 7, "gold");
+    let (mut peer, _) = begin(&broker, &gold);
+    send(&mut peer, 7, 1..=5, wall_ms() - 60_000);
+    peer.acked(5);
+    assert_eq!(server.length("monitor:log:*"), 5, "what is acknowledged is there");
     broker.stop();
     std::fs::remove_dir_all(dir).unwrap();
 }

@@ -14,6 +14,7 @@ mod peer;
 mod reading;
 mod sentinel;
 mod support;
+mod takeover;
 mod tls;
 mod trouble;
 mod writing;

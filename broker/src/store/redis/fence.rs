@@ -50,10 +50,15 @@ impl Epochs {
         self.set_broker(map.me);
         for (shard, Owner { broker, epoch }) in map.owned() {
             self.set(shard, if epoch == 0 { LEFT } else { epoch });
-            // Relaxed: who takes something in for it says by its epoch that it is his.
-            if let Some(owner) = self.owners.get(shard) {
-                owner.store(broker, Ordering::Relaxed);
-            }
+            self.set_owner(shard, broker);
+        }
+    }
+
+    /// This broker owns `shard` from now on.
+    pub fn set_owner(&self, shard: usize, broker: u64) {
+        // Relaxed: who takes something in for it says by its epoch that it is his.
+        if let Some(owner) = self.owners.get(shard) {
+            owner.store(broker, Ordering::Relaxed);
         }
     }
 

@@ -136,7 +136,8 @@ impl Confirmed {
     }
 
     /// What is to be taken into the log here, once.
-    pub(crate) fn offered(&self) -> Option<Taken> {
+    #[must_use]
+    pub fn offered(&self) -> Option<Taken> {
         let mut offer = self.offer();
         match std::mem::replace(&mut *offer, Offer::Writing) {
             Offer::Made(taken) => Some(taken),
@@ -148,7 +149,7 @@ impl Confirmed {
     }
 
     /// It is there up to this position; none: it could not be.
-    pub(crate) fn took(&self, at: Option<Position>) {
+    pub fn took(&self, at: Option<Position>) {
         *self.offer() = Offer::Done(at);
         self.wake();
     }
