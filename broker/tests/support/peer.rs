@@ -104,7 +104,7 @@ impl Peer {
         loop {
             match self.message(Duration::from_secs(5)) {
                 Some(Message::Ack { boot: 1, seq }) if wanted <= seq => return,
-                Some(Message::Ack { .. }) => {}
+                Some(Message::Ack { .. } | Message::Brokers(_)) => {}
                 other => panic!("{other:?} instead of an Ack to {wanted}: {:?}", self.closed),
             }
         }
