@@ -62,51 +62,42 @@ pub fn table(sampler: &mut Sampler, choice: &Choice, now: Tick) -> String {
 #[must_use]
 pub fn measure(sampler: &mut Sampler, choice: &Choice, now: Tick) -> Vec<Cost> {
     let mut now = now;
-    let mut each_tick: BTreeMap<String, u64> = BTreeMap::new();
+    sampler.tell_all();
     let mut success: BTreeMap<String, bool> = BTreeMap::new();
     let mut begun: BTreeMap<&str, u64> = BTreeMap::new();
     for reading in 0..=READINGS {
         if 0 < reading {
             sampler.settle(now, WAIT);
         }
-        sampler.tick(now, |row| add(&row, &mut each_tick, &mut success));
+        sampler.tick(now, |row| add(&row, &mut success));
         if reading == 0 {
             // The first reading learns, which is no reading like the others.
-            each_tick.clear();
             begun = sampler.spent().collect();
         }
         now.boottime_ns = now.boottime_ns.saturating_add(STEP_NS);
         now.wall_ns = now.wall_ns.saturating_add_unsigned(STEP_NS);
     }
-    let slow: BTreeMap<_, _> = sampler.spent().collect();
+    let spent: BTreeMap<_, _> = sampler.spent().collect();
     let cost = |collector: &Collector| {
         let (name, interval_ms) = (collector.name, choice.interval_ms(collector));
-        let spent = slow.get(name).map(|spent| {
-            let spent = spent - begun.get(name).unwrap_or(&0);
-            us(spent) / (f64::from(READINGS) * Duration::from_nanos(STEP_NS).as_secs_f64())
+        let reading_us = spent.get(name).map(|spent| {
+            let spent = us(spent - begun.get(name).unwrap_or(&0));
+            let second_us =
+                spent / (f64::from(READINGS) * Duration::from_nanos(STEP_NS).as_secs_f64());
+            second_us * seconds(interval_ms)
         });
-        let each_tick = each_tick.get(name).map(|spent| us(*spent) / f64::from(READINGS));
-        let reading_us = spent.or(each_tick).map(|second_us| second_us * seconds(interval_ms));
         let success = success.get(name).copied().unwrap_or(true);
         Cost { name, interval_ms, reading_us, success }
     };
     CATALOG.iter().map(cost).collect()
 }
 
-/// Adds what the collectors of each tick say of themselves, and what all say of their success.
-fn add(
-    row: &SectionRow<'_>,
-    each_tick: &mut BTreeMap<String, u64>,
-    success: &mut BTreeMap<String, bool>,
-) {
+/// Adds what all say of their success.
+fn add(row: &SectionRow<'_>, success: &mut BTreeMap<String, bool>) {
     for (column, value) in row.schema.columns.iter().zip(row.values) {
-        let collector = || column.labels.value("collector").unwrap_or("").to_owned();
-        match column.name.as_str() {
-            "node_scrape_collector_duration_seconds" if row.schema.section == "host" => {
-                *each_tick.entry(collector()).or_default() += value;
-            }
-            "node_scrape_collector_success" => drop(success.insert(collector(), *value == 1)),
-            _ => {}
+        if column.name == "node_scrape_collector_success" {
+            let collector = column.labels.value("collector").unwrap_or("");
+            success.insert(collector.to_owned(), *value == 1);
         }
     }
 }

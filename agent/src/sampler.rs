@@ -134,12 +134,15 @@ enum Feed {
     Time,
     Uname,
     Filesystem,
-    Cost,
+    Totals,
 }
 
+/// What a collector of each tick cost when that was last measured, and whether it could be read now.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
+    collector: &'static str,
     ns: u64,
+    spent_ns: u64,
     success: bool,
 }
 
@@ -159,7 +162,12 @@ impl Sampler {
             files: Vec::new(),
             sources: Vec::new(),
             sections: SECTIONS.map(|name| Section::new(name, scoring)).into(),
-            costs: [Cost { ns: 0, success: true }; COLLECTORS.len()],
+            costs: COLLECTORS.map(|collector| Cost {
+                collector,
+                ns: 0,
+                spent_ns: 0,
+                success: true,
+            }),
             name: KernelName::new(&trees.procfs),
             mounts: Mounts::new(trees),
             families,
@@ -190,25 +198,35 @@ impl Sampler {
         for (feed, section, collector) in others.into_iter().filter(|(_, _, name)| is_here(name)) {
             sampler.add(feed, section, collector, true);
         }
-        sampler.add(Feed::Cost, "host", "", false);
+        sampler.add(Feed::Totals, "host", "", false);
         sampler
     }
 
     /// Reads everything once and hands each section's row to `sink`.
     pub fn tick(&mut self, now: Tick, mut sink: impl FnMut(SectionRow<'_>)) {
-        self.costs = [Cost { ns: 0, success: true }; COLLECTORS.len()];
+        // The clock is looked at between the files when what they cost is told.
+        let timed = self.families.is_to_tell_costs(now.boottime_ns);
+        let clock = if timed { self.clock } else { || 0 };
+        for cost in &mut self.costs {
+            (cost.ns, cost.success) = (if timed { 0 } else { cost.ns }, true);
+        }
         for section in &mut self.sections {
             section.due = section.name != "filesystem";
         }
-        self.read_files(now.boottime_ns);
-        self.read_name(now);
-        self.read_mounts(now);
-        self.read_costs();
+        self.read_files(now.boottime_ns, clock);
+        self.read_name(now, clock);
+        self.read_mounts(now, clock);
+        self.read_totals();
+        if timed {
+            self.costs.iter_mut().for_each(|cost| cost.spent_ns += cost.ns);
+        }
         let mut judging = Judging::new(now);
         for index in 0..self.sections.len() {
             self.emit(index, &mut judging, &mut sink);
         }
-        self.families.tick(&mut judging, &mut self.buffer, &mut sink);
+        let here =
+            self.costs.iter().zip(self.here).filter(|(_, here)| *here).map(|(cost, _)| *cost);
+        self.families.tick(&mut judging, &mut self.buffer, here, &mut sink);
         self.tell_edge(&judging, &mut sink);
     }
 
@@ -234,9 +252,10 @@ impl Sampler {
         self.families.whole = true;
     }
 
-    /// What the collectors that are not read each tick have cost so far, in ns.
+    /// What collectors have cost so far, in ns: those of each tick in the ticks that told of it.
     pub fn spent(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.families.spent()
+        let here = self.costs.iter().zip(self.here).filter(|(_, here)| *here);
+        here.map(|(cost, _)| (cost.collector, cost.spent_ns)).chain(self.families.spent())
     }
 
     /// What the kernel calls itself and the host.
@@ -254,9 +273,9 @@ impl Sampler {
         self.sources.push(Source { feed, sheet: Sheet::new(vanish), section, collector, needed });
     }
 
-    fn read_files(&mut self, now_ns: u64) {
+    fn read_files(&mut self, now_ns: u64, clock: fn() -> u64) {
         for file in &mut self.files {
-            let mut before = (self.clock)();
+            let mut before = clock();
             if let Some(links) = file.links.as_mut().filter(|_| !SMALL)
                 && links.is_chosen()
                 && links.read(now_ns)
@@ -265,7 +284,7 @@ impl Sampler {
                 let changed = source.fill(|sheet| links.put(sheet));
                 mark(&mut self.sections, source.section, changed);
                 if let Some(cost) = self.costs.get_mut(source.collector) {
-                    cost.ns = (self.clock)().saturating_sub(before);
+                    cost.ns += clock().saturating_sub(before);
                 }
                 continue;
             }
@@ -288,7 +307,7 @@ impl Sampler {
                         false
                     }
                 };
-                let after = (self.clock)();
+                let after = clock();
                 if let Some(cost) = self.costs.get_mut(source.collector) {
                     cost.ns += after.saturating_sub(before);
                     cost.success &= read || !source.needed;
@@ -309,8 +328,8 @@ impl Sampler {
         }
     }
 
-    fn read_name(&mut self, now: Tick) {
-        let before = (self.clock)();
+    fn read_name(&mut self, now: Tick, clock: fn() -> u64) {
+        let mut before = clock();
         let renamed = self.name.refresh(now.boottime_ns, &mut self.buffer);
         for source in &mut self.sources {
             let value = match source.feed {
@@ -321,13 +340,15 @@ impl Sampler {
             let changed = source.fill(|sheet| sheet.put(0, b"", &[Some(value)], Repair::None));
             mark(&mut self.sections, source.section, changed || renamed);
             if let Some(cost) = self.costs.get_mut(source.collector) {
-                cost.ns = (self.clock)().saturating_sub(before);
+                let after = clock();
+                cost.ns += after.saturating_sub(before);
+                before = after;
             }
         }
     }
 
-    fn read_mounts(&mut self, now: Tick) {
-        let before = (self.clock)();
+    fn read_mounts(&mut self, now: Tick, clock: fn() -> u64) {
+        let before = clock();
         let asked = self.mounts.ask(now.boottime_ns, &mut self.buffer);
         let ready = self.mounts.is_ready(now.boottime_ns);
         let source = self.sources.iter_mut().find(|source| source.feed == Feed::Filesystem);
@@ -342,27 +363,19 @@ impl Sampler {
             }
         }
         if let Some(cost) = self.costs.get_mut(source.collector) {
-            cost.ns = (self.clock)().saturating_sub(before);
+            cost.ns += clock().saturating_sub(before);
             cost.success = asked;
         }
     }
 
-    fn read_costs(&mut self) {
+    fn read_totals(&mut self) {
         let refused = self.sections.iter().map(|section| section.refused).sum::<u64>()
             + self.sources.iter().map(|source| source.sheet.refused()).sum::<u64>()
             + self.families.refused();
         let totals = [Some(refused), Some(self.mounts.hung)];
-        let (costs, here) = (self.costs, self.here);
-        let source = self.sources.iter_mut().find(|source| source.feed == Feed::Cost);
+        let source = self.sources.iter_mut().find(|source| source.feed == Feed::Totals);
         let Some(source) = source else { return };
-        let changed = source.fill(|sheet| {
-            let named = COLLECTORS.iter().zip(costs).take(COLLECTORS.len() - 1);
-            for ((name, cost), _) in named.zip(here).filter(|(_, here)| *here) {
-                let values = [Some(cost.ns), Some(u64::from(cost.success))];
-                sheet.put(COLLECTOR, name.as_bytes(), &values, Repair::None);
-            }
-            sheet.put(TOTALS, b"", &totals, Repair::None);
-        });
+        let changed = source.fill(|sheet| sheet.put(0, b"", &totals, Repair::None));
         mark(&mut self.sections, source.section, changed);
     }
 
@@ -436,15 +449,7 @@ impl Sampler {
                 let key = |mount: &&Mount| *mount.key() == *entry.key;
                 self.mounts.list.iter().find(key).map(Mount::columns).unwrap_or_default()
             }
-            Feed::Cost if entry.shape == COLLECTOR => {
-                let name = String::from_utf8_lossy(&entry.key);
-                let labels = [("collector", &*name)];
-                vec![
-                    column("node_scrape_collector_duration_seconds", &labels, NANOSECONDS),
-                    column("node_scrape_collector_success", &labels, GAUGE),
-                ]
-            }
-            Feed::Cost => vec![
+            Feed::Totals => vec![
                 column("strobe_sampler_columns_refused", &[], GAUGE),
                 column("strobe_sampler_mounts_hung", &[], GAUGE),
             ],
@@ -474,8 +479,6 @@ fn mark(sections: &mut [Section], index: usize, changed: bool) {
 }
 
 const NANOSECONDS: Kind = Kind::Gauge { scale: 9 };
-const COLLECTOR: u8 = 0;
-const TOTALS: u8 = 1;
 
 #[cfg(test)]
 mod kernels;

@@ -69,7 +69,9 @@ fn read_file(
     let mut offset = at.offset.max(MAGIC.len() as u64);
     let mut file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((offset, true)),
+        // All of it is passed over, also if it is the last: it may have been removed after a rotation that
+        // nothing was committed behind.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((end, true)),
         Err(error) => return Err(io("open", &path)(error)),
     };
     file.seek(SeekFrom::Start(offset)).map_err(io("read", &path))?;
@@ -142,6 +144,10 @@ mod tests {
         journal.remove(first).unwrap();
         let (_, found) = read(Position::default(), journal.synced(), 100);
         assert_eq!(found, [b"c".to_vec(), b"d".to_vec()], "what was removed is passed over");
+        let last = journal.rotate().unwrap();
+        journal.remove(last).unwrap();
+        let (at, found) = read(next, journal.synced(), 100);
+        assert_eq!((at, found), (journal.synced(), vec![]), "and so is the last one");
         drop(journal);
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -1,11 +1,12 @@
-//! Strobe's agent beside node_exporter and collectd: started together, measured over the same
-//! seconds, so that what the machine does besides weighs on all alike.
+//! Strobe's agent beside node_exporter, collectd and sysstat's sadc: started together, measured over
+//! the same seconds, so that what the machine does besides weighs on all alike.
 //!
 //! Each is asked for one sample a second: node_exporter by one scrape just as Prometheus 2.42 does it
-//! (a connection kept open, OpenMetrics, gzip), collectd by its interval, Strobe's agent by its own
-//! tick, and sends it to a broker of its own ([`crate::broker`]); then once more, alone, with its
-//! flight recorder. The floor is the same files, read and not looked at ([`crate::floor`]). CPU is
-//! all of the process's, from /proc; memory is PSS at the end.
+//! (a connection kept open, OpenMetrics, gzip), collectd and sadc by their interval (sadc with what
+//! Debian has it take, into a file), Strobe's agent by its own tick, and sends it to a broker of its
+//! own ([`crate::broker`]); then once more, alone, with its flight recorder. The floor is the same
+//! files, read and not looked at ([`crate::floor`]). CPU is all of the process's, from /proc; memory
+//! is PSS at the end.
 
 use crate::broker::Broker;
 use crate::floor;
@@ -34,6 +35,8 @@ pub struct Comparison {
     pub node_exporter: Option<PathBuf>,
     /// collectd, if it is there.
     pub collectd: Option<PathBuf>,
+    /// sysstat's collector, if it is there.
+    pub sadc: Option<PathBuf>,
     /// Samples a run.
     pub ticks: u32,
     /// Runs; medians are over these.
@@ -110,6 +113,11 @@ fn once(
         let mut command = Command::new(path);
         command.arg("-f").arg("-C").arg(file);
         running.push(spawn("collectd", command, None)?);
+    }
+    if let Some(path) = &comparison.sadc {
+        let mut command = Command::new(path);
+        command.args(["-F", "-S", "DISK", "1"]).arg(dir.join("sadc"));
+        running.push(spawn("sadc", command, None)?);
     }
     measure(&mut running, comparison.ticks)
 }
@@ -311,6 +319,7 @@ mod tests {
             broker: None,
             node_exporter: None,
             collectd: None,
+            sadc: None,
             ticks: 1,
             runs: 3,
             dir: PathBuf::new(),

@@ -16,6 +16,8 @@ pub(crate) struct Sharing {
     redis: Redis,
     mirror: Mirror,
     mirror_at: Instant,
+    /// Passes after each other that had more to do.
+    restless: u32,
     /// With `durability = "wal+redis"`.
     log: Option<Log>,
     log_at: Instant,
@@ -76,8 +78,8 @@ impl Sharing {
         });
         let (epochs, counts) = (mirror.epochs(), mirror.counts());
         let redis = place.redis.clone();
-        let (mirror_at, log_at, log_busy_until) = (now, now, now);
-        Self { redis, mirror, mirror_at, log, log_at, log_busy_until, epochs, counts }
+        let (mirror_at, log_at, log_busy_until, restless) = (now, now, now, 0);
+        Self { redis, mirror, mirror_at, restless, log, log_at, log_busy_until, epochs, counts }
     }
 
     /// What acknowledgements wait for.
@@ -111,7 +113,9 @@ impl Sharing {
     /// One of the mirror's.
     pub(crate) fn pass(&mut self, now: Instant, now_ms: i64) {
         let wait = self.mirror.pass(now_ms);
-        self.mirror_at = now + self.redis.waited() + wait.max(LEAST);
+        self.restless = if wait.is_zero() { self.restless + 1 } else { 0 };
+        assert!(self.restless < RESTLESS_MAX, "the mirror never waits");
+        self.mirror_at = now + self.redis.waited() + (wait * PATIENCE).max(LEAST);
     }
 
     pub(crate) fn timeout(&self) -> Instant {
@@ -141,5 +145,9 @@ pub(crate) fn stranger(
     (store, writer, sharing)
 }
 
+/// A busy machine lets what is idle wait. Most of a run's cost was to look at marks that were as before.
+const PATIENCE: u32 = 3;
 /// A pass takes some time.
 const LEAST: Duration = Duration::from_millis(5);
+/// No run has as many segments, nor as much of a log.
+const RESTLESS_MAX: u32 = 300;

@@ -124,7 +124,7 @@ impl Plan {
         let hosts = 1 + die.below(HOSTS_MAX);
         let shared = match seed % 16 {
             0 | 8 => Shared::Log,
-            1 | 6 => Shared::Server,
+            6 => Shared::Server,
             11 => Shared::Cluster,
             _ => Shared::Nothing,
         };

@@ -16,7 +16,7 @@ use super::patient::{Patient, Standing};
 use super::scores::{Judging, Scoring};
 use super::section::Section;
 use super::source::files;
-use super::{Roots, SectionRow};
+use super::{Cost, Roots, SectionRow};
 use crate::readers::kept::Buffer;
 use crate::readers::leaf::{Found, Reader};
 use crate::readers::names::Names;
@@ -38,9 +38,11 @@ pub(super) struct Families {
     groups: Vec<Group>,
     /// Those that may hang, each a section.
     patients: Vec<Slow>,
-    /// What the others cost.
+    /// What all cost, those of each tick too.
     costs: Section,
     costs_next_ns: u64,
+    /// Which of those of each tick had failed when it was told, a bit each.
+    failed: u32,
     rebuilt: u64,
     /// Whether each tick has the rows of all, those that are not due as they were the last time.
     pub(super) whole: bool,
@@ -165,9 +167,19 @@ impl Families {
             }
         }
         let costs = Section::new("collectors", Scoring::Off);
-        let reader = Reader::new();
-        let (costs_next_ns, rebuilt, whole) = (0, 0, false);
-        Self { roots, clock, table, reader, groups, patients, costs, costs_next_ns, rebuilt, whole }
+        Self {
+            roots,
+            clock,
+            table,
+            reader: Reader::new(),
+            groups,
+            patients,
+            costs,
+            costs_next_ns: 0,
+            failed: 0,
+            rebuilt: 0,
+            whole: false,
+        }
     }
 
     /// Waits for those that may take their time, for those who sample once. The next tick, at the
@@ -179,11 +191,17 @@ impl Families {
         }
     }
 
-    /// Reads what is due and hands out its rows.
+    /// Whether this tick tells what all have cost.
+    pub(super) fn is_to_tell_costs(&self, now_ns: u64) -> bool {
+        self.whole || self.costs_next_ns <= now_ns.saturating_add(SLACK_NS)
+    }
+
+    /// Reads what is due and hands out its rows; `each_tick` is what the others cost.
     pub(super) fn tick(
         &mut self,
         judging: &mut Judging,
         buffer: &mut Buffer,
+        each_tick: impl Iterator<Item = Cost> + Clone,
         sink: &mut impl FnMut(SectionRow<'_>),
     ) {
         let now_ns = judging.now.boottime_ns;
@@ -219,7 +237,7 @@ impl Families {
             }
             self.rebuilt += u64::from(slow.tick(&self.table, judging, sink));
         }
-        self.tell_costs(judging, sink);
+        self.tell_costs(judging, each_tick, sink);
     }
 
     /// What each has cost so far, in ns.
@@ -243,25 +261,32 @@ impl Families {
         self.groups.iter().map(of).sum()
     }
 
-    /// A row of what each family's last reading cost.
-    fn tell_costs(&mut self, judging: &mut Judging, sink: &mut impl FnMut(SectionRow<'_>)) {
+    /// A row of what each collector's last reading cost: once a minute, and when one of each tick fails or
+    /// is well again.
+    fn tell_costs(
+        &mut self,
+        judging: &mut Judging,
+        each_tick: impl Iterator<Item = Cost> + Clone,
+        sink: &mut impl FnMut(SectionRow<'_>),
+    ) {
         let now_ns = judging.now.boottime_ns;
-        if now_ns.saturating_add(SLACK_NS) < self.costs_next_ns {
-            if self.whole {
-                self.costs.again(sink);
-            }
+        let bits = each_tick.clone().map(|cost| u32::from(!cost.success));
+        let failed = bits.fold(0, |failed, bit| failed << 1 | bit);
+        if !self.is_to_tell_costs(now_ns) && failed == self.failed {
             return;
         }
-        self.costs_next_ns = now_ns.saturating_add(ROW_NS_MAX);
+        (self.failed, self.costs_next_ns) = (failed, now_ns.saturating_add(ROW_NS_MAX));
         if self.costs.changed {
+            let each_tick = each_tick.clone().map(|cost| cost.collector);
             let members = self.groups.iter().flat_map(|group| &group.members);
-            let names = members.map(|member| member.collector.name);
+            let names = each_tick.chain(members.map(|member| member.collector.name));
             let names = names.chain(self.patients.iter().map(|slow| slow.collector.name));
             self.costs.rebuild(names.map(cost_columns).collect(), &self.table);
             self.rebuilt += 1;
         }
         let members = self.groups.iter().flat_map(|group| &group.members);
-        let costs = members.map(|of| (of.cost_ns, of.succeeds(), of.governor.told()));
+        let members = members.map(|of| (of.cost_ns, of.succeeds(), of.governor.told()));
+        let costs = each_tick.map(|of| (of.ns, of.success, None)).chain(members);
         let patients = self.patients.iter();
         let costs = costs.chain(patients.map(|of| (of.cost_ns, of.succeeded, of.stretched)));
         let value = |member: usize, index: usize| {

@@ -348,6 +348,25 @@ fn slow_clock() -> u64 {
     NOW.fetch_add(step_ns, std::sync::atomic::Ordering::Relaxed) + step_ns
 }
 
+/// What a tick's files cost is measured in the tick that tells it, once a minute.
+#[test]
+fn costs_are_measured_when_they_are_told() {
+    static LOOKS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let clock = || LOOKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let tree = Tree::new("costs");
+    let mut sampler = tree.sampler();
+    sampler.clock = clock;
+    let looks = || LOOKS.load(std::sync::atomic::Ordering::Relaxed);
+    let stat = "node_scrape_collector_duration_seconds{stat}";
+    for second in 1000..1121 {
+        let before = looks();
+        let rows = rows(&mut sampler, second);
+        let told = rows.get("collectors").and_then(|values| values.get(stat));
+        assert_eq!(told.is_some_and(|cost| 0.0 < *cost), second % 60 == 40, "{second}");
+        assert_eq!(before != looks(), second % 60 == 40, "{second}");
+    }
+}
+
 /// Readings that take 3 ms are made every 4 minutes in the end, and every 15 s again when they are quick.
 #[test]
 fn a_dear_collector_is_read_less_often_until_it_is_cheap_again() {

@@ -57,7 +57,7 @@ enum What {
     Live(LiveArguments),
     /// What a sample of this host's /proc takes on the disk, and elsewhere.
     Bytes(BytesArguments),
-    /// strobe-agent, node_exporter and collectd side by side on this host.
+    /// strobe-agent, node_exporter, collectd and sadc side by side on this host.
     Agents(AgentsArguments),
     /// strobe-agent on a host of many control groups and processes.
     Families(FamiliesArguments),
@@ -65,6 +65,8 @@ enum What {
     Queries(QueriesArguments),
     /// Many simulated agents against a cluster, whose brokers may be hurt; fails if a row is lost.
     Cluster(ClusterArguments),
+    /// What three brokers agree on in a second.
+    Proposals(ProposalsArguments),
     /// Makes README.md of the results that are there.
     Summary,
     /// Reads files once a second and does nothing else; `agents` starts it.
@@ -172,6 +174,19 @@ struct LiveArguments {
 }
 
 #[derive(Args, Debug)]
+struct ProposalsArguments {
+    /// Brokers.
+    #[arg(long, default_value_t = 3)]
+    brokers: usize,
+    /// Operators at each broker, who ask anew when they are answered: 1 to 30.
+    #[arg(long, default_value_t = 16)]
+    operators: usize,
+    /// How long they ask, all at once and then one alone.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+}
+
+#[derive(Args, Debug)]
 struct BytesArguments {
     /// How long this host is watched: in 20 minutes there is a whole window.
     #[arg(long, default_value_t = 1260)]
@@ -229,6 +244,9 @@ struct AgentsArguments {
     /// collectd; left out if it is not there.
     #[arg(long, default_value = "/usr/sbin/collectd")]
     collectd: PathBuf,
+    /// sysstat's sadc; left out if it is not there.
+    #[arg(long, default_value = "/usr/lib/sysstat/sadc")]
+    sadc: PathBuf,
     /// Samples a run, one a second.
     #[arg(long, default_value_t = 30)]
     ticks: u32,
@@ -243,6 +261,9 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         What::Live(arguments) => live::measure(bench, &live_wanted(arguments)?)?,
         What::Bytes(arguments) => bytes::measure(bench, &bytes_wanted(arguments))?,
         What::Cluster(arguments) => cluster::measure(bench, &cluster_wanted(arguments)?)?,
+        What::Proposals(arguments) => {
+            cluster::proposals::measure(bench, proposals_wanted(arguments)?)?
+        }
         What::Agents(arguments) => agents(bench, arguments)?,
         What::Families(arguments) => families(bench, arguments)?,
         What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
@@ -299,6 +320,15 @@ fn cluster_wanted(arguments: &ClusterArguments) -> Result<cluster::Wanted, Strin
     Ok(cluster::Wanted { brokers, agents, series, lasting, redis, harm, seed })
 }
 
+fn proposals_wanted(arguments: &ProposalsArguments) -> Result<cluster::proposals::Wanted, String> {
+    let ProposalsArguments { brokers, operators, seconds } = *arguments;
+    // A broker's door lets 32 in at once.
+    if !(1..=15).contains(&brokers) || !(1..=30).contains(&operators) {
+        return Err("--brokers must be 1 to 15, --operators 1 to 30".into());
+    }
+    Ok(cluster::proposals::Wanted { brokers, operators, lasting: Duration::from_secs(seconds) })
+}
+
 fn live_wanted(arguments: &LiveArguments) -> Result<live::Wanted, String> {
     if arguments.agents == 0 || arguments.series == 0 || arguments.dashboards == 0 {
         return Err("--agents, --series and --dashboards must be above 0".into());
@@ -341,6 +371,7 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
         broker: there(&bench.programs.join("strobe-broker")),
         node_exporter: there(&arguments.node_exporter),
         collectd: there(&arguments.collectd),
+        sadc: there(&arguments.sadc),
         ticks: arguments.ticks.max(1),
         runs: arguments.runs.max(1),
         dir: bench.scratch("agents")?,

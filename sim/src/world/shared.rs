@@ -107,7 +107,7 @@ impl World<'_> {
         let until = self.now + MIRRORED_US_MAX;
         for _ in 0..2 {
             self.sleep();
-            self.go_until(self.now + 20_000_000);
+            self.go_until(self.now + SEALED_US);
         }
         while let Some(why) = self.unshared() {
             assert!(
@@ -157,4 +157,6 @@ impl World<'_> {
 
 /// What servers say that happens to them.
 const TOLD: &[&str] = &["fails over", "starts again and is empty", "cuts its connections"];
+/// What is due is sealed by then, and the mirror has seen it.
+const SEALED_US: u64 = 10_000_000;
 const MIRRORED_US_MAX: u64 = 300_000_000;

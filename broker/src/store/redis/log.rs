@@ -320,7 +320,7 @@ impl Log {
     fn lacks_blocks(&self) -> RedisResult<bool> {
         let first = strobe_journal::first(&self.shared.config().dir.join(WAL));
         let first = first.map_err(|error| std::io::Error::other(error.to_string()))?;
-        if first.is_none_or(|first| first <= self.at.file) {
+        if first.is_some_and(|first| first <= self.at.file) {
             return Ok(false);
         }
         let segments = self.shared.segments();

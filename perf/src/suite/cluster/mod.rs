@@ -6,6 +6,7 @@
 //! time, so what brokers hold twice is counted on their disks.
 
 mod harm;
+pub mod proposals;
 mod site;
 
 use super::{Bench, Found, row, shown};

@@ -246,6 +246,11 @@ fn status(dir: &Path) -> Value {
     serde_json::from_slice(&body).unwrap_or_default()
 }
 
+/// Entries of the log that this broker has applied.
+pub(super) fn applied(dir: &Path) -> u64 {
+    status(dir)["applied"].as_u64().unwrap_or(0)
+}
+
 fn leader_of(dir: &Path) -> Option<usize> {
     let id = status(dir)["leader"].as_u64()?;
     usize::try_from(id).ok()?.checked_sub(1)
