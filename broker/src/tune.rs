@@ -1,7 +1,7 @@
 //! The broker's own part of the fleet's configuration: what may change while it runs.
 //!
 //! A state machine of the network loop: it hears what is desired, puts it in force here, and where this
-//! broker is the canary says after [`PROVE`] whether it still stores.
+//! broker is the canary says after five seconds whether it still stores.
 
 use crate::class::{Classes, Durability, NO_REDIS};
 use crate::cluster::{Canary, Desired, Order};
