@@ -4,6 +4,7 @@ mod keys;
 
 pub use keys::KEYS;
 
+pub use crate::class::Durability;
 use crate::lookout::LookoutConfig;
 use crate::scaling::ScalingConfig;
 use crate::store::redis::RedisConfig;
@@ -22,8 +23,6 @@ pub struct Config {
     pub store: StoreChoice,
     /// Which Redis, and how it is used; without a URL, one that is given later.
     pub redis: RedisConfig,
-    /// What an acknowledgement means.
-    pub durability: Durability,
     /// What may change while it runs.
     pub hot: Hot,
     /// Longest wait for company before a commit.
@@ -59,15 +58,8 @@ pub struct Hot {
     pub query_ms_max: u64,
     /// Samples that one query may scan.
     pub query_samples_max: u64,
-}
-
-/// When a row is acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Durability {
-    /// When it is in the log on this disk.
-    Wal,
-    /// When Redis took it as well.
-    WalRedis,
+    /// What an acknowledgement is worth, where nothing else is said of a host.
+    pub durability: Durability,
 }
 
 /// Which store.
@@ -87,6 +79,10 @@ impl Config {
     pub fn of(settings: &Settings, home: Option<&Path>, root: bool) -> Result<Self, SettingsError> {
         let age = |name| settings.parse(name, |text| retention_ms(text, 3_600_000));
         let url = settings.parse("broker.store", store)?;
+        settings.parse("broker.durability", |text| match (text.parse()?, &url) {
+            (Durability::WalRedis, None) => Err("broker.store has to be a Redis for it".into()),
+            _ => Ok(()),
+        })?;
         Ok(Self {
             dir: settings.parse("broker.dir", |text| state_dir(text, home, root))?,
             listen: settings.parse("broker.listen", address)?,
@@ -109,14 +105,6 @@ impl Config {
                 queue_ms: age("broker.redis_queue_retention")?,
                 queue_max: settings.parse("broker.redis_queue", count)?,
             },
-            durability: settings.parse("broker.durability", |text| {
-                match (text, settings.text("broker.store")) {
-                    ("wal", _) => Ok(Durability::Wal),
-                    ("wal+redis", "local") => Err("broker.store has to be a Redis for it".into()),
-                    ("wal+redis", _) => Ok(Durability::WalRedis),
-                    _ => Err("wal or wal+redis is wanted".to_owned()),
-                }
-            })?,
             hot: Hot::of(settings)?,
             locked: list(settings.text("broker.locked")),
             settings: settings.clone(),
@@ -157,6 +145,7 @@ impl Hot {
                 fits.then_some(ms).ok_or_else(|| "100ms to 10m is wanted".to_owned())
             })?,
             query_samples_max: settings.parse("broker.query_samples", count)?,
+            durability: settings.parse("broker.durability", str::parse)?,
         })
     }
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod audit;
 pub mod backup;
 pub mod certificates;
+pub mod class;
 pub mod cluster;
 pub mod config;
 pub mod control;

@@ -77,6 +77,8 @@ pub(crate) fn metrics(numbers: &Numbers, hosts: &[Known], now_ms: i64) -> ApiRes
         out.line("frames_lost_total", &format!("{{reason=\"{reason}\"}}"), *count);
     }
     out.counter("acks_total", "Acknowledgements sent.", net.acks);
+    let waiting = "Agents' streams of class wal+redis whose acknowledgements wait for Redis.";
+    out.gauge("acks_waiting", waiting, count(net.acks_waiting));
     out.counter("enrolled_total", "Certificates given for a token.", net.certificates.enrolled);
     out.counter(
         "enrolments_refused_total",

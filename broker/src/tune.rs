@@ -3,6 +3,7 @@
 //! A state machine of the network loop: it hears what is desired, puts it in force here, and where this
 //! broker is the canary says after `PROVE` whether it still stores.
 
+use crate::class::{Classes, Durability, NO_REDIS};
 use crate::cluster::{Canary, Desired, Order};
 use crate::config::{Config, Hot};
 use crate::managed::Running;
@@ -11,6 +12,7 @@ use crate::store::{Store, StoreConfig};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use strobe_wire::fleet::{DURABILITY, Scope};
 
 /// What is in force here, for whoever asks; clones share it.
 #[derive(Clone, Debug)]
@@ -22,6 +24,7 @@ pub struct Tuned {
 struct Inner {
     running: Running,
     hot: Hot,
+    classes: Arc<Classes>,
     desired: Arc<Desired>,
     me: u64,
 }
@@ -50,7 +53,8 @@ impl Tuned {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let running = Running { managed: true, proven: true, ..Running::default() };
-        let inner = Inner { running, hot: config.hot, desired: Arc::default(), me: 0 };
+        let classes = Arc::new(Classes::all(config.hot.durability));
+        let inner = Inner { running, hot: config.hot, classes, desired: Arc::default(), me: 0 };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -58,6 +62,12 @@ impl Tuned {
     #[must_use]
     pub fn hot(&self) -> Hot {
         self.lock().hot
+    }
+
+    /// What acknowledgements are worth here.
+    #[must_use]
+    pub fn classes(&self) -> Arc<Classes> {
+        Arc::clone(&self.lock().classes)
     }
 
     /// Which version this broker runs.
@@ -106,6 +116,28 @@ pub fn tried(
     Hot::of(&settings).map(|hot| (hot, stayed)).map_err(|why| why.to_string())
 }
 
+/// What acknowledgements are worth by these limits, and by what is said of some hosts.
+///
+/// # Errors
+/// A Redis is wanted for it, and there is none.
+pub fn classes(
+    config: &Config,
+    hot: &Hot,
+    promises: &[(Scope, String)],
+    has_redis: bool,
+) -> Result<Classes, String> {
+    let mut classes = Classes::all(hot.durability);
+    if !config.locked.iter().any(|lock| lock == "*" || lock == DURABILITY) {
+        for (scope, text) in promises {
+            classes.some.push((scope.clone(), text.parse::<Durability>()?));
+        }
+    }
+    if classes.any_is_copied() && !has_redis {
+        return Err(NO_REDIS.to_owned());
+    }
+    Ok(classes)
+}
+
 /// Puts limits into a store's.
 pub fn retune(config: &mut StoreConfig, hot: &Hot) {
     config.raw_retention_ms = hot.raw_retention_ms;
@@ -137,13 +169,25 @@ impl Tuner {
         (self.me, self.agreed) = (me, Some(agreed));
     }
 
+    /// What acknowledgements are worth here.
+    #[must_use]
+    pub fn classes(&self) -> Arc<Classes> {
+        self.tuned.classes()
+    }
+
     /// Other versions are in force or on trial.
     pub fn on_desired(&mut self, now: Instant, desired: &Arc<Desired>) {
         let mut inner = self.tuned.lock();
         (inner.desired, inner.me) = (Arc::clone(desired), self.me);
         let Some((version, values)) = desired.of_broker(self.me) else { return };
-        let refused = match tried(&self.config, version, &values) {
-            Ok((hot, stayed)) => {
+        let tried = tried(&self.config, version, &values).and_then(|(hot, stayed)| {
+            let promises = desired.promises(self.me);
+            let classes = classes(&self.config, &hot, &promises, self.store.has_redis())?;
+            Ok((hot, stayed, classes))
+        });
+        let refused = match tried {
+            Ok((hot, stayed, classes)) => {
+                inner.classes = Arc::new(classes);
                 if inner.hot != hot {
                     log::info!("version {version} of the configuration changes limits here");
                     self.store.retune(|config| retune(config, &hot));

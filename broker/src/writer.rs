@@ -6,7 +6,8 @@
 //! full is named where it is filled.
 //!
 //! ```text
-//! take ──▶ appended ──on_timeout: one fdatasync──▶ Stored ──▶ acknowledged
+//! take ──▶ appended ──on_timeout: one fdatasync──▶ Stored ──▶ acknowledged, of class `wal`
+//!                 │                                   └─ Redis has it: Copied ──▶ the others too
 //!                 │            └─ refused: all of it is discarded ──▶ Failed ──▶ sent again
 //!                 └ Windows: kept once what they cover is on disk; then the log may be let go of
 //! ```
@@ -15,16 +16,18 @@
 //! until the network loop has heard of it: otherwise an acknowledgement could skip what failed.
 //! What was appended of it is discarded: it comes again, and must not be stored twice.
 
+use crate::class::Durability;
 use crate::gate::Gate;
 use crate::registry::{BootRecord, Registry};
 use crate::store::redis::Confirmed;
-use crate::store::{RemoteSeries, StoreError, Writer};
+use crate::store::{RemoteSeries, Seen, StoreError, Writer};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
+use strobe_journal::Position;
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::Hello;
@@ -35,8 +38,8 @@ use strobe_wire::schema::{Labels, Schema};
 pub enum Order {
     /// What one turn of the network loop took in.
     Batch(Batch),
-    /// Samples of one remote-write request; the answer goes back when they are on disk.
-    Samples(Vec<RemoteSeries>, SyncSender<Result<(), StoreError>>),
+    /// Samples of one remote-write request; the answer goes back when they are where this class wants.
+    Samples(Vec<RemoteSeries>, Durability, SyncSender<Result<(), StoreError>>),
     /// The windows of what was handed over before this.
     Windows(Windows),
     /// Keep all that is stored, and the registry, under second names in this folder.
@@ -74,8 +77,8 @@ pub enum Item {
     Host(Box<Hello>),
     /// Columns.
     Schema(Arc<Schema>),
-    /// A frame that ingest let through.
-    Frame(Bytes),
+    /// A frame that ingest let through, of a host of this class.
+    Frame(Bytes, Durability),
 }
 
 /// What the writer says to the network loop.
@@ -85,7 +88,16 @@ pub enum Report {
     Stored {
         /// The turn.
         turn: u64,
+        /// The log's end by then.
+        at: Position,
     },
+    /// Redis has what it has to have of the log before this.
+    Copied {
+        /// The position.
+        through: Position,
+    },
+    /// Frames that were taken from a lost broker's log.
+    Known(Vec<Seen>),
     /// The batch of this turn is not.
     Failed {
         /// The turn.
@@ -136,7 +148,9 @@ pub struct Scribe {
     unkept: u64,
     failing: bool,
     batches: Vec<Batch>,
-    waiting: Vec<SyncSender<Result<(), StoreError>>>,
+    waiting: Vec<(SyncSender<Result<(), StoreError>>, Durability)>,
+    /// Whether something was taken that Redis has to have too.
+    copied: bool,
     /// With the last WAL file that they cover whole.
     windows: Vec<(Option<u64>, Windows)>,
     /// What they cover is on disk: a slice at a time, so that no commit waits for all of a fleet.
@@ -145,7 +159,9 @@ pub struct Scribe {
     hosts_at_once: usize,
     fault: Option<StoreError>,
     /// Where Redis has to have it too.
-    gate: Option<Gate>,
+    gate: Gate,
+    /// Frames of a lost broker's log that are in the next commit.
+    known: Option<Vec<Seen>>,
     /// Who wants second names.
     links: Vec<(PathBuf, SyncSender<Result<(), String>>)>,
     stopping: bool,
@@ -171,6 +187,7 @@ impl Scribe {
         hosts_at_once: usize,
         now: Instant,
     ) -> Self {
+        let gate = Gate::new(Confirmed::default(), writer.synced(), now);
         Self {
             writer,
             registry,
@@ -182,21 +199,23 @@ impl Scribe {
             failing: false,
             batches: Vec::new(),
             waiting: Vec::new(),
+            copied: false,
             windows: Vec::new(),
             saves: VecDeque::new(),
             save_at: now,
             hosts_at_once: hosts_at_once.max(1),
             fault: None,
-            gate: None,
+            gate,
+            known: None,
             links: Vec::new(),
             stopping: false,
         }
     }
 
-    /// Says what is on disk only when Redis has it too.
+    /// Who sends the log to Redis says here how far it is.
     #[must_use]
     pub fn behind(mut self, confirmed: Confirmed, now: Instant) -> Self {
-        self.gate = Some(Gate::new(confirmed, now));
+        self.gate = Gate::new(confirmed, self.writer.synced(), now);
         self
     }
 
@@ -207,8 +226,11 @@ impl Scribe {
                 let stale = batch.failures != self.failures;
                 for item in &batch.items {
                     // Hosts and schemas are not sent again: they are taken all the same.
-                    if matches!(item, Item::Frame(_)) && (stale || self.fault.is_some()) {
-                        continue;
+                    if let Item::Frame(_, class) = item {
+                        if stale || self.fault.is_some() {
+                            continue;
+                        }
+                        self.copied |= class.is_copied();
                     }
                     if let Err(error) = self.append(item) {
                         self.fault.get_or_insert(error);
@@ -216,8 +238,8 @@ impl Scribe {
                 }
                 self.batches.push(batch);
             }
-            Order::Samples(series, reply) => match self.writer.samples(&series) {
-                Ok(()) => self.waiting.push(reply),
+            Order::Samples(series, class, reply) => match self.writer.samples_of(&series, class) {
+                Ok(()) => self.waiting.push((reply, class)),
                 // The asker may be gone; then nobody wants the answer.
                 Err(error) => drop(reply.try_send(Err(error))),
             },
@@ -243,8 +265,7 @@ impl Scribe {
             self.tick_at
         };
         let save = if self.saves.is_empty() { self.tick_at } else { self.save_at };
-        let gate = self.gate.as_ref().filter(|gate| !gate.is_empty());
-        let look = gate.map_or(self.tick_at, |gate| gate.look_at);
+        let look = if self.gate.is_waiting() { self.gate.look_at } else { self.tick_at };
         commit.min(self.tick_at).min(save).min(look)
     }
 
@@ -258,9 +279,11 @@ impl Scribe {
     /// What is due: one fdatasync for everything taken, then the reports; and a small step of the
     /// store's housekeeping.
     pub fn on_timeout(&mut self, now: Instant, now_ms: i64, report: &mut dyn FnMut(Report)) {
+        self.take_in();
         let idle = self.batches.is_empty() && self.waiting.is_empty() && self.windows.is_empty();
         let every = if idle { PROBE_EVERY } else { self.commit_every };
         let due = self.committed + every <= now || self.stopping || !self.links.is_empty();
+        let (idle, due) = (idle && self.known.is_none(), due || self.known.is_some());
         let tick = self.tick_at <= now;
         // Housekeeping closes the log's file, and with it commits what is appended: what is not
         // reported by then could be refused after it was stored, and be stored a second time.
@@ -274,10 +297,8 @@ impl Scribe {
             // Who asked may have given up.
             drop(reply.try_send(self.link(&to, now_ms)));
         }
-        if let Some(gate) = &mut self.gate {
-            gate.release(report);
-            gate.look_at = now + self.commit_every.min(GATE_LOOK);
-        }
+        self.gate.release(report);
+        self.gate.look_at = now + self.commit_every.min(GATE_LOOK);
         while self.save_at <= now || self.stopping {
             let Some(save) = self.saves.pop_front() else { break };
             self.save_at = now + self.commit_every;
@@ -301,12 +322,20 @@ impl Scribe {
                 }
                 self.answer(None);
                 self.settle(report);
+                if let Some(known) = self.known.take() {
+                    report(Report::Known(known));
+                    self.gate.took(Some(self.writer.synced()));
+                }
                 for (through, windows) in windows {
                     self.keep(through, windows, report);
                 }
             }
             Err(error) => {
                 self.writer.discard();
+                self.copied = false;
+                if self.known.take().is_some() {
+                    self.gate.took(None);
+                }
                 let why = error.to_string();
                 if !std::mem::replace(&mut self.failing, true) {
                     report(Report::Stopped);
@@ -315,7 +344,7 @@ impl Scribe {
                 self.failures += u64::from(!self.batches.is_empty());
                 self.answer(Some(&why));
                 for batch in std::mem::take(&mut self.batches) {
-                    self.tell(failed(&batch, self.failures, why.clone()), report);
+                    report(failed(&batch, self.failures, why.clone()));
                 }
                 windows.iter().for_each(|(_, windows)| self.leave(windows, report));
             }
@@ -340,7 +369,24 @@ impl Scribe {
                 &Labels::new(hello.labels.clone()),
             ),
             Item::Schema(schema) => self.writer.schema(schema),
-            Item::Frame(bytes) => self.writer.frame(bytes),
+            Item::Frame(bytes, class) => self.writer.frame_of(bytes, *class),
+        }
+    }
+
+    /// Appends what is offered of a lost broker's log; it comes again if it cannot be.
+    fn take_in(&mut self) {
+        let Some(taken) = self.gate.offered() else { return };
+        match self.writer.take_in(&taken) {
+            Ok(damage) => {
+                damage.iter().for_each(|place| log::warn!("a lost broker's log: {place}"));
+                self.known = Some(taken.seen());
+            }
+            Err(error) => {
+                log::error!("a lost broker's log is not taken in for now: {error}");
+                // What was appended of it is discarded with all that was: it would stand there twice.
+                self.fault.get_or_insert(error);
+                self.gate.took(None);
+            }
         }
     }
 
@@ -352,26 +398,22 @@ impl Scribe {
                 stored = Some(batch.turn);
             } else {
                 let why = "a batch before it could not be stored".to_owned();
-                self.tell(failed(&batch, self.failures, why), report);
+                report(failed(&batch, self.failures, why));
             }
         }
+        let at = self.writer.synced();
         if let Some(turn) = stored {
-            self.tell(Report::Stored { turn }, report);
+            report(Report::Stored { turn, at });
         }
-    }
-
-    /// In order, whether it waits for Redis or not.
-    fn tell(&mut self, said: Report, report: &mut dyn FnMut(Report)) {
-        match &mut self.gate {
-            Some(gate) => gate.report(self.writer.synced(), said),
-            None => report(said),
+        if std::mem::take(&mut self.copied) {
+            self.gate.rows(at);
         }
     }
 
     fn answer(&mut self, why: Option<&str>) {
-        for reply in std::mem::take(&mut self.waiting) {
-            if let (None, Some(gate)) = (why, &mut self.gate) {
-                gate.answer(self.writer.synced(), reply);
+        for (reply, class) in std::mem::take(&mut self.waiting) {
+            if why.is_none() && class.is_copied() {
+                self.gate.answer(self.writer.synced(), reply);
                 continue;
             }
             let answer = why.map_or(Ok(()), |why| Err(StoreError::Visitor(why.to_owned())));
@@ -417,7 +459,7 @@ impl Scribe {
 fn failed(batch: &Batch, failures: u64, why: String) -> Report {
     let mut frames = Vec::new();
     for item in &batch.items {
-        let Item::Frame(bytes) = item else { continue };
+        let Item::Frame(bytes, _) = item else { continue };
         let Ok(frame) = frame::open(bytes) else { continue };
         let (host, boot, seq) = (frame.header.host, frame.header.boot, frame.header.seq.0);
         frames.push(Unstored { host, boot, first: seq, last: seq });
@@ -478,7 +520,7 @@ mod tests {
         let mut slot = [0; FRAME_BYTES_MAX];
         let row = Row { values: &[turn], valid: &[1], scores: &[] };
         let bytes = seal_row(&mut slot, &header, &row).unwrap();
-        let frame = Item::Frame(Bytes::copy_from_slice(&slot[..bytes]));
+        let frame = Item::Frame(Bytes::copy_from_slice(&slot[..bytes]), Durability::Wal);
         Batch { turn, failures: 0, items: vec![Item::Schema(Arc::new(schema)), frame] }
     }
 

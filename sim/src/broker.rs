@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 use strobe_broker::certificates::Certificates;
+use strobe_broker::class::{Classes, Durability};
 use strobe_broker::cluster::{Answer, Order as Command};
 use strobe_broker::cluster::{Asked, MAIL_MAX, Mail, ORDERS_MAX, Plane, Post};
 use strobe_broker::hub::Hub;
@@ -22,6 +23,7 @@ use strobe_broker::registry::Registry;
 use strobe_broker::store::{Store, StoreConfig, StoreCounts};
 use strobe_broker::writer::{Item, Order, Report, Scribe};
 use strobe_cluster::{Config, NodeError, StoreError};
+use strobe_journal::Position;
 use strobe_wire::ids::Seq;
 use strobe_wire::link::Link;
 
@@ -99,15 +101,21 @@ impl Broker {
             }
         }
         let hub = Hub::default();
+        let began = writer.synced();
         let mut scribe = Scribe::new(writer, registry.clone(), COMMIT, HOSTS_AT_ONCE, now);
         let sharing =
             shared.map(|place| Sharing::new(&place, (&store, Some(&registry)), (now, now_ms)));
-        if let Some(confirmed) = sharing.as_ref().and_then(Sharing::confirmed) {
+        let confirmed = sharing.as_ref().and_then(Sharing::confirmed);
+        let is_copied = confirmed.is_some();
+        if let Some(confirmed) = confirmed {
             scribe = scribe.behind(confirmed, now);
         }
         let mut certificates = Certificates::new(keys.authority.clone(), CERTIFICATE_LIFE_S);
         certificates.keep_own();
         let mut net = Net::new(Parts { link, ingest, registry, hub, certificates }, now);
+        net.begin_at(began);
+        let class = if is_copied { Durability::WalRedis } else { Durability::Wal };
+        net.set_classes(Arc::new(Classes::all(class)));
         let seat = match platter {
             Some(platter) => {
                 let mut seat = Seat::new(platter, plane, (keys, &mut net, &store), now)?;
@@ -211,7 +219,8 @@ impl Broker {
         let Order::Batch(mut batch) = order else { return self.scribe.take(order) };
         match self.plant {
             Some(Plant::AckEarly) => {
-                self.net.on_report(Report::Stored { turn: batch.turn }, now);
+                self.net
+                    .on_report(Report::Stored { turn: batch.turn, at: Position::default() }, now);
             }
             Some(Plant::StoreTwice) => {
                 let frames: Vec<_> = batch.items.iter().filter_map(frame).collect();
@@ -319,12 +328,12 @@ impl Seat {
 }
 
 fn frame(item: &Item) -> Option<Item> {
-    let Item::Frame(bytes) = item else { return None };
-    Some(Item::Frame(bytes.clone()))
+    let Item::Frame(bytes, class) = item else { return None };
+    Some(Item::Frame(bytes.clone(), *class))
 }
 
 fn is_loss(item: &Item) -> bool {
-    let Item::Frame(bytes) = item else { return false };
+    let Item::Frame(bytes, _) = item else { return false };
     let header = strobe_wire::frame::open(bytes).expect("ingest opened it").header;
     header.kind == strobe_wire::frame::FrameKind::Loss
 }

@@ -218,7 +218,7 @@ fn frames(log: &[u8]) -> Vec<Bytes> {
             at += 1;
             continue;
         };
-        if let [FRAME, bytes @ ..] = record {
+        if let [FRAME | COPIED, bytes @ ..] = record {
             frames.push(Bytes::copy_from_slice(bytes));
         }
         at += 8 + length;
@@ -269,3 +269,5 @@ pub(crate) fn visible(store: &Store) -> BTreeSet<Sample> {
 const STEP_MS: i64 = 60_000;
 /// A WAL record that holds a frame.
 const FRAME: u8 = 3;
+/// The same of class `wal+redis`.
+const COPIED: u8 = 0x83;

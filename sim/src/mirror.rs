@@ -71,7 +71,11 @@ impl Sharing {
             clock: || NOW.get().expect("a broker has begun"),
         };
         let mirror = Mirror::new(place.redis.config(), parts).expect("a good URL, and a disk");
-        let log = place.log.then(|| mirror.log());
+        let log = place.log.then(|| {
+            let confirmed = Confirmed::default();
+            confirmed.want(true);
+            mirror.log(confirmed)
+        });
         let (epochs, counts) = (mirror.epochs(), mirror.counts());
         let redis = place.redis.clone();
         let (mirror_at, log_at, log_busy_until, restless) = (now, now, now, 0);

@@ -7,11 +7,13 @@
 //! collectors.disable = ["xfs"]
 //! [host."web-1".agent]             one host, by its instance or id
 //! recorder.on = true
+//! [label."class=billing".broker]   what brokers promise hosts with this label; [host."…".broker] too
+//! durability = "wal+redis"
 //! [broker]                         every broker
 //! retention = "14d"
 //! ```
 //!
-//! What stands further down wins. Only what may change while a program runs can be set so: never who
+//! What stands further down wins; of what brokers promise, what is for fewer hosts. Only what may change while a program runs can be set so: never who
 //! somebody is, where it listens, or what it allows others to ask ([`AGENT`], [`BROKER`]). A text is
 //! read as a whole or not at all; what is wrong with it is told with its line and key.
 
@@ -54,6 +56,8 @@ pub enum Form {
     Names,
     /// `name=value` with commas between.
     Labels,
+    /// One of these words.
+    Word(&'static [&'static str]),
 }
 
 /// A text that was read.
@@ -141,7 +145,20 @@ impl Document {
     #[must_use]
     pub fn of_host(&self, hello: &Hello) -> Vec<(String, String)> {
         let mine = self.sections.iter().filter(|section| section.scope.is_of(hello));
-        merged(&mine.collect::<Vec<_>>())
+        let mut all = merged(&mine.collect::<Vec<_>>());
+        // What brokers promise it is not its business.
+        all.retain(|(key, _)| key.starts_with("agent."));
+        all
+    }
+
+    /// What brokers promise some hosts, in the order in which it counts: the last one that is of a host.
+    #[must_use]
+    pub fn promises(&self) -> Vec<(Scope, String)> {
+        let some = self.sections.iter().filter(|section| section.scope != Scope::Brokers);
+        let of = some.filter_map(|section| {
+            Some((section.scope.clone(), section.values.get(DURABILITY)?.clone()))
+        });
+        of.collect()
     }
 
     /// What brokers are to run, by key.
@@ -219,6 +236,10 @@ impl Form {
                 }
             }
             Self::Labels => labels(text).map(drop),
+            Self::Word(words) => {
+                let fits = words.contains(&text);
+                fits.then_some(()).ok_or_else(|| format!("{} is wanted", words.join(" or ")))
+            }
         }
     }
 }
@@ -230,7 +251,7 @@ struct Reading<'a> {
 type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reading<'_> {
-    /// `[label."site=berlin".agent]` or `[host."web-1".agent]`.
+    /// `[label."site=berlin".agent]` or `[host."web-1".agent]`; or, of the promise, `.broker`.
     fn some_hosts(
         &self,
         kind: &str,
@@ -248,12 +269,17 @@ impl Reading<'_> {
         let key = format!("{kind}.{name:?}");
         let mut section = Section { scope, values: BTreeMap::new() };
         for (inner, value) in self.table(&key, (at, value))? {
-            let at = inner.span().start;
-            if inner.get_ref().as_ref() != "agent" {
-                let key = format!("{key}.{}", inner.get_ref());
-                return Err(self.wrong(at, &key, "only `agent` can stand here"));
+            let (at, prefix) = (inner.span().start, inner.get_ref().as_ref());
+            if !["agent", "broker"].contains(&prefix) {
+                let key = format!("{key}.{prefix}");
+                return Err(self.wrong(at, &key, "only `agent` or `broker` can stand here"));
             }
-            section = self.section(section.scope, "agent", (at, value))?;
+            let values = self.section(section.scope.clone(), prefix, (at, value))?.values;
+            if let Some(wrong) = values.keys().find(|k| prefix == "broker" && *k != DURABILITY) {
+                let why = "of a broker, only `durability` can be set for some hosts";
+                return Err(self.wrong(at, wrong, why));
+            }
+            section.values.extend(values);
         }
         if kind == "label" && section.values.contains_key("agent.labels") {
             let why = "who has a label cannot depend on labels that depend on it";
@@ -415,8 +441,11 @@ pub const BROKER: &[Setting] = &[
     },
     Setting { name: "broker.query_time", form: Form::Time(100, 600_000) },
     Setting { name: "broker.query_samples", form: Form::Count(1_000, 1_000_000_000_000) },
+    Setting { name: DURABILITY, form: Form::Word(&["wal", "wal+redis"]) },
 ];
 
+/// What an acknowledgement is worth: the one key of a broker that may be set for some hosts.
+pub const DURABILITY: &str = "broker.durability";
 const SIZE: Form = Form::Size { min: 16 << 20, max: u64::MAX, zero: false };
 const INTERVALS: &str = "agent.intervals.";
 const HOUR_MS: u64 = 3_600_000;
@@ -471,6 +500,23 @@ scores = false
         assert_eq!(document.of_brokers(), [("broker.retention".to_owned(), "14d".to_owned())]);
     }
 
+    /// Agents of before know no such key, and would refuse all of a version that told them.
+    #[test]
+    fn promises_are_the_brokers_business() {
+        let text = "[broker]\ndurability = \"wal\"\n[host.b.broker]\ndurability = \"wal\"\n\
+                    [label.\"class=gold\".broker]\ndurability = \"wal+redis\"\n\
+                    [label.\"class=gold\".agent]\nscores = false\n";
+        let document = Document::read(text).unwrap();
+        let gold = host("a", &[("class", "gold")]);
+        assert_eq!(document.of_host(&gold), [("agent.scores".to_owned(), "false".to_owned())]);
+        let wanted = [
+            (Scope::Label("class".into(), "gold".into()), "wal+redis".to_owned()),
+            (Scope::Host("b".into()), "wal".to_owned()),
+        ];
+        assert_eq!(document.promises(), wanted);
+        assert_eq!(document.of_brokers(), [(DURABILITY.to_owned(), "wal".to_owned())]);
+    }
+
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
         for (text, wanted) in [
@@ -483,9 +529,11 @@ scores = false
             ("[agents]\n", "did you mean `agent`?"),
             ("[label.berlin.agent]\n", "NAME=VALUE"),
             ("[label.\"a=b\".agent]\nlabels = \"a=c\"", "cannot depend"),
-            ("[host.x.broker]\nretention = \"2d\"", "only `agent` can stand here"),
+            ("[host.x.broker]\nretention = \"2d\"", "only `durability` can be set for some"),
+            ("[host.x.agents]\nscores = true", "only `agent` or `broker` can stand here"),
             ("[broker]\nretention = \"1m\"", "line 2, `broker.retention`"),
-            ("[broker]\ndurability = \"wal\"", "cannot be set for a fleet"),
+            ("[broker]\nlisten = \"x:1\"", "cannot be set for a fleet"),
+            ("[broker]\ndurability = \"redis\"", "\"redis\": wal or wal+redis is wanted"),
             ("agent = 1", "a table is wanted"),
             ("[agent]\nscores = 1.5", "a list is wanted"),
             ("[agent]\ncollectors.enable = [\"a b\"]", "\"a b\" is no name"),

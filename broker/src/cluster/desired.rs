@@ -2,7 +2,7 @@
 
 use strobe_cluster::State;
 use strobe_cluster::kinds::versions::{self, Version};
-use strobe_wire::fleet::Document;
+use strobe_wire::fleet::{Document, Scope};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::Hello;
 
@@ -64,11 +64,22 @@ impl Desired {
     /// What a broker is to run.
     #[must_use]
     pub fn of_broker(&self, me: u64) -> Option<(u64, Vec<(String, String)>)> {
-        let text = match &self.trial {
+        let text = self.brokers_text(me);
+        Some((text.number, text.document.as_ref()?.of_brokers()))
+    }
+
+    /// What a broker is to promise some hosts; the last one that is of a host counts.
+    #[must_use]
+    pub fn promises(&self, me: u64) -> Vec<(Scope, String)> {
+        let document = self.brokers_text(me).document.as_ref();
+        document.map(Document::promises).unwrap_or_default()
+    }
+
+    fn brokers_text(&self, me: u64) -> &Text {
+        match &self.trial {
             Some((Canary::Broker(canary), text)) if *canary == me => text,
             _ => &self.in_force,
-        };
-        Some((text.number, text.document.as_ref()?.of_brokers()))
+        }
     }
 
     /// The version on trial, and by whom.

@@ -59,9 +59,9 @@ impl Map {
         self.owners.get(usize::from(Shard::of(host).0)).copied().flatten()
     }
 
-    /// The epoch of each shard that somebody owns.
-    pub fn epochs(&self) -> impl Iterator<Item = (usize, u64)> {
-        let of = |(shard, owner): (usize, &Option<Owner>)| owner.map(|o| (shard, o.epoch));
+    /// Each shard that somebody owns.
+    pub fn owned(&self) -> impl Iterator<Item = (usize, Owner)> {
+        let of = |(shard, owner): (usize, &Option<Owner>)| owner.map(|o| (shard, o));
         self.owners.iter().enumerate().filter_map(of)
     }
 

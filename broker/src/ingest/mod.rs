@@ -257,6 +257,13 @@ impl Ingest {
         boot.stored = boot.window.through();
     }
 
+    /// Frames `first..=last` were taken from a lost broker's log; what came here itself may still be on
+    /// its way to the disk.
+    pub fn known(&mut self, host: HostId, boot: BootId, first: u64, last: u64) {
+        let boot = self.hosts.entry(host).or_default().boot(boot);
+        boot.window.cover(first, last.min(u64::MAX - 1));
+    }
+
     /// A window kept from the life before, older than anything replayed.
     pub fn restore(&mut self, host: HostId, boot: BootId, window: Window) {
         let boot = self.hosts.entry(host).or_default().boot(boot);

@@ -2,12 +2,14 @@
 
 use super::Net;
 use super::streams::{Place, StreamRole};
+use crate::class::Durability;
 use crate::hub::Update;
 use crate::ingest::{Proof, SessionId, Verdict};
 use crate::writer::{Item, Unstored};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
+use strobe_journal::Position;
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::{Hello, Message, encode};
 
@@ -57,13 +59,15 @@ impl Net {
         if let Some(old) = replaced.filter(|old| old.conn != place.conn) {
             self.refuse(old.conn, "another session of this host took its place", now);
         }
+        let stored_seq = self.named(&hello, welcomed.stored.0);
+        let class = self.copies.classes.of(&hello);
         let info = self.registry.hello(&hello, now_ms);
         self.hub.publish(&[Update::Host(info)]);
         self.changed.insert(host);
         self.items.push(Item::Host(Box::new(hello)));
         self.sessions.insert(session, place);
         let stream = self.streams.get_mut(&place).ok_or("the stream is gone")?;
-        stream.role = StreamRole::Agent(session);
+        (stream.role, stream.class) = (StreamRole::Agent(session), class);
         if let Some(spooled) = stream.resumed.spooled {
             // By itself, nobody else can have acknowledged what is not here.
             let elsewhere = self.seat.as_ref().map(|_| stream.resumed.acknowledged_seq);
@@ -73,7 +77,7 @@ impl Net {
             self.on_unmanaged(host);
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.say(place, &Message::Welcome { stored_seq: welcomed.stored.0, version })
+        self.say(place, &Message::Welcome { stored_seq, version })
     }
 
     pub(super) fn on_frame(
@@ -82,23 +86,24 @@ impl Net {
         bytes: Bytes,
         now_ms: i64,
     ) -> Result<(), String> {
-        let session = self.session(place)?;
+        let (session, class) = self.session_of(place)?;
         let verdict =
             self.ingest.frame(session, &bytes, now_ms).map_err(|refusal| refusal.to_string())?;
         if let Some((host, boot)) = self.ingest.whose(session) {
             self.touched.insert((host, boot, session));
         }
-        self.items.extend(std::iter::from_fn(|| self.ingest.poll_loss()).map(Item::Frame));
+        let losses = std::iter::from_fn(|| self.ingest.poll_loss());
+        self.items.extend(losses.map(|bytes| Item::Frame(bytes, class)));
         if verdict == Verdict::Store && self.is_replay(place) {
             self.late.insert(self.items.len());
         }
         if verdict == Verdict::Store {
-            self.items.push(Item::Frame(bytes));
+            self.items.push(Item::Frame(bytes, class));
         }
         Ok(())
     }
 
-    pub(super) fn on_stored(&mut self, turn: u64, now: Instant) {
+    pub(super) fn on_stored(&mut self, turn: u64, at: Position, now: Instant) {
         let mut acks: BTreeMap<(SessionId, BootId), Reached> = BTreeMap::new();
         while let Some(done) = self.turns.front().filter(|t| t.number <= turn) {
             self.frames_in_flight -= done.frames;
@@ -106,23 +111,33 @@ impl Net {
             acks.extend(done.reached.iter().map(|of| ((of.session, of.boot), *of)));
             self.turns.pop_front();
         }
-        for ((session, boot), reached) in acks {
-            let (host, seq) = (reached.host, reached.acknowledged);
-            self.ingest.stored(host, boot, reached.through);
-            // A spool's boots come one behind the other: the last one's word is for all before.
-            if self.ingest.whose(session) != Some((host, boot)) {
-                continue;
+        let some_wait = self.copies.classes.any_is_copied();
+        for reached in acks.into_values() {
+            if some_wait && self.copies.holds(self.class_of(reached.session), at) {
+                self.copies.hold(at, reached);
+            } else {
+                self.acknowledge(reached);
             }
-            let place = self.sessions.get(&session).or_else(|| self.replays.get(&session)).copied();
-            let Some(place) = place else { continue };
-            let Some(stream) = self.streams.get_mut(&place) else { continue };
-            // A peer that does not read its acknowledgements gets only the newest, and everything
-            // else that was said to it.
-            stream.ack = Some(encode(&Message::Ack { boot: boot.0, seq }));
-            self.acks += 1;
-            if stream.out.is_empty() {
-                self.flush(place);
-            }
+        }
+    }
+
+    /// It is where its class wants it.
+    pub(super) fn acknowledge(&mut self, reached: Reached) {
+        let Reached { host, boot, session, through, acknowledged } = reached;
+        self.ingest.stored(host, boot, through);
+        // A spool's boots come one behind the other: the last one's word is for all before.
+        if self.ingest.whose(session) != Some((host, boot)) {
+            return;
+        }
+        let place = self.sessions.get(&session).or_else(|| self.replays.get(&session)).copied();
+        let Some(place) = place else { return };
+        let Some(stream) = self.streams.get_mut(&place) else { return };
+        // A peer that does not read its acknowledgements gets only the newest, and everything
+        // else that was said to it.
+        stream.ack = Some(encode(&Message::Ack { boot: boot.0, seq: acknowledged }));
+        self.acks += 1;
+        if stream.out.is_empty() {
+            self.flush(place);
         }
     }
 
@@ -154,6 +169,10 @@ impl Net {
         self.ingest.replay_begins(session, live).map_err(|refusal| refusal.to_string())?;
         self.session_next += 1;
         stream.role = StreamRole::Replay(session);
+        let class = self.class_of(live);
+        if let Some(stream) = self.streams.get_mut(&place) {
+            stream.class = class;
+        }
         self.replays.insert(session, place);
         Ok(())
     }
@@ -164,8 +183,14 @@ impl Net {
     }
 
     pub(super) fn session(&self, place: Place) -> Result<SessionId, String> {
-        match self.streams.get(&place).map(|stream| &stream.role) {
-            Some(StreamRole::Agent(session) | StreamRole::Replay(session)) => Ok(*session),
+        self.session_of(place).map(|(session, _)| session)
+    }
+
+    fn session_of(&self, place: Place) -> Result<(SessionId, Durability), String> {
+        match self.streams.get(&place).map(|stream| (&stream.role, stream.class)) {
+            Some((StreamRole::Agent(session) | StreamRole::Replay(session), class)) => {
+                Ok((*session, class))
+            }
             _ => Err("an agent says hello first".to_owned()),
         }
     }

@@ -5,7 +5,7 @@
 //! writer at the end of each turn. It does no I/O but through the registry, and reads no clock.
 //!
 //! ```text
-//! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack
+//! agent stream ──frames──▶ ingest ──batch──▶ writer ──report──▶ Ack (`net/copies`: when Redis has it)
 //! viz stream ──ApiRequest──▶ query pool ──answer──▶ same stream, finished
 //! viz stream ──Subscribe──▶ hub queue ──pumped──▶ same stream
 //! enrol stream ──Enrol──▶ registry (token), certificates ──▶ Enrolled
@@ -21,6 +21,7 @@
 mod acks;
 mod agents;
 mod certify;
+mod copies;
 mod feeds;
 mod joining;
 mod managing;
@@ -37,6 +38,7 @@ use crate::hub::{Hub, Update};
 use crate::ingest::{Counts, Ingest, SessionId};
 use crate::query::Caller;
 use crate::registry::{BootRecord, Registry};
+use crate::store::Seen;
 use crate::writer::{Batch, Item, Order, Report, Windows};
 use agents::{Reached, Turn};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -85,6 +87,7 @@ pub struct Net {
     questions: questions::Questions,
     feeds: feeds::Feeds,
     managing: managing::Managing,
+    copies: copies::Copies,
 }
 
 /// The parts a [`Net`] is made of.
@@ -126,6 +129,8 @@ pub struct NetCounts {
     pub frames_in_flight: usize,
     /// Acknowledgements sent.
     pub acks: u64,
+    /// Agents' streams whose acknowledgements wait for Redis.
+    pub acks_waiting: usize,
     /// So long, in ms, 99 of 100 frames of the last seconds waited for theirs, at most.
     pub ack_ms_p99: Option<u64>,
     /// Certificates given, renewed, ended.
@@ -197,6 +202,7 @@ impl Net {
             questions: questions::Questions::default(),
             feeds: feeds::Feeds::default(),
             managing: managing::Managing::default(),
+            copies: copies::Copies::default(),
         }
     }
 
@@ -273,7 +279,9 @@ impl Net {
     /// The writer says what became of a turn.
     pub fn on_report(&mut self, report: Report, now: Instant) {
         match report {
-            Report::Stored { turn } => self.on_stored(turn, now),
+            Report::Stored { turn, at } => self.on_stored(turn, at, now),
+            Report::Copied { through } => self.on_copied(through),
+            Report::Known(all) => self.on_known(&all),
             Report::Failed { turn, failures, frames, why } => {
                 self.failures = failures;
                 self.on_failed(turn, &frames, &why, now);
@@ -287,6 +295,14 @@ impl Net {
         }
         if self.storing == Storing::Yes && self.frames_in_flight < FRAMES_IN_FLIGHT_MAX {
             self.readable.extend(self.parked.drain(..));
+        }
+    }
+
+    /// What was taken from a lost broker's log is not to be stored once more.
+    fn on_known(&mut self, all: &[Seen]) {
+        for Seen { host, boot, ranges } in all {
+            ranges.iter().for_each(|(first, last)| self.ingest.known(*host, *boot, *first, *last));
+            self.changed.insert(*host);
         }
     }
 
@@ -310,6 +326,7 @@ impl Net {
             subscribers: self.subscribers.len(),
             frames_in_flight: self.frames_in_flight,
             acks: self.acks,
+            acks_waiting: self.copies.len(),
             ack_ms_p99: self.waits.p99_ms(),
             certificates: self.certificates.counts(),
             handshakes_failed: link.handshakes_failed,
@@ -341,7 +358,7 @@ impl Net {
         let items = std::mem::take(&mut self.items);
         let late = std::mem::take(&mut self.late);
         self.publish(&items, &late);
-        let frames = items.iter().filter(|item| matches!(item, Item::Frame(_))).count();
+        let frames = items.iter().filter(|item| matches!(item, Item::Frame(..))).count();
         self.frames_in_flight += frames;
         let (number, failures) = (self.turn, self.failures);
         self.turns.push_back(Turn { number, at: now, failures, frames, reached });
@@ -358,10 +375,10 @@ impl Net {
             match item {
                 // Kept by the hub for those who come later, and told before its first row.
                 Item::Schema(schema) => _ = self.hub.schema(schema),
-                Item::Frame(bytes) if heard && !late.contains(&index) => {
+                Item::Frame(bytes, _) if heard && !late.contains(&index) => {
                     updates.push(Update::Frame(bytes.clone()));
                 }
-                Item::Host(_) | Item::Frame(_) => {}
+                Item::Host(_) | Item::Frame(..) => {}
             }
         }
         if !updates.is_empty() {

@@ -191,7 +191,8 @@ impl Net {
         let done = |session: &SessionId| {
             let is_ours = |other: &SessionId| other == session || conn(other) == conn(session);
             let busy = self.touched.iter().any(|(_, _, touched)| is_ours(touched))
-                || self.turns.iter().any(|t| t.reached.iter().any(|of| is_ours(&of.session)));
+                || self.turns.iter().any(|t| t.reached.iter().any(|of| is_ours(&of.session)))
+                || self.copies.sessions().any(|waiting| is_ours(&waiting));
             !busy
         };
         let free: Vec<SessionId> = owners.leaving.keys().copied().filter(done).collect();

@@ -3,6 +3,7 @@
 use super::owners::Resumed;
 use super::{Ask, FRAMES_IN_FLIGHT_MAX, Net, Storing};
 use crate::certificates::{Enrolment, seconds};
+use crate::class::Durability;
 use crate::hub::{Subscription, Update};
 use crate::ingest::SessionId;
 use crate::managed::Running;
@@ -44,6 +45,8 @@ pub(super) struct Stream {
     pub(super) end: End,
     /// What an agent said before its hello.
     pub(super) resumed: Resumed,
+    /// Of an agent's host, from its hello on.
+    pub(super) class: Durability,
 }
 
 #[derive(Debug)]
@@ -75,7 +78,8 @@ impl Stream {
     pub(super) fn new() -> Self {
         let (reader, out) = (Reader::default(), VecDeque::new());
         let resumed = Resumed::default();
-        Self { role: StreamRole::New, reader, out, ack: None, end: End::Open, resumed }
+        let class = Durability::Wal;
+        Self { role: StreamRole::New, reader, out, ack: None, end: End::Open, resumed, class }
     }
 }
 
@@ -115,7 +119,7 @@ impl Net {
         let full = self.storing == Storing::No
             || FRAMES_IN_FLIGHT_MAX <= self.frames_in_flight + self.items.len();
         let Some(conn) = self.conns.get(&place.conn) else { return };
-        if full && conn.alpn == Alpn::Agent {
+        if (full || self.is_withheld(place)) && conn.alpn == Alpn::Agent {
             self.parked.push(place);
             return;
         }
@@ -315,6 +319,7 @@ impl Net {
         let session = match stream.role {
             StreamRole::Agent(session) => session,
             StreamRole::Replay(session) => {
+                self.copies.take(session);
                 self.ingest.close(session);
                 self.replays.remove(&session);
                 return;
@@ -325,6 +330,7 @@ impl Net {
             StreamRole::New | StreamRole::Subscriber(_) => return,
         };
         let whose = self.ingest.whose(session);
+        self.copies.take(session);
         self.ingest.close(session);
         self.sessions.remove(&session);
         self.managing.forget(session);

@@ -2,8 +2,8 @@
 
 use super::Broker;
 use super::clock::{monotonic, wall_ms};
-use super::loops::{mirror_loop, spawn};
-use crate::config::{self, Config, Durability, StoreChoice};
+use super::loops::{log_loop, mirror_loop, spawn};
+use crate::config::{self, Config, StoreChoice};
 use crate::registry::Registry;
 use crate::store::redis::{self, Attached, Epochs, Import, Mirror, RedisConfig, RedisError};
 use crate::store::{Recovery, Store, Writer};
@@ -17,10 +17,18 @@ pub(super) fn restore(
     recovery: &mut Recovery,
     now_ms: i64,
 ) -> Result<(), RedisError> {
-    if (config.store, config.durability) != (StoreChoice::Redis, Durability::WalRedis) {
+    if config.store != StoreChoice::Redis {
         return Ok(());
     }
-    let records = redis::restore(&config.redis, writer, recovery, now_ms)?;
+    let records = match redis::restore(&config.redis, writer, recovery, now_ms) {
+        Err(RedisError::Restore { .. }) if !config.hot.durability.is_copied() => {
+            // Of some hosts the fleet's configuration may say otherwise, which was lost as well. Who
+            // mirrors says what is the matter with Redis.
+            log::warn!("what Redis may have of a lost log is taken in by the next start");
+            return Ok(());
+        }
+        done => done?,
+    };
     if 0 < records {
         log::info!("{records} records of the log were taken from Redis");
     }
@@ -94,11 +102,15 @@ impl Broker {
         };
         let mirror = Mirror::new(config, parts).map_err(|why| why.to_string())?;
         let mirror = mirror.attached(import, &shared.epochs);
+        let log = mirror.log(shared.confirmed.clone());
         if shared.mirror.set(mirror.counts()).is_err() {
             return Err("this broker was given a Redis just now".to_owned());
         }
         attached.save(&shared.config.dir).map_err(|why| why.to_string())?;
+        let stop = Arc::clone(&stopping);
         let thread = spawn("strobe-redis", move || mirror_loop(mirror, &stopping));
+        self.threads().others.push(thread.map_err(|why| why.to_string())?);
+        let thread = spawn("strobe-log", move || log_loop(log, &stop));
         self.threads().others.push(thread.map_err(|why| why.to_string())?);
         log::warn!("this broker writes to a Redis from now on");
         Ok(match (segments, import.wanted) {

@@ -11,7 +11,6 @@ use super::clock::{monotonic, rest_until, wall_s};
 use super::error::BrokerError;
 use super::loops::{spawn, wake};
 use crate::cluster::{Answer, Asked, Look, MAIL_MAX, Mail, ORDERS_MAX, Order, Plane, Post};
-use crate::config::Durability;
 use crate::database;
 use crate::net::Seating;
 use mio::Waker;
@@ -90,13 +89,10 @@ impl Cluster {
     }
 
     /// Goes on as in the last life, if that was in a cluster.
-    pub(super) fn resume(&self, durability: Durability) -> Result<(), BrokerError> {
+    pub(super) fn resume(&self) -> Result<(), BrokerError> {
         let path = self.dir.join(FILE);
         if !path.exists() {
             return self.be_alone(&mut self.lock());
-        }
-        if durability == Durability::WalRedis {
-            return Err(BrokerError::OneLog);
         }
         let database = open(&path)?;
         let store = Store::open(database).map_err(BrokerError::Cluster)?;

@@ -47,12 +47,6 @@ pub enum BrokerError {
     /// Its node.
     #[error("the control plane cannot start: {0}")]
     ControlPlane(strobe_cluster::NodeError),
-    /// A cluster, and a log in Redis.
-    #[error(
-        "`broker.durability = \"wal+redis\"` keeps the log of one broker in a Redis, and not of a cluster's: \
-         set it to \"wal\""
-    )]
-    OneLog,
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     Io {

@@ -8,7 +8,7 @@ use crate::net::{Ask, Net, NetCounts, Place};
 use crate::own;
 use crate::peers::{LETTERS_MAX, Letter, Peers};
 use crate::query::Caller;
-use crate::store::redis::{Epochs, Log, Mirror};
+use crate::store::redis::{Confirmed, Epochs, Log, Mirror};
 use crate::tune::Tuner;
 use crate::writer::{Order, Report, Scribe};
 use mio::{Events, Poll, Waker};
@@ -43,6 +43,7 @@ pub(super) struct Loop {
     pub(super) counts: Arc<Mutex<NetCounts>>,
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) tuner: Tuner,
+    pub(super) confirmed: Confirmed,
 }
 
 impl Loop {
@@ -102,6 +103,9 @@ impl Loop {
                 Told::Post(post) => {
                     if let Post::Desired(desired) = &post {
                         self.tuner.on_desired(now, desired);
+                        let classes = self.tuner.classes();
+                        self.confirmed.want(classes.any_is_copied());
+                        self.net.set_classes(classes);
                     }
                     if let Post::Map(map) = &post {
                         self.peers.set_members(map.me, &map.addresses);

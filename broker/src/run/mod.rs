@@ -28,7 +28,7 @@ pub use error::BrokerError;
 use crate::api::{self, Answer};
 use crate::audit::Audit;
 use crate::certificates::Certificates;
-use crate::config::{Config, Durability};
+use crate::config::Config;
 use crate::control;
 use crate::dir::{self, StateDir};
 use crate::hub::{Hub, Subscription};
@@ -38,7 +38,7 @@ use crate::own;
 use crate::peers::{LETTERS_MAX, Peers};
 use crate::query::{Caller, Deadline, Engine, Pulse};
 use crate::registry::Registry;
-use crate::store::redis::{Epochs, Mirror, MirrorCounts};
+use crate::store::redis::{Confirmed, Epochs, Mirror, MirrorCounts};
 use crate::store::{RemoteSeries, Store};
 use crate::tune::{Tuned, Tuner, store_config};
 use crate::writer::{HOSTS_AT_ONCE, Order, Report, Scribe};
@@ -87,6 +87,8 @@ struct Shared {
     mirror: OnceLock<Arc<Mutex<MirrorCounts>>>,
     /// What writes to Redis carry.
     epochs: Arc<Epochs>,
+    /// How far Redis has the log.
+    confirmed: Confirmed,
     lookout: LookoutDoor,
     writes_waiting: AtomicUsize,
     /// Relaxed: a count.
@@ -165,12 +167,10 @@ impl Broker {
         let epochs = Arc::new(Epochs::none());
         let mirror = attach::mirror(&config, &store, &registry, (&stopping, &epochs), now_ms)?;
         let every = Duration::from_millis(config.commit_ms);
-        let mut scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic());
-        let wanted = config.durability == Durability::WalRedis;
-        let log = mirror.as_ref().filter(|_| wanted).map(Mirror::log);
-        if let Some(log) = &log {
-            scribe = scribe.behind(log.confirmed(), monotonic());
-        }
+        let (confirmed, began) = (Confirmed::default(), writer.synced());
+        let log = mirror.as_ref().map(|mirror| mirror.log(confirmed.clone()));
+        let scribe = Scribe::new(writer, registry.clone(), every, HOSTS_AT_ONCE, monotonic())
+            .behind(confirmed.clone(), monotonic());
         let parts =
             Parts { link, ingest, registry: registry.clone(), hub: hub.clone(), certificates };
         let (lookout, lookout_told) = LookoutDoor::new();
@@ -191,6 +191,7 @@ impl Broker {
             stopping,
             mirror: mirror.as_ref().map(Mirror::counts).map_or_else(OnceLock::new, OnceLock::from),
             epochs: Arc::clone(&epochs),
+            confirmed: confirmed.clone(),
             lookout,
             writes_waiting: AtomicUsize::new(0),
             queries_abandoned: AtomicU64::new(0),
@@ -198,10 +199,12 @@ impl Broker {
             threads: Mutex::default(),
         });
         let broker = Self { shared };
+        let mut net = Net::new(parts, monotonic());
+        net.begin_at(began);
         let network = Loop {
             poll,
             socket,
-            net: Net::new(parts, monotonic()),
+            net,
             orders,
             reports,
             questions: Some(questions),
@@ -214,6 +217,7 @@ impl Broker {
             counts: Arc::clone(&broker.shared.counts),
             stopping: Arc::clone(&broker.shared.stopping),
             tuner,
+            confirmed,
         };
         let mut others = broker.answerers(questions_in, &answers_out, Self::respond)?;
         others.extend(broker.answerers(pages_in, &answers_out, Self::respond_to_peer)?);
@@ -228,7 +232,7 @@ impl Broker {
             let stopping = Arc::clone(&broker.shared.stopping);
             others.push(spawn("strobe-log", move || log_loop(log, &stopping))?);
         }
-        broker.shared.cluster.resume(broker.shared.config.durability)?;
+        broker.shared.cluster.resume()?;
         others.push(broker.lookout(lookout_told)?);
         let network = spawn("strobe-net", move || network.run())?;
         let (network, door, state) = (Some(network), Some(door), Some(state));
@@ -359,7 +363,8 @@ impl Broker {
             return Err("too many writes are waiting; send again later".to_owned());
         }
         let (reply, answer) = sync_channel(1);
-        let outcome = match self.shared.orders.try_send(Order::Samples(series, reply)) {
+        let class = self.shared.tuned.classes().usual;
+        let outcome = match self.shared.orders.try_send(Order::Samples(series, class, reply)) {
             Ok(()) => match answer.recv_timeout(WRITE_WAIT) {
                 Ok(stored) => stored.map_err(|why| why.to_string()),
                 Err(_) => Err("the store does not answer; send again later".to_owned()),

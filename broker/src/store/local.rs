@@ -6,7 +6,7 @@
 //! ```
 
 use super::elsewhere::Elsewhere;
-use super::head::{Source, split_remote};
+use super::head::Source;
 use super::horizon::Horizon;
 use super::pieces::Pieces;
 use super::redis::{Errand, Far};
@@ -16,10 +16,10 @@ use super::segment::{Loaded, Segment, io};
 use super::shared::{Shared, last_ms};
 use super::spill::Spill;
 use super::upkeep::Upkeep;
-use super::wal;
-use super::{Recovery, RemoteSeries, StoreConfig, StoreCounts, StoreError};
+use super::wal::{self, Copied};
+use super::{Recovery, StoreConfig, StoreCounts, StoreError};
+use crate::class::Durability;
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -54,6 +54,8 @@ pub struct Writer {
     pub(super) upkeep: Upkeep,
     /// Newest row in each WAL file.
     pub(super) wal_last_ms: BTreeMap<u64, i64>,
+    /// Whether something was appended since the last commit that Redis has to have too.
+    pub(super) copied: bool,
 }
 
 /// Which schemas and labels the WAL file being written has.
@@ -103,6 +105,7 @@ impl Store {
             archive: OnceLock::new(),
             removed_ms: AtomicI64::new(horizon.raw_ms.max(horizon.minutes_ms)),
             synced: Mutex::default(),
+            copied: Copied::default(),
             last_number: AtomicU64::new(0),
             scores: Mutex::default(),
             seals: AtomicU64::new(0),
@@ -115,6 +118,7 @@ impl Store {
         });
         let (journal, damage) = journal?;
         shared.note_synced(journal.synced());
+        shared.copied.end(journal.synced());
         let (recovery, schemas, labels, wal_last_ms) = replay.finish(&damage);
         let upkeep = Upkeep::new(&shared, now_ms);
         let writer = Writer {
@@ -127,6 +131,7 @@ impl Store {
             written: Written::default(),
             upkeep,
             wal_last_ms,
+            copied: false,
         };
         Ok((Self { shared, errand: None, elsewhere: None }, writer, recovery))
     }
@@ -253,6 +258,14 @@ impl Writer {
     /// A row that does not fit its schema, [`StoreError::Full`] when too much waits for a commit
     /// that fails, or the WAL refused. Nothing of the frame is kept then.
     pub fn frame(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
+        self.frame_of(bytes, Durability::Wal)
+    }
+
+    /// The same of a host of this class.
+    ///
+    /// # Errors
+    /// As [`Writer::frame`].
+    pub fn frame_of(&mut self, bytes: &Bytes, class: Durability) -> Result<(), StoreError> {
         self.room()?;
         let frame = frame::open(bytes)?;
         let (host, schema) = (frame.header.host, frame.header.schema);
@@ -274,37 +287,9 @@ impl Writer {
         } else {
             self.pending.push(Pending::Told(self.shared.source(host.0), frame.header));
         }
-        self.journal.append(&[&[wal::FRAME], bytes])?;
+        self.journal.append(&[&[wal::kind(wal::FRAME, class)], bytes])?;
+        self.copied |= class.is_copied();
         self.pending_bytes += bytes.len();
-        Ok(())
-    }
-
-    /// Appends samples that came by remote-write. A series without `__name__` is left out.
-    ///
-    /// # Errors
-    /// As [`Writer::frame`].
-    pub fn samples(&mut self, series: &[RemoteSeries]) -> Result<(), StoreError> {
-        self.room()?;
-        for one in series {
-            let Some((name, labels)) = split_remote(&one.labels) else { continue };
-            let id = remote_id(&labels);
-            self.name(id, labels)?;
-            self.write_labels(id)?;
-            // Pieces, so that a record keeps its bound however long the series is.
-            for piece in one.samples.chunks(SAMPLES_MAX) {
-                let samples: Vec<(i64, u64)> =
-                    piece.iter().map(|&(time, value)| (time, value.to_bits())).collect();
-                let bytes = wal::samples(id, &name, &samples);
-                self.journal.append(&[&[wal::SAMPLES], &bytes])?;
-                self.pending_bytes += bytes.len();
-                if let Some(last) = samples.iter().map(|sample| sample.0).max() {
-                    self.note_time(last);
-                }
-                let (name, labels) = (name.name.clone(), name.labels.clone());
-                let samples = wal::Samples { source: id, name, labels, samples };
-                self.pending.push(Pending::Samples(samples));
-            }
-        }
         Ok(())
     }
 
@@ -325,6 +310,7 @@ impl Writer {
     /// Forgets everything appended since the last commit: its sender was told, and sends it again.
     pub fn discard(&mut self) {
         self.journal.discard();
+        self.copied = false;
         // Names stay: they were not refused, and go into the WAL again before the next row.
         self.pending.retain(|pending| matches!(pending, Pending::Labels(..)));
         self.pending_bytes = 0;
@@ -377,6 +363,9 @@ impl Writer {
     /// As [`Writer::commit`], whatever space is left.
     pub(super) fn commit_now(&mut self) -> Result<(), StoreError> {
         self.journal.commit()?;
+        if std::mem::take(&mut self.copied) {
+            self.shared.copied.note(self.shared.synced(), self.journal.synced());
+        }
         self.shared.note_synced(self.journal.synced());
         let mut samples = 0;
         for pending in self.pending.drain(..) {
@@ -419,7 +408,7 @@ impl Writer {
     }
 
     /// Refuses when commits fail and too much has gathered.
-    fn room(&self) -> Result<(), StoreError> {
+    pub(super) fn room(&self) -> Result<(), StoreError> {
         if PENDING_BYTES_MAX < self.pending_bytes {
             self.floor()?;
             let config = self.shared.config();
@@ -439,6 +428,10 @@ impl Writer {
         let source = self.shared.source(id);
         self.pending.push(Pending::Labels(source, labels));
         Ok(())
+    }
+
+    pub(super) fn knows(&self, id: u128) -> bool {
+        self.labels.contains_key(&id)
     }
 
     pub(super) fn write_labels(&mut self, id: u128) -> Result<(), StoreError> {
@@ -471,27 +464,10 @@ pub(super) fn segment_files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreErro
     Ok(files)
 }
 
-/// The id of a remote-write source: a hash of its labels.
-fn remote_id(labels: &Labels) -> u128 {
-    let mut hash = Sha256::new();
-    hash.update(b"remote");
-    for (name, value) in &labels.0 {
-        hash.update([0]);
-        hash.update(name);
-        hash.update([0]);
-        hash.update(value);
-    }
-    let mut first = [0; 16];
-    first.copy_from_slice(&hash.finalize()[..16]);
-    u128::from_le_bytes(first)
-}
-
 pub(super) const SEGMENTS: &str = "segments";
 pub(super) const WAL: &str = "wal";
 const SPILL: &str = "young";
 /// Appended and not committed; more is refused.
 const PENDING_BYTES_MAX: usize = 64 << 20;
-/// Samples of one WAL record.
-const SAMPLES_MAX: usize = 1 << 18;
 /// Broken blocks that are logged one by one.
 const LOG_MAX: u64 = 100;

@@ -39,6 +39,7 @@ mod retune;
 mod rice;
 mod rolled;
 mod rollup;
+mod samples;
 mod scratch;
 mod seal;
 mod segment;

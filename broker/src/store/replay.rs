@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use strobe_journal::{Damage, disk};
+use strobe_journal::{Damage, Position, disk};
 use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::schema::{Labels, Schema};
@@ -35,6 +35,8 @@ pub(super) struct Replay {
     wal_last_ms: BTreeMap<u64, i64>,
     /// The WAL file being read.
     file: u64,
+    /// The last one that has a record which Redis has to have too.
+    copied_in: u64,
 }
 
 impl Replay {
@@ -49,6 +51,7 @@ impl Replay {
             started: false,
             wal_last_ms: BTreeMap::new(),
             file: 0,
+            copied_in: 0,
         }
     }
 
@@ -61,6 +64,11 @@ impl Replay {
             if let Err(error) = self.bound(through) {
                 self.damage(format!("memory is not bounded while the WAL is read: {error}"));
             }
+        }
+        if wal::is_copied(bytes) && self.copied_in != file {
+            self.copied_in = file;
+            let begin = Position { file, offset: 0 };
+            self.shared.copied.note(begin, begin);
         }
         let from_ms =
             self.cuts.iter().filter(|cut| file <= cut.1).map(|cut| cut.0).max().unwrap_or(i64::MIN);

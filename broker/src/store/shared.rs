@@ -9,6 +9,7 @@ use super::remote;
 use super::rollup::{HOURS, Level};
 use super::segment::{Footer, Segment};
 use super::spill::Spill;
+use super::wal::Copied;
 use super::{StoreConfig, StoreCounts, StoreError};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) removed_ms: AtomicI64,
     /// Behind the last committed record of the WAL.
     pub(super) synced: Mutex<Position>,
+    /// Where records are that Redis has to have too.
+    pub(super) copied: Copied,
     /// The highest number of a segment file so far. Relaxed: one writer, and a number by itself.
     pub(super) last_number: AtomicU64,
     /// The scores that rows of a schema have a series of, by its name; none of most.

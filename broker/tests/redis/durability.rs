@@ -3,14 +3,14 @@
 
 use crate::support::{
     Server, ask, dir, free_port, mirror, now, open, query, send, series, start_with, until,
-    wall_ms, write_rows,
+    wall_ms, write_copied_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
 use strobe_broker::Broker;
 use strobe_broker::remote_write;
-use strobe_broker::store::redis::{RedisConfig, restore};
+use strobe_broker::store::redis::{Confirmed, RedisConfig, restore};
 use strobe_broker::store::{Recovery, Store, StoreConfig};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::ApiRequest;
@@ -125,6 +125,56 @@ fn an_emptied_redis_has_the_log_again_before_the_disk_dies() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// What was in one place, or in two that are both gone, is gone: the cells that say so.
+#[test]
+fn what_nobody_has_is_lost() {
+    let server = Server::start(free_port(), &[]);
+    let url = server.url();
+    for (store, more) in [("local", &[][..]), (&url, &[]), (&url, &BOTH)] {
+        let dir = dir("lost");
+        let broker = start_with(&dir, store, more);
+        assert_eq!(write(&broker, "a", wall_ms() - 130_000), 204);
+        assert_eq!(samples(&broker), 60);
+        broker.stop();
+        drop(broker);
+        std::fs::remove_dir_all(&dir).unwrap();
+        server.tell(&["FLUSHALL"]);
+        let broker = start_with(&dir, store, more);
+        assert_eq!(samples(&broker), 0, "{store} {more:?}");
+        broker.stop();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// A node of a Redis Cluster fails over without its last writes, and the others have theirs: what marks the
+/// log's place is on one of those.
+#[test]
+fn what_one_node_has_lost_comes_again() {
+    let (dir, base) = (dir("node"), wall_ms() - 60_000);
+    let server = Server::start(free_port(), &[]);
+    let (store, mut writer) = open(&dir, base);
+    let confirmed = Confirmed::default();
+    confirmed.want(true);
+    let mut log = mirror(&store, &server.url(), base).log(confirmed.clone());
+    write_copied_rows(&mut writer, 0..20, base);
+    log.pass(base);
+    assert_eq!((confirmed.through(), logged(&server)), (writer.synced(), 20));
+    let mut redis = server.connect();
+    for lost in ["monitor:log:{*", "monitor:mark:log:{*"] {
+        let keys: Vec<String> = redis::cmd("KEYS").arg(lost).query(&mut redis).unwrap();
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        server.tell(&["DEL", &keys[0]]);
+    }
+    log.pass(base + 1_001);
+    assert_eq!((confirmed.through(), logged(&server)), (writer.synced(), 20));
+    // What it has is not sent again and again.
+    log.pass(base + 2_002);
+    log.pass(base + 3_003);
+    assert_eq!(logged(&server), 20);
+    drop(writer);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 /// What taking the log in says.
 fn refused(dir: &Path, url: &str) -> String {
     let (_store, mut writer) = open(&dir.join("store"), wall_ms());
@@ -140,16 +190,19 @@ fn frames_are_restored_once_with_their_numbers() {
     let server = Server::start(free_port(), &[]);
     {
         let (store, mut writer) = open(&lost, base);
-        let mut log = mirror(&store, &server.url(), base).log();
-        let confirmed = log.confirmed();
+        let confirmed = Confirmed::default();
+        let mut log = mirror(&store, &server.url(), base).log(confirmed.clone());
         log.pass(base);
-        write_rows(&mut writer, 0..20, base);
+        write_copied_rows(&mut writer, 0..20, base);
         assert!(confirmed.through() < writer.synced());
         log.pass(base);
         assert_eq!(confirmed.through(), writer.synced());
         // A mark that is lost makes the log come twice.
-        server.tell(&["DEL", "monitor:mark:log:{s000}"]);
-        write_rows(&mut writer, 20..30, base);
+        let mut redis = server.connect();
+        let marks: Vec<String> =
+            redis::cmd("KEYS").arg("monitor:logs:*").query(&mut redis).unwrap();
+        server.tell(&["DEL", &marks[0]]);
+        write_copied_rows(&mut writer, 20..30, base);
         log.pass(base + 1001);
         assert_eq!(logged(&server), 50);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use strobe_broker::config::KEYS;
+use strobe_broker::config::{Durability, KEYS};
 use strobe_broker::query::{Deadline, Engine, Limits, Output};
 use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
 use strobe_broker::store::{RemoteSeries, Store, StoreConfig, Writer};
@@ -104,6 +104,19 @@ impl Server {
     pub(crate) fn try_tell(&self, command: &[&str]) -> bool {
         let mut redis = self.connect();
         redis::cmd(command[0]).arg(&command[1..]).exec(&mut redis).is_ok()
+    }
+
+    /// Whether it has this key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        redis::cmd("EXISTS").arg(key).query(&mut self.connect()).unwrap()
+    }
+
+    /// How many entries these streams have.
+    pub(crate) fn length(&self, pattern: &str) -> u64 {
+        let mut redis = self.connect();
+        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut redis).unwrap();
+        let length = |key| redis::cmd("XLEN").arg(key).query::<u64>(&mut redis).unwrap();
+        keys.into_iter().map(length).sum()
     }
 
     /// What it answers, as text.
@@ -286,6 +299,15 @@ pub(crate) fn load() -> Schema {
 
 /// Rows of host 7 with these numbers, a second apart, committed.
 pub(crate) fn write_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64) {
+    rows_of(writer, seqs, from_ms, Durability::Wal);
+}
+
+/// The same of class `wal+redis`.
+pub(crate) fn write_copied_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64) {
+    rows_of(writer, seqs, from_ms, Durability::WalRedis);
+}
+
+fn rows_of(writer: &mut Writer, seqs: std::ops::Range<u64>, from_ms: i64, class: Durability) {
     let schema = load();
     writer.schema(&schema).unwrap();
     writer.host(HostId(7), "node", "a", &Labels::of(&[("rack", "r1")])).unwrap();
@@ -302,7 +324,7 @@ pub(crate) fn write_rows(writer: &mut Writer, seqs: std::ops::Range<u64>, from_m
         let mut slot = [0; FRAME_BYTES_MAX];
         let row = Row { values: &[150], valid: &[1], scores: &[] };
         let length = seal_row(&mut slot, &header, &row).unwrap();
-        writer.frame(&Bytes::copy_from_slice(&slot[..length])).unwrap();
+        writer.frame_of(&Bytes::copy_from_slice(&slot[..length]), class).unwrap();
     }
     writer.commit(from_ms).unwrap();
 }

@@ -407,8 +407,8 @@ fn address(at: usize) -> String {
     format!("{}:{PORT}", host(at))
 }
 
-/// A record of the log that is a frame.
-const FRAME: u8 = 3;
+/// A record of the log that is a frame of class `wal+redis`.
+const FRAME: u8 = 0x83;
 /// The epoch of who has left.
 pub(crate) const LEFT: u64 = u64::MAX;
 const PORT: i64 = 6379;

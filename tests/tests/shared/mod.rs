@@ -7,7 +7,7 @@ use crate::support::{Agents, Cluster};
 use redis::{Server, fill};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use strobe_tests::{pause, run, wait};
+use strobe_tests::{Folder, pause, run, wait};
 
 /// A broker dies with its disk. Whatever of its history was sealed is answered by the others, row for row,
 /// and what they have too is counted once; before and after the dead one is removed, and after a restart.
@@ -159,6 +159,52 @@ fn a_strobe_grows_onto_a_redis() {
         assert!(warnings.iter().all(|w| w.contains("has not written to Redis")), "{warnings:?}");
     }
     println!("{frames} frames were acknowledged, none is lost and none in two brokers' logs");
+}
+
+/// `wal+redis` in a cluster, by the fleet's configuration: a broker dies with its disk, for good. The owners of
+/// its shards take in what it had told Redis; every row that was acknowledged is answered by the others, once,
+/// though no agent has it any more.
+#[test]
+fn a_dead_brokers_newest_rows_are_taken_in() {
+    let redis = Server::start();
+    let mut cluster = Cluster::sharing("taken", (3, &["--store", &redis.url()]), |_, _| {});
+    cluster.wait_until_balanced(60);
+    let folder = Folder::new("taken-config");
+    let file = folder.path().join("fleet.toml");
+    std::fs::write(&file, "[broker]\ndurability = \"wal+redis\"\n").expect("writable");
+    let file = file.display().to_string();
+    let apply = ["config", "apply", &file, "--reason", "a test", "--now", "--dir"];
+    let (ok, said, why) = run("strobe", &[&apply[..], &[&cluster.dir(0)]].concat());
+    assert!(ok, "{said}{why}");
+    let agents = Agents::start(&cluster, 9);
+    agents.wait_until_all_are_heard(60);
+    pause(5_000);
+    let dead = (0..3).max_by_key(|at| cluster.sessions(*at)).expect("three");
+    let had = cluster.sessions(dead);
+    // None of them has a row any more that was acknowledged.
+    let acknowledged = agents.stop();
+    assert!(acknowledged.values().all(|seq| 3 < *seq), "{acknowledged:?}");
+    let alive: Vec<usize> = (0..3).filter(|at| *at != dead).collect();
+    let count = format!("count_over_time(node_load1[10m] @ {})", redis::now_ms() / 1000 + 1);
+    let (all, warnings) = cluster.query(alive[0], &count);
+    assert!(all.len() == 9 && warnings.is_empty(), "{all:?} {warnings:?}");
+    cluster.lose(dead);
+    let left = |cluster: &Cluster| cluster.query(alive[0], &count).0;
+    assert_ne!(left(&cluster), all, "what it had is gone");
+    wait("its rows are taken in", 60, || left(&cluster) == all);
+    assert_eq!(cluster.query(alive[1], &count).0, all);
+    let id = (dead + 1).to_string();
+    let remove = ["cluster", "remove", &id, "--dir", &cluster.dir(alive[0])];
+    let (ok, _, why) = run("strobe", &remove);
+    assert!(ok, "{why}");
+    wait("nobody asks it any more", 20, || {
+        alive.iter().all(|at| cluster.query(*at, &count) == (all.clone(), vec![]))
+    });
+    // Whoever took them in has them, and is not in need of Redis for it.
+    redis.tell(&["flushall"]);
+    assert_eq!(cluster.query(alive[1], &count), (all.clone(), vec![]));
+    let rows: u64 = all.values().sum();
+    println!("a broker with {had} of 9 agents died with its disk: all {rows} rows are there");
 }
 
 fn wait_until_all_is_there(cluster: &Cluster, brokers: &[usize]) {

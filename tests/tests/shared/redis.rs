@@ -91,8 +91,12 @@ impl Drop for Server {
 
 /// The last whole hour that is over for half an hour at least: nothing before it is still to be sealed.
 pub(crate) fn whole_hour_ms() -> i64 {
+    (now_ms() - 1_800_000) / 3_600_000 * 3_600_000
+}
+
+pub(crate) fn now_ms() -> i64 {
     let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis();
-    (i64::try_from(now).expect("small") - 1_800_000) / 3_600_000 * 3_600_000
+    i64::try_from(now).expect("small")
 }
 
 /// Rows of host `old<number>` at these times, sealed and rolled up as at `now_ms`.

@@ -1,11 +1,10 @@
 //! `strobe cluster …`, as the control socket hears it.
 
+use super::super::Broker;
 use super::super::clock::wall_ms;
-use super::super::{Broker, BrokerError};
 use crate::api::Form;
 use crate::cluster::findings::{self, Finding};
 use crate::cluster::{Answer, Asked, Known, Report, join_hash};
-use crate::config::Durability;
 use crate::own;
 use serde_json::json;
 use std::time::Duration;
@@ -69,16 +68,7 @@ impl Broker {
         outcome(&self.shared.cluster.ask(asked).map_err(|why| (503, why))?)
     }
 
-    /// A Redis has the log of one broker.
-    fn keeps_its_log(&self) -> Result<(), Refused> {
-        match self.shared.config.durability {
-            Durability::Wal => Ok(()),
-            Durability::WalRedis => Err(unfit(&BrokerError::OneLog.to_string())),
-        }
-    }
-
     fn cluster_init(&self, form: &Form) -> Result<ApiResponse, Refused> {
-        self.keeps_its_log()?;
         let shared = self.share(form)?;
         let identity = self.shared.cluster.init(form.optional("address")).map_err(|w| unfit(&w))?;
         log::warn!("this broker made a cluster and is broker 1 of it");
@@ -95,7 +85,6 @@ impl Broker {
     }
 
     fn cluster_join(&self, form: &Form) -> Result<ApiResponse, Refused> {
-        self.keeps_its_log()?;
         let seed = form.optional("seed").ok_or_else(|| bad("seed=HOST:PORT is wanted"))?;
         let token = form.optional("token").ok_or_else(|| bad("token=TOKEN is wanted"))?;
         let token: Token = token.parse().map_err(|why| bad(&format!("--token: {why}")))?;

@@ -7,7 +7,7 @@ use crate::api::Form;
 use crate::cluster::{Answer, Asked, Canary, Versions};
 use crate::fleet::{Concerned, concerned, diff};
 use crate::own;
-use crate::tune::tried;
+use crate::tune::{classes, tried};
 use serde_json::json;
 use strobe_cluster::kinds::versions::{self, Stage, Version};
 use strobe_cluster::kinds::{Command, rollouts};
@@ -117,7 +117,10 @@ impl Broker {
         let after = Document::read(text).map_err(|why| bad(&why.to_string()))?;
         let versions = self.versions_agreed()?;
         let next = versions.all.last().map_or(0, |last| last.number) + 1;
-        tried(&self.shared.config, next, &after.of_brokers()).map_err(|why| bad(&why))?;
+        let config = &self.shared.config;
+        let (hot, _) = tried(config, next, &after.of_brokers()).map_err(|why| bad(&why))?;
+        let has_redis = self.shared.mirror.get().is_some();
+        classes(config, &hot, &after.promises(), has_redis).map_err(|why| bad(&why))?;
         let before = Document::read(&versions.in_force.text).unwrap_or_default();
         let hosts: Vec<_> = self.fleet().into_iter().map(|(info, _)| info).collect();
         let concerned = concerned(&before, &after, &hosts);
@@ -182,7 +185,8 @@ impl Broker {
     /// Who is to try it: whom the operator named, a connected host that it concerns, or this broker; nobody
     /// if it concerns nobody who is here.
     fn canary(&self, draft: &Draft, form: &Form) -> Result<Option<Canary>, Refused> {
-        let brokers = draft.before.of_brokers() != draft.after.of_brokers();
+        let brokers = draft.before.of_brokers() != draft.after.of_brokers()
+            || draft.before.promises() != draft.after.promises();
         let runs = self.running_of_fleet(&self.fleet());
         let able = |of: &&Concerned| {
             let running = runs.hosts.get(&HostId(of.hello.host));

@@ -8,7 +8,7 @@ use super::keys::{Keys, SHARDS, jittered};
 use super::link::Link;
 use super::plant::{Plant, has};
 use super::slots::slot;
-use crate::cluster::Map;
+use crate::cluster::{Map, Owner};
 use redis::{Arg, Cmd, RedisResult, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub(super) struct Fence {
 #[derive(Debug)]
 pub struct Epochs {
     shards: Vec<AtomicU64>,
+    /// The broker that owns each; 0: none that is known.
+    owners: Vec<AtomicU64>,
     /// Whose writes they are: a broker's number in its cluster, 0 of one by itself.
     broker: AtomicU64,
 }
@@ -38,16 +40,32 @@ impl Epochs {
     /// All 0.
     #[must_use]
     pub fn none() -> Self {
-        let shards = (0..SHARDS).map(|_| AtomicU64::new(0)).collect();
-        Self { shards, broker: AtomicU64::new(0) }
+        let none = || (0..SHARDS).map(|_| AtomicU64::new(0)).collect();
+        Self { shards: none(), owners: none(), broker: AtomicU64::new(0) }
     }
 
     /// Writes carry what is agreed on from now on. Of one that has left its cluster, who owns nothing any
     /// more, they carry that: what it took in while it was there is to be there too.
     pub fn follow(&self, map: &Map) {
         self.set_broker(map.me);
-        map.epochs()
-            .for_each(|(shard, epoch)| self.set(shard, if epoch == 0 { LEFT } else { epoch }));
+        for (shard, Owner { broker, epoch }) in map.owned() {
+            self.set(shard, if epoch == 0 { LEFT } else { epoch });
+            self.set_owner(shard, broker);
+        }
+    }
+
+    /// This broker owns `shard` from now on.
+    pub fn set_owner(&self, shard: usize, broker: u64) {
+        // Relaxed: who takes something in for it says by its epoch that it is his.
+        if let Some(owner) = self.owners.get(shard) {
+            owner.store(broker, Ordering::Relaxed);
+        }
+    }
+
+    /// The shards that a broker owns.
+    pub(super) fn of_broker(&self, broker: u64) -> impl Iterator<Item = usize> {
+        let owners = self.owners.iter().enumerate();
+        owners.filter(move |(_, o)| o.load(Ordering::Relaxed) == broker).map(|(shard, _)| shard)
     }
 
     /// Writes to `shard` carry `epoch` from now on.

@@ -69,6 +69,12 @@ impl Import {
 }
 
 impl Store {
+    /// Whether it is written to a Redis.
+    #[must_use]
+    pub fn has_redis(&self) -> bool {
+        self.shared.archive.get().is_some()
+    }
+
     /// The newest segment file's number, and how many there are.
     pub(crate) fn newest_segment(&self) -> (u64, usize) {
         let segments = self.shared.segments();

@@ -97,8 +97,24 @@ impl Keys {
         self.shard("log", shard)
     }
 
-    pub(super) fn log_mark(&self) -> String {
-        self.shard("mark:log", 0)
+    /// Up to where a store's log is in it.
+    pub(super) fn log_mark(&self, shard: usize, store: &str) -> String {
+        format!("{}:{store}", self.shard("mark:log", shard))
+    }
+
+    /// Up to where all of a store's log is there.
+    pub(super) fn log_of(&self, store: &str) -> String {
+        format!("{}logs:{store}", self.prefix)
+    }
+
+    /// Whose logs there are.
+    pub(super) fn logs(&self) -> String {
+        format!("{}logs", self.prefix)
+    }
+
+    /// What of lost brokers' logs a shard's owner has taken in.
+    pub(super) fn taken(&self, shard: usize) -> String {
+        self.shard("taken", shard)
     }
 
     fn of(&self, what: &str, source: u128) -> String {

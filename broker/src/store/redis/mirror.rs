@@ -8,7 +8,7 @@ use super::fence::{Epochs, Fence};
 use super::import::Import;
 use super::keys::{Keys, SHARDS, jittered};
 use super::link::{Link, Reads, TROUBLES, Trouble};
-use super::log::{Log, LogParts};
+use super::log::{Confirmed, Log, LogParts};
 use super::marks::{Field, Marks};
 use super::plant::{Plant, has};
 use super::stores::{Stores, Written};
@@ -147,11 +147,11 @@ impl Mirror {
         Arc::clone(&self.counts)
     }
 
-    /// What sends the log, for a thread of its own: `durability = "wal+redis"`.
+    /// What sends the log, for a thread of its own, and says how far it is there.
     #[must_use]
-    pub fn log(&self) -> Log {
+    pub fn log(&self, confirmed: Confirmed) -> Log {
         let life_s = u64::try_from(self.config.metadata_ms / 1000).unwrap_or(1);
-        Log::new(LogParts {
+        let parts = LogParts {
             shared: Arc::clone(&self.shared),
             target: Arc::clone(&self.target),
             keys: self.keys.clone(),
@@ -160,7 +160,8 @@ impl Mirror {
             counts: Arc::clone(&self.counts),
             store: self.era.id,
             raw_ms: self.config.raw_ms,
-        })
+        };
+        Log::new(parts, confirmed)
     }
 
     /// The epochs that its writes carry: whoever decides on owners sets them.
@@ -236,9 +237,11 @@ impl Mirror {
         let newest = self.shared.segments().iter().filter_map(|segment| segment.number()).max();
         let newest = newest.unwrap_or(0);
         let behind = self.behind();
-        let lacks = behind.iter().find(|(_, segment)| segment.step_ms == 0);
-        let whole = lacks.map_or(newest, |(number, _)| number.saturating_sub(1));
-        self.count(|counts| counts.whole = whole);
+        let whole = |behind: &[(u64, Arc<Segment>)]| {
+            let lacks = behind.iter().find(|(_, segment)| segment.step_ms == 0);
+            lacks.map_or(newest, |(number, _)| number.saturating_sub(1))
+        };
+        self.count(|counts| counts.whole = whole(&behind));
         self.note_lag(&behind, now_ms);
         if let Some((number, segment)) = behind.first() {
             let field = Field::of(segment.step_ms);
@@ -251,8 +254,12 @@ impl Mirror {
                     self.marks.note(field, *number);
                 }
                 self.era.note(*number);
-                self.count(|counts| counts.segments += 1);
-                self.note_lag(behind.get(1..).unwrap_or(&[]), now_ms);
+                let rest = behind.get(1..).unwrap_or(&[]);
+                self.count(|counts| {
+                    counts.segments += 1;
+                    counts.whole = whole(rest);
+                });
+                self.note_lag(rest, now_ms);
             }
         } else {
             self.import(&mut link, now_ms)?;

@@ -23,7 +23,7 @@
 //! | `Phosts:{s017}:<host>` | hash: `job`, `instance`, `label:…`, and of an agent's host what it said |
 //! | `Psections:{s017}:<host>` | sorted set: schema ids by their last sample's ms |
 //! | `Pschema:<id>` | JSON: section and columns, in the order of the block's columns |
-//! | `Plog:{s017}`, `Pmark:log:{s000}` | with `durability = "wal+redis"`: see `log.rs` |
+//! | `Plog:{s017}`, `Pmark:log:…`, `Plogs…`, `Ptaken:…` | of class `wal+redis`: see `log.rs` |
 //! | `Pqueue:metrics:{s017}` | stream: fresh rows of agents, the newest some thousand |
 //! | `Pstores` | hash: by store the end of its newest block, its broker, how many segments |
 //! | `Pepoch:{s017}` | the newest owner's epoch; there is none with one broker |
@@ -70,6 +70,7 @@ mod plant;
 mod slots;
 mod stores;
 mod stream;
+mod taken;
 mod target;
 
 pub(super) use archive::{Archive, Far};
@@ -77,11 +78,12 @@ pub(super) use errand::Errand;
 pub use fence::Epochs;
 pub use import::{Attached, Import};
 pub use link::{TROUBLES, Trouble};
-pub use log::{Confirmed, Log, restore};
+pub use log::{Confirmed, Log};
 pub use mirror::{Mirror, MirrorCounts, Parts, reach};
 pub use plant::Plant;
 #[cfg(feature = "plant")]
 pub use plant::plant;
+pub use taken::{Taken, restore};
 
 use std::path::PathBuf;
 
