@@ -2,7 +2,8 @@
 //!
 //! A broker that is slow acknowledges late, but its transport answers within a round trip. So silence
 //! is that *nothing at all* came for [`DOUBT_AFTER`] although something waits for an answer; then it
-//! is pinged, and [`GRACE`] later it is left.
+//! is pinged, and [`GRACE`] later it is left. Over a line on which an answer takes long, both are so
+//! many round trips that one datagram may be lost.
 
 use std::time::{Duration, Instant};
 use strobe_wire::link::{ConnId, Link};
@@ -14,11 +15,14 @@ pub(super) struct Silence {
     received: u64,
     heard: Option<Instant>,
     doubted: Option<Instant>,
+    /// The round trip, as estimated.
+    rtt: Duration,
 }
 
 impl Silence {
     /// Looks whether something came.
     pub(super) fn listen(&mut self, now: Instant, link: &mut Link, conn: ConnId) {
+        self.rtt = link.rtt(conn).unwrap_or_default().min(RTT_MAX);
         let received = link.traffic(conn).map_or(0, |traffic| traffic.received);
         if received != self.received {
             (self.received, self.heard, self.doubted) = (received, Some(now), None);
@@ -28,7 +32,9 @@ impl Silence {
     /// When to look again, if something waits since `since`.
     pub(super) fn timeout(&self, since: Instant) -> Instant {
         let quiet = self.heard.map_or(since, |heard| heard.max(since));
-        self.doubted.map_or(quiet + DOUBT_AFTER, |doubted| doubted + GRACE)
+        self.doubted.map_or(quiet + DOUBT_AFTER.max(2 * self.rtt), |doubted| {
+            doubted + GRACE.max(3 * self.rtt)
+        })
     }
 
     /// Whether it is to be left.
@@ -54,3 +60,5 @@ impl Silence {
 /// The transport answers within a round trip and 25 ms.
 const DOUBT_AFTER: Duration = Duration::from_millis(400);
 const GRACE: Duration = Duration::from_millis(300);
+/// Who is as far away as the other side of the earth is not waited for longer.
+const RTT_MAX: Duration = Duration::from_millis(400);
