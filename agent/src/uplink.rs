@@ -68,6 +68,8 @@ pub struct Uplink {
     state: State,
     brokers: Brokers,
     silence: Silence,
+    /// Packets that a connection had lost when it was looked at.
+    lost: Option<(ConnId, u64)>,
     back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
@@ -131,6 +133,7 @@ impl Uplink {
             state: State::Waiting { until: now },
             brokers: Brokers::new(config.brokers),
             silence: Silence::default(),
+            lost: None,
             back_off,
             reader: Reader::default(),
             unacknowledged: VecDeque::new(),

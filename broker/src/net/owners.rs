@@ -75,8 +75,9 @@ impl Owners {
         let map = &self.map;
         match map.owner(host) {
             Some(owner) if owner.broker == map.me => Claim::Here,
-            Some(owner) => map.address(owner.broker).map_or(Claim::Unknown, |address| {
-                Claim::At { owner: owner.broker, address: address.to_owned() }
+            Some(owner) => map.address(owner.broker).map_or(Claim::Unknown, |address| Claim::At {
+                owner: owner.broker,
+                address: address.to_owned(),
             }),
             // A cluster of one that has given out no shards yet.
             None if map.me != 0 && map.addresses.len() == 1 && map.address(map.me).is_some() => {

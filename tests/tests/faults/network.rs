@@ -71,13 +71,13 @@ fn brokers_that_are_heard_one_way_only() {
 #[test]
 fn a_network_that_loses_delays_and_reorders() {
     let cluster = Cluster::behind_relays("weather", 3);
-    let agents = Agents::start(&cluster, 12);
+    let agents = Agents::start(&cluster, 6);
     agents.wait_until_all_are_heard(30);
     let jitter = Duration::from_millis(200);
     let bad = Weather { lost: 50, twice: 20, jitter, ..Weather::FINE };
     // Three brokers' heartbeats and six agents' rows want about 30 KB/s.
     let narrow = Weather { bytes_per_second: 60_000, ..Weather::FINE };
-    for (what, weather, seconds) in [("5 % and 200 ms", bad, 60), ("narrow", narrow, 6)] {
+    for (what, weather, seconds) in [("5 % and 200 ms", bad, 15), ("narrow", narrow, 6)] {
         let watch = agents.watch(Duration::from_secs(seconds));
         (0..3).for_each(|at| cluster.relay(at).weather(weather));
         let gaps = watch.join().expect("the watch ends");
@@ -157,6 +157,6 @@ const NO_GAP: Duration = Duration::from_millis(2500);
 /// a second; held for four seconds by whoever it asked, an agent was without an acknowledgement for 5.5 s and more.
 const MISSED_MAX: Duration = Duration::from_millis(4500);
 const GAP_MAX: Duration = Duration::from_secs(4);
-/// Where datagrams are lost, an agent may leave an owner that is well; whoever it asks then believes it for four
-/// seconds that the owner is silent, and that may happen twice.
-const BAD_MAX: Duration = Duration::from_secs(15);
+/// Where datagrams are lost, an agent may leave an owner that is well, and is sent back to it: of 2,160 rows the
+/// one that waited longest waited 4.5 s (7.4 s before whoever was asked listened for the owner itself).
+const BAD_MAX: Duration = Duration::from_secs(9);
