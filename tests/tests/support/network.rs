@@ -58,8 +58,9 @@ impl Cluster {
     pub(crate) fn hide_from_agents(&self, at: usize) {
         let others = (0..self.brokers.len()).filter(|other| *other != at);
         for source in others.map(|other| self.source(other)) {
-            [Way::There, Way::Back]
-                .map(|way| self.relay(at).weather_of(source, way, Weather::FINE));
+            for way in [Way::There, Way::Back] {
+                self.relay(at).weather_of(source, way, Weather::FINE);
+            }
         }
         self.relay(at).weather(Weather::CUT);
     }
