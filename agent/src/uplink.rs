@@ -68,6 +68,8 @@ pub struct Uplink {
     state: State,
     brokers: Brokers,
     silence: Silence,
+    /// Packets that a connection had lost when it was looked at.
+    lost: Option<(ConnId, u64)>,
     back_off: BackOff,
     reader: Reader,
     /// Frames read from the ring and not released, in the ring's order.
@@ -131,6 +133,7 @@ impl Uplink {
             state: State::Waiting { until: now },
             brokers: Brokers::new(config.brokers),
             silence: Silence::default(),
+            lost: None,
             back_off,
             reader: Reader::default(),
             unacknowledged: VecDeque::new(),
@@ -478,7 +481,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broker commits every 50 ms; one that acknowledges nothing for this long is stuck.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// A handshake is two round trips; a lost datagram of it is sent again after one second.
+/// A handshake is two round trips; a lost datagram of it is sent again after half a second, and a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A fleet that is sent elsewhere, or whose broker is gone, arrives within this.
 const REDIRECT_SPREAD: Duration = Duration::from_millis(150);

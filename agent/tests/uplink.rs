@@ -96,7 +96,9 @@ fn the_sampler_sends_while_all_is_well_and_the_network_thread_when_it_is_not() {
     let token = broker.token;
     let agent = Agent::start(&config(&dir, broker.addr(), Some(&token))).unwrap();
     for round in 1..=2 {
-        broker.serve(|_| 5 < agent.status().quiet_ticks);
+        // After a silence it rests with the thirtieth good tick.
+        let rested = agent.status().quiet_ticks;
+        broker.serve(|_| rested + 5 < agent.status().quiet_ticks);
         let acknowledged = agent.status().acknowledged_seq;
         let quiet = ten_ticks(&mut broker, &agent);
         assert!((5..=11).contains(&quiet), "{quiet} of ten ticks");

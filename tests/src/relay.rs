@@ -139,7 +139,12 @@ impl Relay {
 
     /// Cuts a client off, one way.
     pub fn cut_way(&self, client: SocketAddr, way: Way) {
-        self.line.lock().special.insert((client, way), Weather::CUT);
+        self.weather_of(client, way, Weather::CUT);
+    }
+
+    /// From now on, for this client and way, whatever it is for the others.
+    pub fn weather_of(&self, client: SocketAddr, way: Way, weather: Weather) {
+        self.line.lock().special.insert((client, way), weather);
     }
 
     /// Cuts everybody off.

@@ -6,14 +6,23 @@
 
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
-use strobe_broker::store::{Limits, MatchOp, Matcher, Scratch, Store, StoreConfig, TimeRange};
+use std::sync::Arc;
+use strobe_agent::machine::{Fact, Machine, Part};
+use strobe_agent::managed::Pushed;
+use strobe_agent::schemas::Table;
+use strobe_agent::spool::{Spool, SpoolConfig, Spooled};
+use strobe_agent::state::State;
+use strobe_broker::store::{
+    Depth, Elsewhere, Limits, MatchOp, Matcher, Scratch, Store, StoreConfig, TimeRange, Wanted,
+};
 use strobe_tests::Folder;
 use strobe_wire::frame::{self, FrameKind, Header, Payload, Row, seal_row};
 use strobe_wire::ids::{BootId, HostId, Seq};
 use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::message::{
-    ApiRequest, ApiResponse, Hello, HostInfo, Incoming, Message, Reader, encode,
+    ApiRequest, ApiResponse, Hello, HostInfo, Incoming, Message, Question, Reader, encode,
 };
+use strobe_wire::pki::{Authority, Identity, Role, Subject};
 use strobe_wire::schema::{Column, Kind, Labels, Schema};
 
 /// Rows go over the wire, into the log and to Redis as they are.
@@ -69,20 +78,189 @@ fn stores_are_what_they_were() {
     assert_eq!(strobe_broker::store::check(old.path()).expect("it is read").damage, [""; 0]);
     let (store, _writer, recovery) = Store::open(config(old.path()), T0).expect("it opens");
     assert_eq!(recovery.damage, [""; 0]);
-    let limits = Limits { series_max: 100, samples_max: 100_000 };
-    let (name, value) = ("__name__".to_owned(), "node_load1".to_owned());
-    let matcher = Matcher { name, op: MatchOp::Equal, value };
-    let range = TimeRange { start_ms: 0, end_ms: i64::MAX };
-    let (mut scratch, mut found) = (Scratch::new(&limits), Vec::new());
-    for part in store.select(&[matcher], range, &limits).expect("it is read") {
+    let found = read(&store);
+    let wanted: Vec<(i64, f64)> = (0..ROWS).map(|n| (T0 + n * 1000, load(n))).collect();
+    assert_eq!(found, wanted);
+}
+
+/// What one broker sends another of a query, to brokers of each version that reads such pages.
+#[test]
+fn pages_are_what_they_were() {
+    let folder = Folder::new("golden-pages");
+    write_store(folder.path());
+    let (store, _writer, _) = Store::open(config(folder.path()), T0).expect("it opens");
+    let (other, _dir) = empty();
+    for version in 1..=3 {
+        let wanted = Wanted {
+            matchers: vec![matcher()],
+            range: ALL,
+            depth: Depth::Samples(None),
+            limits: LIMITS,
+            next: None,
+            version,
+            shares: false,
+        };
+        let name = format!("v1/page-{version}.bin");
+        same(&name, &store.page(&wanted, &|| false).expect("it is made"));
+        let elsewhere = Elsewhere::new(ALL, false);
+        let said = elsewhere.take(&golden(&name)).expect("it is read");
+        assert_eq!((said.next, said.coarser_ms, said.notes), (None, None, vec![]));
+        let wanted: Vec<(i64, f64)> = (0..ROWS).map(|n| (T0 + n * 1000, load(n))).collect();
+        assert_eq!(read(&other.with(elsewhere)), wanted, "{name}");
+    }
+}
+
+/// What an agent keeps while no broker takes it.
+#[test]
+fn spools_are_what_they_were() {
+    let folder = Folder::new("golden-spool");
+    let table = Table::new();
+    table.publish(&Arc::new(schema()));
+    let of = |dir: &Path| {
+        let dir = dir.to_owned();
+        let config = SpoolConfig { dir, disk_bytes_max: 1 << 20, memory_bytes_max: 1 << 16 };
+        Spool::open(config, (HostId(0xfeed), BootId(0xb007)), Arc::default())
+    };
+    let made = folder.path().join("new");
+    let mut spool = of(&made);
+    (1..=20).for_each(|seq| spool.put(&row(seq), &table));
+    #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+    spool.close(std::time::Instant::now());
+    drop(spool);
+    same_files("v1/spool", &made);
+    let old = folder.path().join("old");
+    copy_golden("v1/spool", &old);
+    let mut spool = of(&old);
+    let mut found = Vec::new();
+    while let Some(next) = spool.next() {
+        found.push(match next {
+            Spooled::Schema(id, _) => format!("schema {}", id == schema().id()),
+            Spooled::Frame { bytes, mark, .. } => {
+                assert_eq!(bytes[..], row(mark.seq)[..], "as it was");
+                format!("frame {}", mark.seq)
+            }
+        });
+    }
+    // Each of the two files begins with it.
+    let wanted = (1..=20).map(|seq| format!("frame {seq}"));
+    let schema = || std::iter::once("schema true".to_owned());
+    assert_eq!(found, schema().chain(wanted).chain(schema()).collect::<Vec<_>>());
+}
+
+/// Who an agent is, where its brokers are, and what the fleet configured.
+#[test]
+fn an_agents_state_is_what_it_was() {
+    let fact = |part, text: &str| Fact { part, text: text.to_owned() };
+    let hardware = vec![fact(Part::Board, "board-4711"), fact(Part::Link, "02:00:00:00:00:01")];
+    let machine = Machine { id: Some("m1".to_owned()), hardware };
+    let folder = Folder::new("golden-state");
+    let id = HostId(0xfeed);
+    // Nothing of the machine is known yet: what is to be known is written by who opens it.
+    let new = format!("id = \"{id}\"\nmachine = \"\"\nhardware = \"\"\ncloned_from = \"\"\n");
+    std::fs::write(folder.path().join("host.toml"), new).expect("writable");
+    let brokers = ["10.0.0.1:7801", "10.0.0.2:7801"].map(str::to_owned);
+    let values = vec![("agent.interval".to_owned(), "2s".to_owned())];
+    let pushed = Pushed { version: 7, values };
+    let state = State::open(folder.path(), &machine).expect("it opens");
+    state.keep_brokers(&brokers).expect("writable");
+    state.keep_configuration(&pushed).expect("writable");
+    drop(state);
+    std::fs::remove_file(folder.path().join("agent.lock")).expect("it is there");
+    same_files("v1/agent", folder.path());
+    let old = Folder::new("golden-state-old");
+    copy_golden("v1/agent", old.path());
+    let state = State::open(old.path(), &machine).expect("it opens");
+    assert_eq!((state.host, state.cloned_from), (id, None));
+    assert_eq!((state.brokers(), state.configuration()), (brokers.to_vec(), pushed));
+    let kept = std::fs::read(old.path().join("host.toml")).expect("readable");
+    assert_eq!(kept, golden("v1/agent/host.toml"), "the same machine");
+    drop(state);
+    let copied = Machine { id: Some("m2".to_owned()), ..machine };
+    let state = State::open(old.path(), &copied).expect("it opens");
+    assert_eq!(state.cloned_from, Some(id), "what is kept of the machine is understood");
+}
+
+/// A fleet's authority and what it signed for a broker and an agent; of nobody's fleet, made up for this.
+#[test]
+fn identities_are_what_they_were() {
+    let subjects = [(Role::Broker, HostId(3)), (Role::Agent, HostId(0xfeed))];
+    if !root().join("v1/identities").exists() {
+        let folder = Folder::new("golden-identities");
+        let authority = Authority::create(1_700_000_000).expect("it is made");
+        authority.save(folder.path()).expect("writable");
+        for (role, host) in subjects {
+            let subject = Subject { role, host };
+            let identity = authority.issue(&subject, 1_700_000_000, 86_400).expect("it is signed");
+            identity.save(&folder.path().join(role.word())).expect("writable");
+        }
+        same_files("v1/identities", folder.path());
+    }
+    let folder = Folder::new("golden-identities-old");
+    copy_golden("v1/identities", folder.path());
+    let authority = Authority::load(folder.path()).expect("it is read").expect("it is there");
+    for (role, host) in subjects {
+        let dir = folder.path().join(role.word());
+        let identity = Identity::load(&dir, role).expect("it is read").expect("it is there");
+        assert_eq!(identity.subject().expect("it names somebody"), Subject { role, host });
+        assert_eq!(identity.ca_der, authority.certificate_der(), "of this fleet");
+        identity.save(&dir).expect("writable");
+    }
+    authority.save(folder.path()).expect("writable");
+    same_files("v1/identities", folder.path());
+}
+
+/// What a store answers to who asks for the golden series.
+fn read(store: &Store) -> Vec<(i64, f64)> {
+    let (mut scratch, mut found) = (Scratch::new(&LIMITS), Vec::new());
+    for part in store.select(&[matcher()], ALL, &LIMITS).expect("it is read") {
         let visit = &mut |_: &Labels, times: &[i64], values: &[f64]| {
             found.extend(times.iter().copied().zip(values.iter().copied()));
             Ok(())
         };
-        store.scan(&part, range, &mut scratch, visit).expect("it is read");
+        store.scan(&part, ALL, &mut scratch, visit).expect("it is read");
     }
-    let wanted: Vec<(i64, f64)> = (0..ROWS).map(|n| (T0 + n * 1000, load(n))).collect();
-    assert_eq!(found, wanted);
+    found
+}
+
+fn matcher() -> Matcher {
+    let (name, value) = ("__name__".to_owned(), "node_load1".to_owned());
+    Matcher { name, op: MatchOp::Equal, value }
+}
+
+fn empty() -> (Store, Folder) {
+    let folder = Folder::new("golden-empty");
+    let (store, _writer, _) = Store::open(config(folder.path()), T0).expect("it opens");
+    (store, folder)
+}
+
+/// Every file below `made` is [`same`] as the golden one below `name`, and none is missing.
+fn same_files(name: &str, made: &Path) {
+    let mut names: Vec<PathBuf> =
+        std::fs::read_dir(made).expect("a folder").flatten().map(|file| file.path()).collect();
+    names.sort();
+    for path in &names {
+        let below = format!("{name}/{}", path.file_name().and_then(|n| n.to_str()).expect("text"));
+        if path.is_dir() {
+            same_files(&below, path);
+        } else {
+            same(&below, &std::fs::read(path).expect("readable"));
+        }
+    }
+    let golden = std::fs::read_dir(root().join(name)).expect("golden files").count();
+    assert_eq!(golden, names.len(), "{name}: a file is not written any more");
+}
+
+fn copy_golden(name: &str, to: &Path) {
+    std::fs::create_dir_all(to).expect("writable");
+    for file in std::fs::read_dir(root().join(name)).expect("golden files").flatten() {
+        let name = format!("{name}/{}", file.file_name().to_str().expect("text"));
+        let to = to.join(file.file_name());
+        if file.path().is_dir() {
+            copy_golden(&name, &to);
+        } else {
+            std::fs::copy(file.path(), to).expect("writable");
+        }
+    }
 }
 
 fn load(n: i64) -> f64 {
@@ -182,6 +360,17 @@ fn messages() -> Vec<Message> {
         Message::Burst,
         Message::Spooled { first_seq: 10, last_seq: 20 },
         Message::Replay,
+        Message::Configure { version: 4, values: vec![(text("agent.interval"), text("2s"))] },
+        Message::Configured {
+            running: 4,
+            proven: true,
+            refused: 3,
+            why: text("because"),
+            locked: text("agent.spool"),
+            digest: 5,
+        },
+        Message::Ask { id: 6, what: Question::Top },
+        Message::Answer { id: 6, good: true, text: text("an answer") },
     ]
 }
 
@@ -212,5 +401,7 @@ fn root() -> PathBuf {
 
 /// A whole window begins here: 2023-11-14T22:20:00Z.
 const T0: i64 = 1_700_000_400_000;
+const ALL: TimeRange = TimeRange { start_ms: 0, end_ms: i64::MAX };
+const LIMITS: Limits = Limits { series_max: 100, samples_max: 100_000 };
 const SEALED: i64 = 600;
 const ROWS: i64 = 630;

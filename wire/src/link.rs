@@ -349,7 +349,7 @@ impl Link {
             phase: Phase::Opening,
             queued: false,
             wake: None,
-            patience: Patience::default(),
+            patience: Patience::new(now),
         };
         let before = self.slots.get_mut(handle.0).and_then(|place| place.replace(Box::new(slot)));
         assert!(before.is_none(), "quinn-proto gives out a handle only after it is drained");

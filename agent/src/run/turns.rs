@@ -1,12 +1,12 @@
 //! Whose turn it is: the network's thread and the sampler's take turns at one [`Network`].
 //!
 //! ```text
-//!           streaming, and every tick acknowledged before the next, CALM_TICKS times
+//!           streaming, and every tick acknowledged before the next, calm_wanted times
 //!   Busy ---------------------------------------------------------------------------> Quiet
 //!     ^    the network's thread listens                 the sampler's thread reads what came,  |
 //!     |    and is woken by every tick                   and sends, once a tick                 |
 //!     +------------------------------------------------------------------------------------+
-//!       an acknowledgement late, a full socket, an event other than of the stream,
+//!       an acknowledgement late, a datagram lost, a full socket, an event other than of the stream,
 //!       a renewal, the end of the agent, a sampler that is OVERDUE
 //! ```
 //!
@@ -64,8 +64,10 @@ struct Turns {
     looked: Instant,
     /// The tick before did not read it.
     skipped: bool,
-    /// Ticks in a row that found all before them acknowledged.
+    /// Ticks in a row that found all before them acknowledged, and no datagram lost.
     calm: u32,
+    /// How many are wanted.
+    calm_wanted: u32,
     /// Something is left over from the turn before.
     more: Progress,
     drain_until: Option<Instant>,
@@ -115,6 +117,7 @@ impl Errand {
             looked: now,
             skipped: false,
             calm: 0,
+            calm_wanted: CALM_TICKS,
             more: Progress::Idle,
             drain_until: None,
             settled: false,
@@ -242,7 +245,8 @@ impl Turns {
             self.network.socket.transmit(now, &mut self.network.link);
             return Ok(Next::Done);
         }
-        if CALM_TICKS <= self.calm && idle && self.may_rest(now) {
+        if self.calm_wanted <= self.calm && idle && self.may_rest(now) {
+            self.calm_wanted = CALM_TICKS;
             return self.hand_over();
         }
         Ok(Next::Wait(self.wait(now)))
@@ -292,7 +296,12 @@ impl Turns {
                 }
             }
         }
-        uplink.is_calm(now, late) && received == Progress::Idle
+        let lost = uplink.has_lost(&mut network.link);
+        if lost || !uplink.is_calm(now, late) {
+            self.calm_wanted = CALM_TICKS_AFTER_LOSS;
+            return false;
+        }
+        received == Progress::Idle
     }
 
     fn receive(&mut self, now: Instant) -> Result<Progress, AgentError> {
@@ -306,11 +315,14 @@ impl Turns {
 
     /// A tick while the network's thread is at it: were all the ones before acknowledged?
     fn count(&mut self) {
-        let settled = match &self.work {
-            Work::Send(uplink) => uplink.is_settled(),
-            Work::Enrol { .. } => false,
+        let (settled, lost) = match &mut self.work {
+            Work::Send(uplink) => (uplink.is_settled(), uplink.has_lost(&mut self.network.link)),
+            Work::Enrol { .. } => (false, false),
         };
-        self.calm = if settled { self.calm + 1 } else { 0 };
+        if lost {
+            self.calm_wanted = CALM_TICKS_AFTER_LOSS;
+        }
+        self.calm = if settled && !lost { self.calm + 1 } else { 0 };
     }
 
     /// Whether the network's thread is not needed until something goes wrong.
@@ -372,6 +384,8 @@ const STOP: mio::Token = mio::Token(1);
 const TICK: mio::Token = mio::Token(2);
 /// A connection's first ticks, or those after trouble, show how the path is.
 const CALM_TICKS: u32 = 3;
+/// Who rests finds out late what is lost: over a path that loses nobody rests.
+const CALM_TICKS_AFTER_LOSS: u32 = 30;
 /// Intervals after which a sampler that took no turn takes none: it hangs in a reading.
 const OVERDUE: u32 = 4;
 /// How often a resting network looks whether that is so; a connection lives through a silence of

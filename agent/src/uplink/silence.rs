@@ -2,7 +2,8 @@
 //!
 //! A broker that is slow acknowledges late, but its transport answers within a round trip. So silence
 //! is that *nothing at all* came for [`DOUBT_AFTER`] although something waits for an answer; then it
-//! is pinged, and [`GRACE`] later it is left.
+//! is pinged, twice, and [`GRACE`] later it is left. Over a line on which an answer takes long, both are so
+//! many round trips that one datagram may be lost.
 
 use std::time::{Duration, Instant};
 use strobe_wire::link::{ConnId, Link};
@@ -13,12 +14,16 @@ pub(super) struct Silence {
     /// Datagrams of the connection.
     received: u64,
     heard: Option<Instant>,
-    doubted: Option<Instant>,
+    /// Since when, and how often it was pinged since.
+    doubted: Option<(Instant, u32)>,
+    /// The round trip, as estimated.
+    rtt: Duration,
 }
 
 impl Silence {
     /// Looks whether something came.
     pub(super) fn listen(&mut self, now: Instant, link: &mut Link, conn: ConnId) {
+        self.rtt = link.rtt(conn).unwrap_or_default().min(RTT_MAX);
         let received = link.traffic(conn).map_or(0, |traffic| traffic.received);
         if received != self.received {
             (self.received, self.heard, self.doubted) = (received, Some(now), None);
@@ -28,7 +33,10 @@ impl Silence {
     /// When to look again, if something waits since `since`.
     pub(super) fn timeout(&self, since: Instant) -> Instant {
         let quiet = self.heard.map_or(since, |heard| heard.max(since));
-        self.doubted.map_or(quiet + DOUBT_AFTER, |doubted| doubted + GRACE)
+        match self.doubted {
+            None => quiet + DOUBT_AFTER.max(2 * self.rtt),
+            Some((doubted, pings)) => doubted + GRACE.max(3 * self.rtt) * pings / PINGS,
+        }
     }
 
     /// Whether it is to be left.
@@ -42,10 +50,11 @@ impl Silence {
         if now < self.timeout(since) {
             return false;
         }
-        if self.doubted.is_some() {
+        let (doubted, pings) = self.doubted.unwrap_or((now, 0));
+        if PINGS <= pings {
             return true;
         }
-        self.doubted = Some(now);
+        self.doubted = Some((doubted, pings + 1));
         link.ping(conn);
         false
     }
@@ -54,3 +63,6 @@ impl Silence {
 /// The transport answers within a round trip and 25 ms.
 const DOUBT_AFTER: Duration = Duration::from_millis(400);
 const GRACE: Duration = Duration::from_millis(300);
+const PINGS: u32 = 2;
+/// Who is as far away as the other side of the earth is not waited for longer.
+const RTT_MAX: Duration = Duration::from_millis(400);

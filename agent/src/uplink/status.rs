@@ -2,6 +2,7 @@
 
 use super::{Sent, State, Uplink};
 use std::time::{Duration, Instant};
+use strobe_wire::link::Link;
 
 /// What there is to know of an uplink.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -67,6 +68,13 @@ impl Uplink {
             && self.renewing.is_none()
             && self.renewed.is_none()
             && self.fleet.is_quiet()
+    }
+
+    /// Whether the path has lost something of what was sent since this was asked last.
+    pub fn has_lost(&mut self, link: &mut Link) -> bool {
+        let traffic = self.conn().and_then(|conn| Some((conn, link.traffic(conn)?.lost)));
+        let before = std::mem::replace(&mut self.lost, traffic);
+        before.zip(traffic).is_some_and(|(before, now)| before.0 == now.0 && before.1 < now.1)
     }
 
     /// Whether a broker takes rows and has acknowledged all that it was sent.

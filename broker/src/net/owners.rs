@@ -4,9 +4,12 @@
 //! ```text
 //!  hello --mine--> welcomed -------- the shard moved --------> leaving: not read any more,
 //!    |  another's: Redirect                                    what was taken is stored and
-//!    |  the owner is known to be silent, or there is none      acknowledged, then Redirect
-//!    +--> waits for a new map, at most WAIT_MAX
+//!    |  the agent left the owner in silence, or there is none  acknowledged, then Redirect
+//!    +--> waits for a new map, at most WAIT_MAX; for the owner to be heard here: Redirect
 //! ```
+//!
+//! An agent that lost a few datagrams takes an owner for silent that is well. So the owner is asked
+//! for a sign of life, and the agent is sent back to it with the first that comes.
 //!
 //! So a frame is taken by the owner alone, and none is stored by two because its shard moved. What an
 //! agent was acknowledged by another broker is no hole here: it says so when it comes (`Resume`).
@@ -15,7 +18,7 @@ use super::Net;
 use super::streams::{Place, StreamRole};
 use crate::cluster::{Map, Order};
 use crate::ingest::SessionId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strobe_wire::ids::{BootId, HostId};
@@ -44,12 +47,14 @@ pub(super) struct Resumed {
 struct Waiting {
     hello: Hello,
     until: Instant,
+    /// The owner that the agent left in silence, and since when it is listened for here.
+    blamed: Option<(u64, Instant)>,
 }
 
 /// Where a host belongs.
 enum Claim {
     Here,
-    At(String),
+    At { owner: u64, address: String },
     Unknown,
 }
 
@@ -70,9 +75,10 @@ impl Owners {
         let map = &self.map;
         match map.owner(host) {
             Some(owner) if owner.broker == map.me => Claim::Here,
-            Some(owner) => {
-                map.address(owner.broker).map_or(Claim::Unknown, |a| Claim::At(a.to_owned()))
-            }
+            Some(owner) => map.address(owner.broker).map_or(Claim::Unknown, |address| Claim::At {
+                owner: owner.broker,
+                address: address.to_owned(),
+            }),
             // A cluster of one that has given out no shards yet.
             None if map.me != 0 && map.addresses.len() == 1 && map.address(map.me).is_some() => {
                 Claim::Here
@@ -95,10 +101,17 @@ impl Net {
         let Some(seat) = &mut self.seat else { return self.on_hello(place, hello, times) };
         match seat.owners.claim(HostId(hello.host)) {
             Claim::Here => self.welcome(place, hello, times),
-            Claim::At(broker) if *silent != broker => self.redirect(place, broker),
-            Claim::At(_) | Claim::Unknown => {
+            Claim::At { address, .. } if *silent != address => self.redirect(place, address),
+            claim => {
                 let until = times.0 + WAIT_MAX;
-                seat.owners.waiting.insert(place, Waiting { hello, until });
+                let blamed = match claim {
+                    Claim::At { owner, .. } => Some((owner, times.0)),
+                    Claim::Here | Claim::Unknown => None,
+                };
+                seat.owners.waiting.insert(place, Waiting { hello, until, blamed });
+                if let Some((owner, _)) = blamed {
+                    self.ask_peer(owner, times.0);
+                }
                 Ok(())
             }
         }
@@ -139,7 +152,7 @@ impl Net {
         for (session, place) in &self.sessions {
             let Some((host, _)) = self.ingest.whose(*session) else { continue };
             match owners.claim(host) {
-                Claim::At(_) => drop(owners.leaving.insert(*session, *place)),
+                Claim::At { .. } => drop(owners.leaving.insert(*session, *place)),
                 Claim::Here => {
                     // It came back before it had gone; what it sent meanwhile is to be read.
                     self.readable.extend(owners.leaving.remove(session));
@@ -148,7 +161,7 @@ impl Net {
             }
         }
         let brokers = Message::Brokers(owners.addresses());
-        for (place, Waiting { hello, until }) in waiting {
+        for (place, Waiting { hello, until, .. }) in waiting {
             if let Err(why) = self.on_claim(place, hello, times) {
                 self.refuse(place.conn, &why, times.0);
             } else if let Some(seat) = &mut self.seat
@@ -168,21 +181,9 @@ impl Net {
 
     /// Lets those go whose frames are all acknowledged, and does not let anybody wait for ever.
     pub(super) fn tend_owners(&mut self, now: Instant) {
+        let mut going = self.waited_enough(now);
         let Some(seat) = &mut self.seat else { return };
         let owners = &mut seat.owners;
-        let late = |(place, waiting): (&Place, &Waiting)| (waiting.until <= now).then_some(*place);
-        let late: Vec<Place> = owners.waiting.iter().filter_map(late).collect();
-        let mut going: Vec<(Place, Option<String>)> = Vec::new();
-        for place in late {
-            let Some(waiting) = owners.waiting.remove(&place) else { continue };
-            going.push((
-                place,
-                match owners.claim(HostId(waiting.hello.host)) {
-                    Claim::At(broker) => Some(broker),
-                    Claim::Here | Claim::Unknown => None,
-                },
-            ));
-        }
         // Both sessions of a connection: a spool's frames, too, are acknowledged before it goes.
         let conn = |session: &SessionId| {
             let place = self.sessions.get(session).or_else(|| self.replays.get(session));
@@ -199,8 +200,8 @@ impl Net {
         for session in free {
             let Some(place) = owners.leaving.remove(&session) else { continue };
             let Some((host, _)) = self.ingest.whose(session) else { continue };
-            if let Claim::At(broker) = owners.claim(host) {
-                going.push((place, Some(broker)));
+            if let Claim::At { address, .. } = owners.claim(host) {
+                going.push((place, Some(address)));
             }
         }
         for (place, broker) in going {
@@ -212,6 +213,29 @@ impl Net {
                 self.refuse(place.conn, &why, now);
             }
         }
+    }
+
+    /// Who is not kept waiting any more, and where it is sent.
+    fn waited_enough(&mut self, now: Instant) -> Vec<(Place, Option<String>)> {
+        let blamed = self.seat.iter().flat_map(|seat| seat.owners.waiting.values());
+        let blamed: BTreeSet<u64> = blamed.filter_map(|w| Some(w.blamed?.0)).collect();
+        blamed.into_iter().for_each(|owner| self.listen_to_peer(owner, now));
+        let Some(seat) = &mut self.seat else { return Vec::new() };
+        let heard = |(owner, since): (u64, Instant)| seat.heard(owner).is_some_and(|at| since < at);
+        let over = |(place, waiting): (&Place, &Waiting)| {
+            (waiting.until <= now || waiting.blamed.is_some_and(heard)).then_some(*place)
+        };
+        let over: Vec<Place> = seat.owners.waiting.iter().filter_map(over).collect();
+        let mut going = Vec::new();
+        for place in over {
+            let Some(waiting) = seat.owners.waiting.remove(&place) else { continue };
+            let to = match seat.owners.claim(HostId(waiting.hello.host)) {
+                Claim::At { address, .. } => Some(address),
+                Claim::Here | Claim::Unknown => None,
+            };
+            going.push((place, to));
+        }
+        going
     }
 
     /// Whether nothing of this stream is to be read: its host is another broker's by now.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use strobe_wire::ids::HostId;
-use strobe_wire::link::{Alpn, ConnId, Dial};
+use strobe_wire::link::{Alpn, ConnId, Dial, Link};
 use strobe_wire::message::frame_prefix;
 use strobe_wire::pki::{Authority, Role, Subject};
 
@@ -60,6 +60,8 @@ struct Peer {
     state: State,
     /// Datagrams received when it was looked at last.
     received: u64,
+    /// When it was heard last, of what was looked at.
+    heard: Option<Instant>,
     /// Since when something was written, or it was pinged, without a sign of life.
     asked: Option<Instant>,
 }
@@ -122,6 +124,11 @@ impl Seat {
         self.peers.iter().filter(move |(_, peer)| open(peer)).map(|(id, _)| *id)
     }
 
+    /// When a broker was heard last.
+    pub(super) fn heard(&self, id: u64) -> Option<Instant> {
+        self.peers.get(&id)?.heard
+    }
+
     fn dialled(&self, conn: ConnId) -> Option<u64> {
         let of = |peer: &Peer| match peer.state {
             State::Waiting { .. } => None,
@@ -129,6 +136,18 @@ impl Seat {
             State::Open { place } => Some(place.conn),
         };
         self.peers.iter().find(|(_, peer)| of(peer) == Some(conn)).map(|(id, _)| *id)
+    }
+}
+
+impl Peer {
+    /// Whether something came since the last look.
+    fn listen(&mut self, link: &mut Link, conn: ConnId, now: Instant) -> bool {
+        let received = link.traffic(conn).map_or(0, |traffic| traffic.received);
+        let before = std::mem::replace(&mut self.received, received);
+        if before != received {
+            self.heard = Some(now);
+        }
+        before != received
     }
 }
 
@@ -158,6 +177,7 @@ impl Net {
                         remote,
                         state: State::Waiting { until: now },
                         received: 0,
+                        heard: None,
                         asked: None,
                     };
                     seat.peers.entry(id).or_insert(new).remote = remote;
@@ -196,6 +216,23 @@ impl Net {
         self.flush(place);
     }
 
+    /// Asks a broker's transport for a sign of life; what came before is none.
+    pub(super) fn ask_peer(&mut self, id: u64, now: Instant) {
+        self.listen_to_peer(id, now);
+        if let Some(conn) = self.seat.as_ref().and_then(|seat| seat.connection(id)) {
+            self.link.ping(conn);
+        }
+    }
+
+    /// Looks whether a broker was heard.
+    pub(super) fn listen_to_peer(&mut self, id: u64, now: Instant) {
+        let Some(seat) = &mut self.seat else { return };
+        let Some((conn, peer)) = seat.connection(id).zip(seat.peers.get_mut(&id)) else { return };
+        if peer.listen(&mut self.link, conn, now) {
+            peer.asked = None;
+        }
+    }
+
     /// Dials whom it is time to dial, and gives up on those who are silent.
     pub(super) fn tend_peers(&mut self, now: Instant) {
         let Some(seat) = &mut self.seat else { return };
@@ -218,9 +255,8 @@ impl Net {
                 }
                 State::Opening { conn, until } if until <= now => silent.push((*id, conn)),
                 State::Open { place } => {
-                    let received = self.link.traffic(place.conn).map_or(0, |t| t.received);
-                    if received != peer.received {
-                        (peer.received, peer.asked) = (received, None);
+                    if peer.listen(&mut self.link, place.conn, now) {
+                        peer.asked = None;
                     } else if peer.asked.is_some_and(|at| at + SILENCE <= now) {
                         silent.push((*id, place.conn));
                     } else if peer.asked.is_none() {
@@ -285,7 +321,12 @@ impl Net {
     }
 
     /// A peer's message.
-    pub(super) fn on_peer_bytes(&mut self, place: Place, bytes: Bytes) -> Result<(), String> {
+    pub(super) fn on_peer_bytes(
+        &mut self,
+        place: Place,
+        bytes: Bytes,
+        now: Instant,
+    ) -> Result<(), String> {
         if self.on_feed(place, &bytes) {
             return Ok(());
         }
@@ -296,6 +337,9 @@ impl Net {
         if seat.dialled(place.conn).is_none() && seat.accepted.len() < ACCEPTED_MAX {
             seat.accepted.insert(from, place);
             self.link.prefer(place.conn, place.stream);
+        }
+        if let Some(peer) = seat.peers.get_mut(&from) {
+            peer.heard = Some(now);
         }
         seat.tell(Order::Heard { from, bytes });
         Ok(())

@@ -173,7 +173,7 @@ impl Net {
             Incoming::Frame(bytes) => {
                 let conn = self.conns.get(&place.conn).ok_or("the connection is gone")?;
                 return match conn.alpn {
-                    Alpn::Peer => self.on_peer_bytes(place, bytes),
+                    Alpn::Peer => self.on_peer_bytes(place, bytes, now),
                     _ => self.on_frame(place, bytes, now_ms),
                 };
             }

@@ -7,8 +7,8 @@ use crate::config::{self, Config, StoreChoice};
 use crate::registry::Registry;
 use crate::store::redis::{self, Attached, Epochs, Import, Mirror, RedisConfig, RedisError};
 use crate::store::{Recovery, Store, Writer};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
 
 /// What was acknowledged before the directory was lost.
 pub(super) fn restore(
@@ -79,12 +79,39 @@ impl Broker {
         redis::reach(&config).map_err(|why| why.to_string())
     }
 
+    /// What was there before this very Redis was given, and stayed, goes there now; nothing if it has none.
+    fn import_later(&self, url: &str) -> Result<Option<String>, String> {
+        let shared = &self.shared;
+        let given = Attached::load(&shared.config.dir).map_err(|why| why.to_string())?;
+        let configured = match shared.config.store {
+            StoreChoice::Redis => Some(shared.config.redis.url.as_str()),
+            StoreChoice::Local => None,
+        };
+        let same = given
+            .filter(|given| given.url == url && configured.is_none_or(|runs| runs == given.url));
+        let Some((mirror, Attached { import, .. })) = shared.mirror.get().zip(same) else {
+            return Ok(None);
+        };
+        let attached = Attached { url: url.to_owned(), import: Import { wanted: true, ..import } };
+        attached.save(&shared.config.dir).map_err(|why| why.to_string())?;
+        mirror.lock().unwrap_or_else(PoisonError::into_inner).import_wanted = true;
+        log::warn!("what was here before Redis was goes there too from now on");
+        Ok(Some(
+            "This broker has that Redis already; what was here before it goes there too, in the background: \
+             `strobe cluster doctor` and strobe_broker_redis_import_segments say how far."
+                .to_owned(),
+        ))
+    }
+
     /// Gives it a Redis, while it runs. What is sealed from now on goes there, and what was before if
     /// `import` says so; after a restart too.
     ///
     /// # Errors
     /// Why not.
     pub(super) fn attach(&self, url: &str, import: bool) -> Result<String, String> {
+        if import && let Some(said) = self.import_later(url)? {
+            return Ok(said);
+        }
         self.may_attach(url)?;
         let shared = &self.shared;
         let config = RedisConfig { url: url.to_owned(), ..shared.config.redis.clone() };

@@ -16,6 +16,13 @@ fn a_broker_comes_back_from_its_backup() {
     let (to, dir) = (folder.path().join("one"), cluster.dir(0));
     let to = to.to_str().expect("text");
     let mut acknowledged = BTreeMap::new();
+    let file = folder.path().join("fleet.toml");
+    std::fs::write(&file, "[agent]\ninterval = \"1s\"\n").expect("writable");
+    let file = file.to_str().expect("text");
+    let apply = ["config", "apply", file, "--reason", "for the backup", "--now", "--dir", &dir];
+    let (ok, said, why) = run("strobe", &apply);
+    assert!(ok, "{said}{why}");
+    let audit = audited(&dir);
     for round in 0..3 {
         agents.wait_until_all_are_heard(10);
         acknowledged = agents.acknowledged();
@@ -36,28 +43,58 @@ fn a_broker_comes_back_from_its_backup() {
     cluster.lose(0);
     let (ok, said, why) = run("strobe", &["restore", to, "--dir", &dir]);
     assert!(ok, "{said}{why}");
+    for file in ["agreed.state", "audit.log"] {
+        let read = |dir: &str| std::fs::read(Path::new(dir).join(file)).expect("it is there");
+        let restored = read(&dir);
+        assert!(!restored.is_empty() && restored == read(to), "{file} is as it was backed up");
+    }
     // Before it starts: what agents no longer have is told as lost then, and counts as known.
     cluster.keep_logs();
     let (frames, _) = cluster.assert_stored(&acknowledged);
     assert!(0 < frames);
     cluster.restart(0);
     agents.wait_until_all_are_heard(30);
+    let after = audited(&dir);
+    let known = |line: &str| after.lines().any(|other| other == line);
+    assert!(audit.contains("config") && audit.lines().all(known), "{audit}\n{after}");
+    let (ok, said, why) = run("strobe", &["audit", "--verify", "--dir", &dir]);
+    assert!(ok && said.contains("each as it was written"), "{said}{why}");
+    let (ok, shown, why) = run("strobe", &["config", "history", "--dir", &dir]);
+    assert!(ok && shown.contains("for the backup"), "what was agreed on is known: {shown}{why}");
     drop(agents.stop());
     cluster.stop();
     println!("{frames} frames were acknowledged before the backup, and none is lost");
 
+    assert_damage_is_told(to, &folder.path().join("other"));
+}
+
+/// Whichever file of a backup changed, it is named, and nothing is restored.
+fn assert_damage_is_told(to: &str, other: &Path) {
     let logs = std::fs::read_dir(Path::new(to).join("store/wal")).expect("a log").flatten();
     let log = logs.map(|log| log.path()).max_by_key(|path| path.metadata().map_or(0, |m| m.len()));
     let log = log.expect("one at least");
-    let mut bytes = std::fs::read(&log).expect("readable");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&log, bytes).expect("writable");
-    let why = run("strobe", &["backup", "check", to]);
-    assert!(!why.0 && why.2.contains("is not as it was"), "{why:?}");
-    let other = folder.path().join("other");
-    let why = run("strobe", &["restore", to, "--dir", other.to_str().expect("text")]);
-    assert!(!why.0 && !other.exists(), "{why:?}");
+    for path in [log, Path::new(to).join("agreed.state"), Path::new(to).join("audit.log")] {
+        let whole = std::fs::read(&path).expect("readable");
+        let mut bytes = whole.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).expect("writable");
+        let what = path.strip_prefix(to).expect("below").display();
+        let named = format!("{what} is not as it was ({0} bytes, {0} then)", whole.len());
+        let why = run("strobe", &["backup", "check", to]);
+        assert!(!why.0 && why.2.contains(&named), "{named:?} is told: {why:?}");
+        let why = run("strobe", &["restore", to, "--dir", other.to_str().expect("text")]);
+        assert!(!why.0 && why.2.contains(&named) && !other.exists(), "{why:?}");
+        std::fs::write(&path, whole).expect("writable");
+    }
+    assert!(run("strobe", &["backup", "check", to]).0, "it is whole again");
+}
+
+/// The audit log, as it is told.
+fn audited(dir: &str) -> String {
+    let (ok, log, why) = run("strobe", &["audit", "--dir", dir]);
+    assert!(ok, "{why}");
+    log
 }
 
 /// All three brokers of a cluster are lost. One comes back from its backup as a cluster of its own that knows

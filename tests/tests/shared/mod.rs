@@ -100,6 +100,39 @@ fn fill_more(dir: &std::path::Path, rows: std::ops::Range<i64>, end_ms: i64) {
     fill(dir, 3, rows.map(|n| end_ms - 3_600_000 + n * 10_000), end_ms + 3 * 3_600_000);
 }
 
+/// A broker was given a Redis, and its history was to stay; later it is wanted there all the same.
+#[test]
+fn what_stayed_follows_when_it_is_asked_for() {
+    let redis = Server::start();
+    let url = redis.url();
+    let end_ms = redis::whole_hour_ms();
+    let cluster = Cluster::alone_with("later", &[], |dir| {
+        fill(dir, 1, (0..720).map(|n| end_ms - 7_200_000 + n * 10_000), end_ms);
+    });
+    cluster.init();
+    let dir = cluster.dir(0);
+    let share =
+        |more: &[&str]| run("strobe", &[&["cluster", "share", &url, "--dir", &dir], more].concat());
+    let (ok, said, why) = share(&[]);
+    assert!(ok && said.contains("--import would"), "{said}{why}");
+    let metric = |state: &str| {
+        cluster.metric(0, &format!("strobe_broker_redis_import_segments{{state=\"{state}\"}}"))
+    };
+    wait("it writes there", 20, || cluster.metric(0, "strobe_broker_redis_connected") == Some(1));
+    assert_eq!((metric("left"), metric("moved")), (Some(0), Some(0)), "it stays");
+    let (ok, _, why) = share(&[]);
+    assert!(!ok && why.contains("has a Redis already"), "{why}");
+    let (ok, said, why) = share(&["--import"]);
+    assert!(ok && said.contains("has that Redis already"), "{said}{why}");
+    wait("it is there", 30, || metric("moved") > Some(0) && metric("left") == Some(0));
+    assert!(redis.calls("hset") > 0, "blocks were written");
+    let kept = std::fs::read_to_string(format!("{dir}/shared-store")).expect("it is kept");
+    assert!(kept.trim_end().ends_with("import"), "after a restart too: {kept}");
+    let other = ["cluster", "share", "redis://127.0.0.1:1/0", "--import", "--dir", &dir];
+    let (ok, _, why) = run("strobe", &other);
+    assert!(!ok && why.contains("has a Redis already"), "{why}");
+}
+
 /// One `strobe up` with history becomes three brokers with a Redis, under load, and its history moves there
 /// in the background; then its disk goes. No agent has a gap, no frame is in two logs, nothing is missing.
 #[test]

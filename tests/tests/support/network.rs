@@ -2,7 +2,7 @@
 
 use super::{Broker, Cluster};
 use std::net::SocketAddr;
-use strobe_tests::relay::Relay;
+use strobe_tests::relay::{Relay, Way, Weather};
 
 /// Whom agents reach when a broker is cut off from the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +52,17 @@ impl Cluster {
         if agents == Reach::Others {
             self.relay(at).cut_all();
         }
+    }
+
+    /// Agents do not reach this broker any more; the others do.
+    pub(crate) fn hide_from_agents(&self, at: usize) {
+        let others = (0..self.brokers.len()).filter(|other| *other != at);
+        for source in others.map(|other| self.source(other)) {
+            for way in [Way::There, Way::Back] {
+                self.relay(at).weather_of(source, way, Weather::FINE);
+            }
+        }
+        self.relay(at).weather(Weather::CUT);
     }
 
     pub(crate) fn heal(&self) {

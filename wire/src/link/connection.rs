@@ -18,9 +18,13 @@ pub(super) struct Slot {
 }
 
 /// How long a peer may take to acknowledge what it was sent ([`Link::be_patient`]).
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Patience {
     pub(super) most: Duration,
+    /// From when on there is any: the path has been good for a while by then.
+    pub(super) from: Instant,
+    /// Packets that the path had lost when this was looked at.
+    pub(super) lost: u64,
     /// Something was written that has not left yet.
     pub(super) spoken: bool,
     /// Until when no timer of the connection is looked at.
@@ -35,6 +39,13 @@ pub(super) enum Phase {
     Open,
     /// Over for the owner; quinn-proto still says good-bye.
     Over,
+}
+
+impl Patience {
+    /// Of a new connection.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { most: Duration::ZERO, from: now + NEW, lost: 0, spoken: false, until: None }
+    }
 }
 
 impl Link {
@@ -74,7 +85,9 @@ impl Link {
     /// From now on the peer has `most` to acknowledge what it is sent: so long after something was
     /// sent on a stream, no timer of the connection is looked at, and nothing is sent twice. For
     /// an agent, which acknowledges with a later tick so that it need not wake in between. What
-    /// is lost in spite of that is found when the peer acknowledges something later.
+    /// is lost in spite of that is found when the peer acknowledges something later. A path that
+    /// loses is not relied on: for half a minute from the last loss on, and on a connection's first
+    /// seconds, the transport has its own way.
     pub fn be_patient(&mut self, conn: ConnId, most: Duration) {
         if let Some(slot) = self.slot(conn) {
             slot.patience.most = most;
@@ -288,13 +301,22 @@ impl Slot {
 
     /// Something was handed to the socket.
     pub(super) fn transmitted(&mut self, now: Instant) {
-        let Patience { most, spoken, .. } = self.patience;
-        if spoken && most != Duration::ZERO {
-            self.patience.until = Some(now + most);
+        let patience = &mut self.patience;
+        if patience.spoken && patience.most != Duration::ZERO {
+            let lost = self.quic.stats().path.lost_packets;
+            if std::mem::replace(&mut patience.lost, lost) != lost {
+                patience.from = now + AFTER_LOSS;
+            }
+            patience.until = (patience.from <= now).then_some(now + patience.most);
         }
-        self.patience.spoken = false;
+        patience.spoken = false;
     }
 }
+
+/// An agent rests after three good ticks.
+const NEW: Duration = Duration::from_secs(3);
+/// As long as an agent does not rest then.
+const AFTER_LOSS: Duration = Duration::from_secs(30);
 
 /// A function, not a method, so that other fields of the link stay free to use.
 pub(super) fn slot_mut(slots: &mut [Option<Box<Slot>>], index: u32) -> Option<&mut Slot> {

@@ -2,6 +2,7 @@
 
 use super::{IDLE_TIMEOUT, KEEP_ALIVE, Side};
 use quinn_proto::{AckFrequencyConfig, TransportConfig, VarInt};
+use std::time::Duration;
 
 /// Which end of a connection this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,7 @@ pub(super) fn transport(side: Side, end: End) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         .crypto_buffer_size(CRYPTO_BYTES)
+        .initial_rtt(INITIAL_RTT)
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok());
     // Asked of the other side. A broker's acknowledgement of a tick's datagrams waits for the
     // message that says they are stored, if that comes within 25 ms; an agent's of that message
@@ -59,6 +61,9 @@ pub(super) fn transport(side: Side, end: End) -> TransportConfig {
 
 /// A tick is 2 to 4 datagrams; a backlog is acknowledged every eighth.
 const ACK_EVERY_AGENT: u32 = 7;
+/// What is lost of a handshake is sent again after three of it, then six more. At QUIC's 333 ms a
+/// handshake in which two datagrams were lost took three seconds, and was given up after two.
+const INITIAL_RTT: Duration = Duration::from_millis(150);
 const STREAMS_NARROW: u32 = 2;
 const STREAMS_WIDE: u32 = 128;
 const WINDOW_WIDE: u32 = 8 << 20;

@@ -99,6 +99,8 @@ pub struct MirrorCounts {
     pub import_done: u64,
     /// Whether the last pass succeeded.
     pub connected: bool,
+    /// Whether what was there before is wanted too, whatever was said first: set by who asks for it later.
+    pub import_wanted: bool,
 }
 
 impl Mirror {
@@ -273,6 +275,8 @@ impl Mirror {
     fn import(&mut self, link: &mut Link, now_ms: i64) -> RedisResult<()> {
         let fence = &self.fence;
         let counts = |shard| !fence.is_refused(shard);
+        self.import.wanted |=
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).import_wanted;
         let left = self.import.left(&self.shared.segments(), &self.marks, counts);
         let mut done = 0;
         if let Some((number, segment)) = left.first().filter(|_| self.rest.is_zero())
