@@ -44,8 +44,13 @@ impl Gate {
         self.confirmed.wake();
     }
 
+    /// Whether some hosts' rows wait for Redis.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.confirmed.is_wanted()
+    }
+
     pub(crate) fn is_waiting(&self) -> bool {
-        let rows = self.told < self.awaited && self.confirmed.is_wanted();
+        let rows = self.told < self.awaited && self.is_wanted();
         rows || !self.held.is_empty()
     }
 

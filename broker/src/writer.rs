@@ -405,7 +405,9 @@ impl Scribe {
         if let Some(turn) = stored {
             report(Report::Stored { turn, at });
         }
-        if std::mem::take(&mut self.copied) {
+        // Who sent only what is known already waits for this position too.
+        let some_wait = stored.is_some() && self.gate.is_wanted();
+        if std::mem::take(&mut self.copied) || some_wait {
             self.gate.rows(at);
         }
     }

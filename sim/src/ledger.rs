@@ -51,6 +51,9 @@ pub(crate) struct Found {
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) sent: BTreeMap<Id, Sent>,
+    /// Whether brokers take in what lost ones have left in Redis: one of them may have a frame from there
+    /// and from the agent too, and answers it once.
+    takes_in: bool,
     /// The last number acknowledged of each boot.
     pub(crate) acknowledged: BTreeMap<(HostId, BootId), u64>,
     value: u64,
@@ -60,6 +63,15 @@ pub(crate) struct Ledger {
 pub(crate) type Sample = (String, String, i64, u64);
 
 impl Ledger {
+    pub(crate) fn new(takes_in: bool) -> Self {
+        Self { takes_in, ..Self::default() }
+    }
+
+    /// Whether brokers take in what lost ones have left in Redis.
+    pub(crate) fn takes_in(&self) -> bool {
+        self.takes_in
+    }
+
     /// Values of the next row; no two rows have the same.
     pub(crate) fn values(&mut self, schema: &Schema, salt: usize) -> Vec<u64> {
         let columns = schema.columns.iter().map(|column| {
@@ -97,7 +109,7 @@ impl Ledger {
             let opened = frame::open(&frame).expect("a stored frame opens");
             let header = opened.header;
             let id = Id { host: header.host, boot: header.boot, seq: header.seq.0 };
-            assert!(stored.insert(id), "{id:?} is stored twice");
+            assert!(stored.insert(id) || self.takes_in, "{id:?} is stored twice");
             match (opened.payload, self.sent.get(&id)) {
                 (Payload::Row(_), Some(Sent::Row { bytes, schema, stray: false })) => {
                     assert_eq!(*bytes, frame, "{id:?} is not stored byte for byte");

@@ -8,7 +8,7 @@
 //! directory's names, of the control plane); the agents' lives (half of them spool in memory what their ring cannot hold); operators who move shards, add
 //! and drain brokers, hand the lead over, write the configuration. A fourth of the seeds is one
 //! broker by itself. Some keep raw samples for minutes, some in little room.
-//! Four of sixteen have a Redis, at whose door bytes go in and out (`redis`): the brokers' mirror and log
+//! Five of sixteen have a Redis, at whose door bytes go in and out (`redis`): the brokers' mirror and log
 //! write to it, and in the end strangers read from it.
 //!
 //! ```text

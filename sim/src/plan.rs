@@ -29,7 +29,8 @@ pub enum Shared {
     Server,
     /// Three, each with a part of the shards and a replica.
     Cluster,
-    /// One server, and nothing is acknowledged before it is there: `durability = "wal+redis"`.
+    /// One server, and nothing is acknowledged before it is there: `durability = "wal+redis"`. A broker
+    /// by itself, or a cluster, whose owners take in what lost ones have left there.
     Log,
 }
 
@@ -123,7 +124,7 @@ impl Plan {
         let brokers = if seed.is_multiple_of(4) { 1 } else { 3 + die.below(3) };
         let hosts = 1 + die.below(HOSTS_MAX);
         let shared = match seed % 16 {
-            0 | 8 => Shared::Log,
+            0 | 8 | 9 => Shared::Log,
             6 => Shared::Server,
             11 => Shared::Cluster,
             _ => Shared::Nothing,

@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::machine::{Host, Machine};
 use super::mirror::Place;
 use super::network::{AGENTS, Flying, Network, broker_address, machine};
-use super::plan::Plan;
+use super::plan::{Plan, Shared};
 use super::plant::Plant;
 use super::tally::Tally;
 use super::trace::Trace;
@@ -73,6 +73,7 @@ impl<'a> World<'a> {
         let base_ns = DAY_END_NS - 1_000_000_000 * i64::try_from(luck.below(60)).expect("small");
         let mut network = Network::new(seed);
         network.loss_percent = [0, 0, 2, 10, 25][luck.index(5)];
+        let takes_in = plan.shared == Shared::Log && 1 < plan.brokers;
         let mut world = Self {
             root: folder(seed),
             shared: shared::redis(seed, plan.shared),
@@ -90,7 +91,7 @@ impl<'a> World<'a> {
             tick_next: 0,
             faults: true,
             calm: false,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(takes_in),
             agreed: Agreed::default(),
             history: History::new(seed),
             tally: Tally::default(),
@@ -198,9 +199,7 @@ impl<'a> World<'a> {
         let known = self.ledger.acknowledged.entry((agent.host, agent.boot)).or_default();
         let held = *known;
         *known = agent.acknowledged().max(held);
-        // A broker that starts again says what its own log has, also where Redis has not taken it yet.
-        let first = self.machines[&1].lives == 1;
-        if let Some(place) = self.shared.as_ref().filter(|place| place.log && first) {
+        if let Some(place) = self.shared.as_ref().filter(|place| place.log) {
             let new = held + 1..=*known;
             self.ledger.look_at_log((agent.host, agent.boot), new, &place.redis);
         }
