@@ -558,6 +558,37 @@ mod tests {
         std::fs::remove_dir_all(dir).unwrap();
     }
 
+    /// What an agent sends again is known already: its turn brings a hello and no row, and its
+    /// acknowledgement waits for Redis too.
+    #[test]
+    fn a_turn_without_a_row_is_told_when_redis_has_it() {
+        let dir = place("turns");
+        let (registry, _) = Registry::open(&dir).unwrap();
+        let (_store, writer, _) = Store::open(StoreConfig::at(dir.clone()), T0).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made so")]
+        let start = Instant::now();
+        let confirmed = Confirmed::default();
+        confirmed.want(true);
+        // What was there at the start is told before.
+        confirmed.set(writer.synced());
+        let scribe = Scribe::new(writer, registry, Duration::from_millis(50), 1, start);
+        let mut scribe = scribe.behind(confirmed.clone(), start);
+        scribe.on_timeout(start, T0, &mut |_| ());
+        let mut turn = batch(1);
+        turn.items = vec![Item::Host(Box::new(Hello { host: 7, ..Hello::default() }))];
+        scribe.take(Order::Batch(turn));
+        let mut told = Vec::new();
+        let now = start + Duration::from_millis(60);
+        scribe.on_timeout(now, T0, &mut |report| told.push(report));
+        let [Report::Stored { at, .. }] = told[..] else { panic!("{told:?}") };
+        confirmed.set(at);
+        let now = scribe.timeout();
+        scribe.on_timeout(now, T0, &mut |report| told.push(report));
+        assert!(matches!(told[..], [_, Report::Copied { through }] if through == at), "{told:?}");
+        drop(scribe);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
     /// Ten thousand hosts at once held up every acknowledgement behind them.
     #[test]
     fn hosts_are_kept_a_slice_between_two_commits_and_the_rest_at_the_end() {

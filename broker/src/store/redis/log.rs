@@ -170,7 +170,8 @@ impl Confirmed {
         self.shared.offer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, through: Position) {
+    /// Redis has it up to there.
+    pub(crate) fn set(&self, through: Position) {
         *self.shared.through.lock().unwrap_or_else(PoisonError::into_inner) = through;
     }
 }
