@@ -1,12 +1,13 @@
 //! A redis-server of a test, a store, and what is asked of both.
 
+pub(crate) use crate::peer::{now, wall_ms};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use strobe_broker::config::{Durability, KEYS};
 use strobe_broker::query::{Deadline, Engine, Limits, Output};
 use strobe_broker::store::redis::{Mirror, MirrorCounts, Parts, RedisConfig};
@@ -18,16 +19,6 @@ use strobe_wire::limits::FRAME_BYTES_MAX;
 use strobe_wire::message::ApiRequest;
 use strobe_wire::schema::{Column, Kind, Labels, Schema};
 use strobe_wire::settings::Settings;
-
-#[expect(clippy::disallowed_methods, reason = "a test on real sockets reads the clock here")]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test on real sockets reads the clock here")]
-pub(crate) fn wall_ms() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
 
 /// Until `done` says so, at most 15 s.
 pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
