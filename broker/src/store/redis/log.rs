@@ -90,6 +90,8 @@ pub struct Log {
     at: Position,
     /// What Redis was told of that last.
     marked: Position,
+    /// Whose log it is, as Redis was told; 0: a broker's by itself.
+    named: u64,
     confirmed: Confirmed,
     looked_ms: i64,
     said: bool,
@@ -192,6 +194,7 @@ impl Log {
             life_s: u64::try_from(raw_ms / 1000).unwrap_or(1),
             at: Position::default(),
             marked: Position::default(),
+            named: 0,
             confirmed,
             looked_ms: i64::MIN,
             said: false,
@@ -257,7 +260,7 @@ impl Log {
         if wanted && (fresh || self.looked_ms.saturating_add(LOOK_EVERY_MS) <= now_ms) && !blind {
             self.look(&mut link)?;
             self.looked_ms = now_ms;
-            if self.marked < self.at || fresh {
+            if self.marked < self.at || fresh || self.broker() != self.named {
                 self.mark(&mut link, BTreeSet::new(), now_ms)?;
             }
         }
@@ -283,6 +286,7 @@ impl Log {
         batch.cmd("HGETALL", &self.keys.log_of(&self.store));
         let answer = link.query(&batch)?.into_iter().next().unwrap_or(::redis::Value::Nil);
         let told: BTreeMap<String, String> = ::redis::from_redis_value(answer)?;
+        self.named = self.taker.told_of(link)?.unwrap_or(self.named);
         let synced = self.shared.synced();
         // One from the future is of a log that is gone.
         let known = |at: &String| position(at).filter(|at| *at <= synced);
@@ -420,12 +424,20 @@ impl Log {
             mark.arg(shard).arg(&at);
         }
         writes.free("EXPIRE", &key).arg(jittered(self.life_s, &key));
-        let (key, broker) = (self.keys.logs(), self.fence.epochs.broker());
+        let (key, broker) = (self.keys.logs(), self.broker());
         writes.free("HSET", &key).arg(&self.store).arg(format!("{broker} {now_ms}"));
         writes.free("EXPIRE", &key).arg(jittered(self.life_s, &key));
         self.fence.send(link, writes)?;
-        self.marked = self.at;
+        (self.marked, self.named) = (self.at, broker);
         Ok(())
+    }
+
+    /// This one; until it knows that itself, whoever it was in the life before.
+    fn broker(&self) -> u64 {
+        match self.fence.epochs.broker() {
+            0 => self.named,
+            broker => broker,
+        }
     }
 }
 

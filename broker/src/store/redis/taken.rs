@@ -205,6 +205,11 @@ impl Taker {
         }
     }
 
+    /// Whose log this store's is, by what Redis was told.
+    pub(super) fn told_of(&self, link: &mut Link) -> RedisResult<Option<u64>> {
+        Ok(logs(link, &self.keys)?.get(&self.store).map(|log| log.broker))
+    }
+
     /// What is not in the log here is looked for again.
     fn forget(&mut self, shard: usize) {
         self.scans.remove(&shard);
