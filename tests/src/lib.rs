@@ -2,8 +2,9 @@
 //! plain HTTP client and fake /proc trees.
 //!
 //! A process started here is ended by its own pid when its [`Process`] is dropped; nothing else is
-//! ever signalled, and every address is on 127.0.0.1.
+//! ever signalled, and every address is on 127.0.0.1 or in a namespace that the test made.
 
+pub mod namespace;
 pub mod relay;
 
 use nix::sys::signal::{Signal, kill};

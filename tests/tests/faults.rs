@@ -7,6 +7,8 @@ mod server;
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod support;
 
+#[path = "faults/machines.rs"]
+mod machines;
 #[path = "faults/network.rs"]
 mod network;
 #[path = "faults/redis.rs"]

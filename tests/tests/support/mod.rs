@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use strobe_broker::control;
+use strobe_tests::namespace::Machine;
 use strobe_tests::relay::Relay;
 use strobe_tests::{Folder, Process, free_address, pause, run, wait};
 use strobe_wire::message::ApiRequest;
@@ -22,6 +23,8 @@ pub(crate) struct Broker {
     address: String,
     listen: String,
     relay: Option<Relay>,
+    /// Where it runs, if not where the test does.
+    machine: Option<Machine>,
     program: Vec<String>,
     /// It speaks as the version before.
     previous: bool,
@@ -65,7 +68,8 @@ impl Broker {
     pub(crate) fn before_its_start(name: &str, listen: String, program: &[&str]) -> Self {
         let program = program.iter().map(|part| (*part).to_owned()).collect();
         let (folder, address) = (Folder::new(name), listen.clone());
-        Self { folder, address, listen, relay: None, program, previous: false, process: None }
+        let (relay, machine, process) = (None, None, None);
+        Self { folder, address, listen, relay, machine, program, previous: false, process }
     }
 
     pub(crate) fn dir(&self) -> String {
@@ -77,7 +81,11 @@ impl Broker {
         let program = args.remove(0);
         args.extend(["--dir", self.folder.text(), "--broker-listen", &self.listen]);
         let env: &[(&str, &str)] = if self.previous { &[PREVIOUS] } else { &[] };
-        let mut process = Process::start_with(program, env, &args);
+        let start = || Process::start_with(program, env, &args);
+        let mut process = match &self.machine {
+            Some(machine) => machine.run(start),
+            None => start(),
+        };
         process.line();
         self.process = Some(process);
     }

@@ -1,7 +1,9 @@
-//! What lies between the brokers of a test, and between them and agents: a relay before each.
+//! What lies between the brokers of a test, and between them and agents: a relay before each, or a network
+//! with a machine for each.
 
 use super::{Broker, Cluster};
 use std::net::SocketAddr;
+use strobe_tests::namespace::{Machine, Segment};
 use strobe_tests::relay::{Relay, Way, Weather};
 
 /// Whom agents reach when a broker is cut off from the others.
@@ -31,6 +33,25 @@ impl Cluster {
     pub(crate) fn behind_relays(name: &str, count: usize) -> Self {
         let start = |at| Broker::behind_a_relay(&format!("{name}-{at}"), at as u64);
         Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// So many brokers, all of them voters, each on a machine of its own, with these arguments.
+    pub(crate) fn on_machines(segment: &Segment, count: u8, more: &[&str]) -> Self {
+        let program = [&["strobe-broker"], more].concat();
+        let start = |at: u8| {
+            let machine = segment.machine(1 + at);
+            let listen = format!("{}:7801", machine.address());
+            let mut broker = Broker::before_its_start(&format!("machine-{at}"), listen, &program);
+            broker.machine = Some(machine);
+            broker.begin();
+            broker
+        };
+        Self::made_of((1..=count).map(start).collect())
+    }
+
+    /// Where this broker runs.
+    pub(crate) fn machine(&self, at: usize) -> &Machine {
+        self.brokers[at].machine.as_ref().expect("it has one")
     }
 
     /// What this broker is reached by.
