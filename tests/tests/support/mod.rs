@@ -5,6 +5,7 @@ mod judge;
 pub(crate) mod network;
 
 pub(crate) use agents::Agents;
+pub(crate) use judge::numbers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
