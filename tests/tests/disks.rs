@@ -24,7 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use strobe_tests::{pause, wait};
 use strobe_wire::ids::HostId;
-use support::{Agents, Cluster, now, numbers};
+use support::judge::numbers;
+use support::{Agents, Cluster, now};
 
 /// Everything ends, and what was acknowledged is in a log and answered once; how many frames that is.
 fn judge(mut cluster: Cluster, agents: Agents) -> u64 {

@@ -1,11 +1,10 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
 mod agents;
-mod judge;
+pub(crate) mod judge;
 pub(crate) mod network;
 
 pub(crate) use agents::Agents;
-pub(crate) use judge::numbers;
 
 use std::collections::BTreeMap;
 use std::path::Path;
