@@ -353,6 +353,9 @@ mod tests {
         assert!((220..300).contains(&twice.len()), "{twice:?}");
         twice.dedup();
         assert_eq!(twice, all);
+        let delay = Duration::from_millis(300);
+        let (late, took) = through(Weather { delay, ..Weather::FINE }, 200);
+        assert!(late == all && delay <= took, "{took:?}: {late:?}");
         let (delay, jitter) = (Duration::from_millis(50), Duration::from_millis(100));
         let (mut mixed, took) = through(Weather { delay, jitter, ..Weather::FINE }, 200);
         assert!(!mixed.is_sorted() && Duration::from_millis(100) < took, "{took:?}: {mixed:?}");

@@ -51,9 +51,13 @@ fn a_burst_that_is_asked_for_is_stored_beside_the_hosts_history() {
         one["values"].as_array().into_iter().flatten().filter_map(pair).collect()
     };
     let running = r#"strobe_burst_procs_running{instance="flown"}[2m]"#;
-    wait("their samples are all there", 20, || {
+    let signal =
+        bursts.iter().find(|burst| burst["reason"] == "signal").expect("it was waited for");
+    let at_s = signal["at_ms"].as_f64().expect("a time") / 1000.0;
+    wait("their samples are all there, from before to ten seconds after", 20, || {
         let times = samples(running);
-        matches!((times.first(), times.last()), (Some(first), Some(last)) if 10.0 < last.0 - first.0)
+        let ends = times.first().zip(times.last());
+        ends.is_some_and(|(first, last)| first.0 + 1.0 < at_s && at_s + 9.5 < last.0)
     });
     let running = samples(running);
     // A busy machine makes the recorder halve its pace, to 25 a second at least here.

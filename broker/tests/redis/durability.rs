@@ -1,6 +1,7 @@
 //! What is left of what was acknowledged when a disk, a broker or Redis dies: the cells of
 //! `docs/durability.md` that need a Redis.
 
+use crate::peer::{Peer, enrol, hello, row};
 use crate::support::{
     Server, ask, dir, free_port, mirror, now, open, query, send, series, start_with, until,
     wall_ms, write_copied_rows,
@@ -15,6 +16,7 @@ use strobe_broker::store::{Recovery, Store, StoreConfig};
 use strobe_wire::ids::{BootId, HostId};
 use strobe_wire::message::ApiRequest;
 
+const HOST: HostId = HostId(7);
 const BOTH: [&str; 2] = ["--durability", "wal+redis"];
 
 /// One request of 60 samples; its answer.
@@ -125,25 +127,49 @@ fn an_emptied_redis_has_the_log_again_before_the_disk_dies() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
-/// What was in one place, or in two that are both gone, is gone: the cells that say so.
+/// What was in one place, or in two that are both gone, is gone: the cells that say so. It is said, too: what a
+/// host was acknowledged is not named as stored, and is told as lost when the host goes on behind it.
 #[test]
 fn what_nobody_has_is_lost() {
     let server = Server::start(free_port(), &[]);
     let url = server.url();
-    for (store, more) in [("local", &[][..]), (&url, &[]), (&url, &BOTH)] {
+    for (store, more, in_redis) in [("local", &[][..], 0), (&url, &[], 0), (&url, &BOTH, 6)] {
         let dir = dir("lost");
         let broker = start_with(&dir, store, more);
         assert_eq!(write(&broker, "a", wall_ms() - 130_000), 204);
         assert_eq!(samples(&broker), 60);
+        let (mut peer, named) = member(&broker);
+        assert_eq!(named, 0);
+        let base = wall_ms() - 10_000;
+        (1..=5)
+            .for_each(|seq| peer.frame(&row(HOST, seq, base + i64::try_from(seq).unwrap() * 1000)));
+        peer.acked(5);
+        assert_eq!(server.length("monitor:log:*"), in_redis, "{store} {more:?}");
+        drop(peer);
         broker.stop();
         drop(broker);
         std::fs::remove_dir_all(&dir).unwrap();
         server.tell(&["FLUSHALL"]);
         let broker = start_with(&dir, store, more);
         assert_eq!(samples(&broker), 0, "{store} {more:?}");
+        let (mut peer, named) = member(&broker);
+        assert_eq!(named, 0, "nothing is named as stored: {store} {more:?}");
+        peer.frame(&row(HOST, 6, base + 6000));
+        peer.acked(6);
+        let told = "\nstrobe_broker_frames_lost_total{reason=\"skipped\"} 5\n";
+        until("the loss is told", || ask(&broker, "/metrics").1.contains(told));
+        assert_eq!(samples(&broker), 1, "what comes now is kept: {store} {more:?}");
+        drop(peer);
         broker.stop();
         std::fs::remove_dir_all(dir).unwrap();
     }
+}
+
+/// A host, enrolled, and up to where a broker says that it has its frames.
+fn member(broker: &Broker) -> (Peer, u64) {
+    let token = broker.enrolment_token(Duration::from_secs(60)).unwrap();
+    let identity = enrol(broker, &token, HOST).unwrap();
+    Peer::begin(broker, &identity, hello(HOST, "b"))
 }
 
 /// A node of a Redis Cluster fails over without its last writes, and the others have theirs: what marks the

@@ -4,10 +4,10 @@
 use super::{Agents, Cluster};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use strobe_broker::store::{
-    Limits, MatchOp, Matcher, Scratch, Seen, Store, StoreConfig, TimeRange,
-};
+use strobe_broker::store::{Limits, MatchOp, Matcher, Scratch, Store, StoreConfig, TimeRange};
+use strobe_journal::{Damage, Journal};
 use strobe_tests::wait;
+use strobe_wire::frame::{self, Payload};
 use strobe_wire::ids::HostId;
 use strobe_wire::schema::Labels;
 
@@ -23,12 +23,11 @@ impl Files<'_> {
     }
 
     /// Every frame that is in a file of its log, or was.
-    fn stored(&self) -> Vec<Seen> {
+    fn stored(&self) -> BTreeMap<HostId, Vec<u64>> {
         link_logs(&self.0.join(KEPT), &self.0.join(LOG));
-        let config = StoreConfig::at(self.0.join("store"));
-        let (_, _, recovery) = Store::open(config, 0).expect("it opens");
-        assert_eq!(recovery.damage, Vec::<String>::new());
-        recovery.seen
+        let (numbers, damage) = numbers(self.0);
+        assert_eq!(damage, vec![]);
+        numbers
     }
 
     /// Every moment at which a host has this series, by its store alone.
@@ -133,10 +132,9 @@ impl Cluster {
     ) -> (u64, usize) {
         let mut held: BTreeMap<HostId, BTreeMap<u64, usize>> = BTreeMap::new();
         for files in self.files(beside) {
-            for seen in files.stored() {
-                let host = held.entry(seen.host).or_default();
-                let frames = seen.ranges.iter().flat_map(|&(first, last)| first..=last);
-                frames.for_each(|seq| *host.entry(seq).or_default() += 1);
+            for (host, numbers) in files.stored() {
+                let host = held.entry(host).or_default();
+                numbers.into_iter().for_each(|seq| *host.entry(seq).or_default() += 1);
             }
         }
         let (mut all, mut twice) = (0, 0);
@@ -149,6 +147,33 @@ impl Cluster {
         }
         (all, twice)
     }
+}
+
+/// The numbers of each host's frames that are in a broker's log, and what of it cannot be read. What an agent told
+/// as lost, or came out of time, is as good as stored. What a broker was never sent is not: it tells that as lost
+/// too, and knows it from then on, so a store that is opened says of it what it says of frames.
+pub(crate) fn numbers(dir: &Path) -> (BTreeMap<HostId, Vec<u64>>, Vec<Damage>) {
+    let mut held: BTreeMap<HostId, Vec<u64>> = BTreeMap::new();
+    let visit = &mut |_: u64, record: &[u8]| {
+        let Some((kind, bytes)) = record.split_first() else { return };
+        if kind & OF_ANY_CLASS != FRAME {
+            return;
+        }
+        let frame = frame::open(bytes).expect("a frame of the log opens");
+        let (host, seq) = (frame.header.host, frame.header.seq.0);
+        let numbers = held.entry(host).or_default();
+        match frame.payload {
+            Payload::Loss(loss) if loss.reason.as_str() == "skipped" => {}
+            Payload::Loss(loss) => {
+                let (first, last) = (loss.first.to_native(), loss.last.to_native());
+                numbers.extend(first..=last);
+                numbers.extend((last < seq).then_some(seq));
+            }
+            Payload::Row(_) | Payload::Event(_) | Payload::Burst(_) => numbers.push(seq),
+        }
+    };
+    let (_, damage) = Journal::open(&dir.join(LOG), visit).expect("it opens");
+    (held, damage)
 }
 
 /// Links the files of one folder's log into another, where they are not.
@@ -164,3 +189,6 @@ fn link_logs(from: &Path, to: &Path) {
 
 const LOG: &str = "store/wal";
 const KEPT: &str = "kept";
+/// Of a record of the log: a frame, and what is left of its kind whatever the class of its host.
+const FRAME: u8 = 3;
+const OF_ANY_CLASS: u8 = 0x7F;

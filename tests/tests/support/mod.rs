@@ -1,7 +1,7 @@
 //! Brokers of a cluster and agents of it, for the tests with real processes.
 
 mod agents;
-mod judge;
+pub(crate) mod judge;
 pub(crate) mod network;
 
 pub(crate) use agents::Agents;
