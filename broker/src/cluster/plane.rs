@@ -304,7 +304,9 @@ impl Plane {
             },
             Event::Changed => self.draw(),
             Event::Gone(peer) => {
-                if self.left_to.replace(peer) != Some(peer) {
+                // Each says so to whatever it hears; the first who did is as good as any.
+                if self.left_to.is_none() {
+                    self.left_to = Some(peer);
                     log::warn!("broker {peer} says that this one has left the cluster");
                     self.mapped = None;
                     self.draw();
@@ -383,7 +385,10 @@ impl Plane {
     }
 
     fn report(&self) -> Report {
-        Report::of(self.identity, self.node.status(), self.node.state(), self.dropped)
+        let mut report =
+            Report::of(self.identity, self.node.status(), self.node.state(), self.dropped);
+        report.left = self.left_to.or_else(|| self.left_by_log()).is_some();
+        report
     }
 
     /// A few of the hosts that are news; the rest is for the next time.
