@@ -354,6 +354,6 @@ pub const KEYS: &[Key] = &[
         flag: "scale-webhook",
         env: "STROBE_SCALE_WEBHOOK",
         default: "",
-        help: "http:// URL to which the same is posted as JSON.",
+        help: "http:// or https:// URL to which the same is posted as JSON.",
     },
 ];
