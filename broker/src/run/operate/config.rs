@@ -178,7 +178,7 @@ impl Broker {
                 ..Version::default()
             }),
         })?;
-        let canary = canary.map(|canary| canary.to_string());
+        let canary = canary.map(|canary| self.name_of(canary));
         Ok(own::json_answer(200, &json!({ "number": number, "canary": canary })))
     }
 
@@ -195,8 +195,17 @@ impl Broker {
         match form.optional("canary") {
             Some(text) if text.starts_with("broker") => {
                 let me = draft.versions.me;
-                let id = text.strip_prefix("broker:").map_or(Ok(me), str::parse);
-                id.map(|id| Some(Canary::Broker(id))).map_err(|_| bad("broker:NUMBER is wanted"))
+                let id = match text.strip_prefix("broker:") {
+                    Some(id) => id.parse().map_err(|_| bad("broker:NUMBER is wanted"))?,
+                    None => me,
+                };
+                // One that is not heard of would be waited for until the trial is over.
+                if id != me && !runs.brokers.contains_key(&id) {
+                    return Err(unfit(&format!(
+                        "broker {id} cannot try it: no broker of that number answers"
+                    )));
+                }
+                Ok(Some(Canary::Broker(id)))
             }
             Some(name) => {
                 let is = |of: &&Concerned| {
@@ -218,12 +227,26 @@ impl Broker {
         }
     }
 
+    /// As people know it.
+    fn name_of(&self, canary: Canary) -> String {
+        let Canary::Host(id) = canary else { return canary.to_string() };
+        let fleet = self.fleet();
+        let known = fleet.iter().find(|(info, _)| HostId(info.hello.host) == id);
+        known.map_or_else(
+            || canary.to_string(),
+            |(info, _)| format!("{} ({id})", info.hello.instance),
+        )
+    }
+
     fn config_status(&self) -> Result<serde_json::Value, Refused> {
         let versions = self.versions()?;
         let fleet = self.fleet();
         let runs = self.running_of_fleet(&fleet);
         let trial = versions.all.iter().find(|version| version.stage() == Stage::OnTrial);
-        let trial = trial.map(|v| json!({ "number": v.number, "canary": v.canary }));
+        let name = |text: &str| {
+            text.parse().map_or_else(|_| text.to_owned(), |canary| self.name_of(canary))
+        };
+        let trial = trial.map(|v| json!({ "number": v.number, "canary": name(&v.canary) }));
         let brokers = runs.brokers.iter().map(|(id, running)| {
             json!({ "id": id, "version": running.version, "refused": running.refused,
                     "why": running.why, "locked": running.locked })
