@@ -120,11 +120,30 @@ impl Broker {
         let config = &self.shared.config;
         let (hot, _) = tried(config, next, &after.of_brokers()).map_err(|why| bad(&why))?;
         let has_redis = self.shared.mirror.get().is_some();
-        classes(config, &hot, &after.promises(), has_redis).map_err(|why| bad(&why))?;
+        let classes = classes(config, &hot, &after.promises(), has_redis);
+        if classes.map_err(|why| bad(&why))?.any_is_copied() {
+            self.all_have_redis(versions.me)?;
+        }
         let before = Document::read(&versions.in_force.text).unwrap_or_default();
         let hosts: Vec<_> = self.fleet().into_iter().map(|(info, _)| info).collect();
         let concerned = concerned(&before, &after, &hosts);
         Ok(Draft { text: text.to_owned(), before, after, versions, concerned })
+    }
+
+    /// That no other broker would refuse to promise what Redis has to keep. Who does not answer is not asked
+    /// twice: `config status` tells of it.
+    fn all_have_redis(&self, me: u64) -> Result<(), Refused> {
+        let mut others = self.all_vitals(me);
+        others.retain(|id, of| *id != me && of.redis.is_none());
+        if others.is_empty() {
+            return Ok(());
+        }
+        let without: Vec<String> = others.keys().map(|id| format!("broker {id}")).collect();
+        Err(bad(&format!(
+            "broker.durability \"wal+redis\" is wanted, and there is no Redis at {}: give one there with \
+             `strobe cluster share`",
+            without.join(" and ")
+        )))
     }
 
     fn apply(&self, draft: &Draft, form: &Form, who: &str) -> Result<ApiResponse, Refused> {
