@@ -53,6 +53,9 @@ fn a_broker_that_is_meant_has_to_be_there() {
     let (ok, said) = ask(&cluster, gone, &["move", "7", "1"]);
     assert!(!ok && said.contains("no member of the cluster any more"), "{said}");
 
+    let (ok, said) = ask(&cluster, leader, &["move", "300", "1"]);
+    assert!(!ok && said.contains("0 to 255") && said.contains("`strobe hosts`"), "{said}");
+
     // Of two voters one is no majority.
     let rest = 3 - gone - leader;
     cluster.kill(rest);
@@ -78,4 +81,20 @@ fn brokers_miss_each_other_as_soon_as_they_are_told_to() {
     wait("it is missed", 20, missed);
     println!("missed after {:?}", killed.elapsed());
     assert!(Duration::from_secs(4) < killed.elapsed(), "{:?}", killed.elapsed());
+}
+
+/// The only broker can go nowhere, and who is asked to join nobody is told where to look.
+#[test]
+fn a_broker_alone_is_told_what_it_lacks() {
+    let cluster = Cluster::alone("only");
+    cluster.init();
+    for args in [&["drain", "1"][..], &["remove", "1", "--force"]] {
+        let (ok, said) = ask(&cluster, 0, args);
+        assert!(!ok && said.contains("the only one that votes"), "{said}");
+        assert!(said.contains("strobe cluster add"), "{said}");
+    }
+    let other = Cluster::alone("other");
+    let token = cluster.join_token(0);
+    let (ok, said) = ask(&other, 0, &["join", "127.0.0.1:1", "--token", &token]);
+    assert!(!ok && said.contains("127.0.0.1:1 ") && said.contains("UDP port open"), "{said}");
 }

@@ -407,7 +407,10 @@ fn ask_to_join(
                     }
                 }
                 Event::Closed { why, .. } => {
-                    return Err(format!("the broker at {remote} cannot be asked: {why}"));
+                    return Err(format!(
+                        "the broker at {remote} cannot be asked: {why}. Does one run there, is its UDP \
+                         port open, and is the token of its cluster?"
+                    ));
                 }
                 _ => {}
             }

@@ -129,6 +129,7 @@ impl Broker {
             }
             Stage::Voter | Stage::Left => {}
         }
+        not_the_last(&report, id)?;
         self.agree(members::Change::drain(id))?;
         let text = format!(
             "Broker {id} gives its shards away and then leaves. Stop it when `strobe cluster \
@@ -264,7 +265,9 @@ impl Broker {
         let mut ids: Vec<HostId> = named.chain(host.parse()).collect();
         match (ids.pop(), ids.is_empty()) {
             (Some(id), true) => Ok(Shard::of(id)),
-            (None, _) => Err(unfit(&format!("{host:?} is no number below {SHARDS}, and no host"))),
+            (None, _) => Err(unfit(&format!(
+                "{host:?} is no shard's number (0 to 255), and no host that `strobe hosts` lists"
+            ))),
             (Some(_), false) => {
                 Err(unfit(&format!("{host:?} are several hosts; name one by its id")))
             }
@@ -281,6 +284,7 @@ impl Broker {
             );
             return Err(unfit(&why));
         }
+        not_the_last(&report, id)?;
         self.agree(members::Change::remove(id))?;
         Ok(own::text(
             200,
@@ -325,6 +329,21 @@ fn member(report: &Report, id: u64) -> Result<&Known, Refused> {
             "no broker {id} is in this cluster, only {ids}: see `strobe cluster status`"
         ))
     })
+}
+
+/// That somebody else can take what it has.
+fn not_the_last(report: &Report, id: u64) -> Result<(), Refused> {
+    let votes = |known: &Known| known.stage == Stage::Voter;
+    if !report.members.iter().any(|known| known.id == id && votes(known)) {
+        return Ok(());
+    }
+    match report.members.iter().filter(|known| votes(known)).count() {
+        1 => Err(unfit(&format!(
+            "broker {id} is the only one that votes, and there would be no cluster without it: `strobe \
+             cluster add` says how another one joins; wait until that one votes"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// That it can lead, or take shards.
