@@ -10,6 +10,8 @@ use crate::scaling::ScalingConfig;
 use crate::store::redis::RedisConfig;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use strobe_cluster::Pace;
 use strobe_wire::settings::{Settings, SettingsError, duration_ms, size_bytes};
 
 /// What the broker is told.
@@ -29,6 +31,8 @@ pub struct Config {
     pub commit_ms: u64,
     /// How long a certificate is good.
     pub certificate_life_s: u64,
+    /// How soon the brokers of a cluster miss each other.
+    pub pace: Pace,
     /// Machines besides agents.
     pub lookout: LookoutConfig,
     /// When more brokers are proposed, or fewer.
@@ -117,6 +121,7 @@ impl Config {
                 let fits = (2..=365 * 86_400).contains(&s);
                 fits.then_some(s).ok_or_else(|| "2s to 365d is wanted".to_owned())
             })?,
+            pace: pace(settings)?,
             lookout: LookoutConfig::of(settings)?,
             scaling: ScalingConfig::of(settings)?,
         })
@@ -148,6 +153,24 @@ impl Hot {
             durability: settings.parse("broker.durability", str::parse)?,
         })
     }
+}
+
+fn pace(settings: &Settings) -> Result<Pace, SettingsError> {
+    let within = |text: &str, least: u64, most: u64| {
+        let ms = duration_ms(text)?;
+        let wanted = || format!("{least}ms to {most}ms is wanted");
+        if (least..=most).contains(&ms) { Ok(Duration::from_millis(ms)) } else { Err(wanted()) }
+    };
+    let heartbeat = settings.parse("broker.cluster_heartbeat", |text| within(text, 50, 2_000))?;
+    let election_min = settings.parse("broker.cluster_election", |text| {
+        let election = within(text, 100, 10_000)?;
+        // A heartbeat may come late once without an election.
+        if election < 2 * heartbeat {
+            return Err("two times broker.cluster_heartbeat is the least".to_owned());
+        }
+        Ok(election)
+    })?;
+    Ok(Pace { heartbeat, election_min })
 }
 
 fn list(text: &str) -> Vec<String> {
@@ -256,6 +279,7 @@ mod tests {
         assert_eq!(config.dir, Path::new("/home/a/.local/share/strobe"));
         assert_eq!(config.listen.to_string(), "127.0.0.1:7801");
         assert_eq!((config.hot.raw_retention_ms, config.commit_ms), (604_800_000, 20));
+        assert_eq!(config.pace, Pace::USUAL);
     }
 
     #[test]
@@ -278,6 +302,8 @@ mod tests {
         check(&["--durability", "wal+redis"], "broker.store has to be a Redis");
         check(&["--durability", "none"], "wal or wal+redis");
         check(&["--size-max", "1MiB"], "16MiB or more");
+        check(&["--cluster-heartbeat", "3s"], "50ms to 2000ms is wanted");
+        check(&["--cluster-heartbeat", "600ms"], "two times broker.cluster_heartbeat");
         check(&["--broker-listen", "7801"], "ADDRESS:PORT");
         check(&["--broker-listn", "x"], "did you mean `broker-listen`?");
     }

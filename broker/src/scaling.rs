@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use strobe_discovery::probe;
+use strobe_discovery::webhook::{self, Url};
 use strobe_wire::settings::{Settings, SettingsError, duration_ms, size_bytes};
 
 /// When more brokers are proposed, and who is told.
@@ -41,7 +42,7 @@ pub struct ScalingConfig {
     pub brokers_max: usize,
     /// A program that makes and removes machines.
     pub command: Option<PathBuf>,
-    /// An `http://` URL that is told.
+    /// An `http://` or `https://` URL that is told.
     pub webhook: Option<String>,
 }
 
@@ -121,12 +122,7 @@ impl ScalingConfig {
             })?,
             webhook: settings.parse("broker.scale_webhook", |text| match text {
                 "" => Ok(None),
-                url if url.starts_with("http://") => Ok(Some(url.to_owned())),
-                _ => {
-                    Err("http://HOST:PORT/PATH is wanted; for others give broker.scale_command a \
-                          program that tells them"
-                        .to_owned())
-                }
+                url => Url::of(url).map(|_| Some(url.to_owned())),
             })?,
         })
     }
@@ -315,7 +311,7 @@ pub fn tell(
         let body = json!({
             "scale": way, "why": proposal.why(), "broker": broker, "address": address,
         });
-        let told = probe::post(url, "application/json", &body.to_string(), TELL_WITHIN, clock);
+        let told = webhook::post(url, "application/json", &body.to_string(), TELL_WITHIN, clock);
         wrong.extend(told.err().map(|why| format!("{url}: {why}")));
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
@@ -460,9 +456,7 @@ mod tests {
 
     #[test]
     fn settings_say_what_is_wanted() {
-        assert!(
-            config(&["--scale-webhook", "https://x"]).unwrap_err().contains("http://HOST:PORT")
-        );
+        assert!(config(&["--scale-webhook", "ftp://x"]).unwrap_err().contains("https://HOST:PORT"));
         assert!(config(&["--scale-agents", "0"]).unwrap_err().contains("above 0"));
         assert_eq!(config(&[]).unwrap().brokers_min, 3);
     }

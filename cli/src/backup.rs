@@ -2,6 +2,7 @@
 
 use crate::ask::{To, encoded, get};
 use std::path::PathBuf;
+use strobe_broker::api::moment;
 use strobe_broker::backup;
 
 /// Where to, or what to check.
@@ -76,5 +77,5 @@ fn of(manifest: &backup::Manifest) -> String {
         || "a broker by itself".to_owned(),
         |seat| format!("broker {} of cluster {}", seat.broker, seat.cluster),
     );
-    format!("{whose}, as it was {} ms after 1970 began", manifest.made_ms)
+    format!("{whose}, as it was at {}", moment(manifest.made_ms))
 }

@@ -53,7 +53,13 @@ enum Act {
         #[command(flatten)]
         share: Share,
     },
-    /// Make a token for another broker to join with. Who has it gets the fleet's authority.
+    /// Let one more broker join: print the command, with a token, for its machine.
+    Add {
+        /// How long the token is good, up to 7d.
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        lifetime: String,
+    },
+    /// Make the token alone for another broker to join with. Who has it gets the fleet's authority.
     Token {
         /// How long it is good, up to 7d.
         #[arg(long, value_name = "DURATION", default_value = "1h")]
@@ -137,10 +143,8 @@ pub(crate) fn run(args: &Args) -> Result<(String, bool), String> {
                 (option("address", address), force(*forced), share.query());
             post("join", &format!("seed={seed}&token={token}{address}{force}{share}"))
         }
-        Act::Token { lifetime } => {
-            let ms = duration_ms(lifetime).map_err(|why| format!("--lifetime: {why}"))?;
-            post("token", &format!("lifetime_ms={ms}"))
-        }
+        Act::Add { lifetime } => post("add", &of_lifetime(lifetime)?),
+        Act::Token { lifetime } => post("token", &of_lifetime(lifetime)?),
         Act::Status { json } => {
             let body = get(&to, "GET", "/api/strobe/v1/cluster/status", "")?;
             if *json { Ok((body, true)) } else { status(&body).map(|text| (text, true)) }
@@ -155,6 +159,11 @@ pub(crate) fn run(args: &Args) -> Result<(String, bool), String> {
             post("remove", &format!("broker={broker}{}", force(*forced)))
         }
     }
+}
+
+fn of_lifetime(lifetime: &str) -> Result<String, String> {
+    let ms = duration_ms(lifetime).map_err(|why| format!("--lifetime: {why}"))?;
+    Ok(format!("lifetime_ms={ms}"))
 }
 
 fn status(body: &str) -> Result<String, String> {
@@ -179,8 +188,16 @@ fn status(body: &str) -> Result<String, String> {
     let members = status.get("members").and_then(Value::as_array);
     let rows: Vec<Vec<String>> = members.map_or(Vec::new(), |list| list.iter().map(row).collect());
     let id = status.get("cluster").and_then(Value::as_str).unwrap_or_default();
+    let asked = number(&status, "broker");
+    let old = match status.get("leader").and_then(Value::as_u64) {
+        _ if status.get("left").and_then(Value::as_bool) == Some(true) => {
+            format!("Broker {asked}, which was asked, is no member any more; this is old:\n")
+        }
+        None => format!("No leader is known, so this is what broker {asked} knew last:\n"),
+        Some(_) => String::new(),
+    };
     Ok(format!(
-        "cluster {id}, term {}, agreed up to {}\n{}",
+        "cluster {id}, term {}, agreed up to {}\n{old}{}",
         number(&status, "term"),
         number(&status, "committed"),
         table(&["BROKER", "ADDRESS", "STAGE", "STATE", "SHARDS", ""], &rows)

@@ -42,10 +42,10 @@ enum Act {
         #[arg(long)]
         group: Option<String>,
         /// A word by which it is found again.
-        #[arg(long = "tag")]
+        #[arg(long = "tag", value_delimiter = ',')]
         tags: Vec<String>,
-        /// What is checked of it: tcp:PORT, http:PORT/PATH, quic:PORT or script:NAME.
-        #[arg(long = "check")]
+        /// What is checked of it, with commas between: tcp:PORT, http:PORT/PATH, quic:PORT or script:NAME.
+        #[arg(long = "check", value_delimiter = ',')]
         checks: Vec<String>,
     },
     /// Forget what was said or found of a machine.
@@ -75,8 +75,8 @@ enum Act {
         /// As 10.0.0.0/24; a /16 in all at most. Scan only what is yours.
         #[arg(required = true)]
         ranges: Vec<String>,
-        /// TCP ports that are tried, up to eight.
-        #[arg(long = "port", default_value = "22")]
+        /// TCP ports that are tried, up to eight, with commas between.
+        #[arg(long = "port", default_value = "22", value_delimiter = ',')]
         ports: Vec<u16>,
         /// Connections a second, up to 1000.
         #[arg(long, default_value_t = 50)]
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_scan_is_told_before_it_is_done() {
-        let told = said("scan 127.0.0.0/30 --port 1 --port 2").unwrap();
+        let told = said("scan 127.0.0.0/30 --port 1,2").unwrap();
         assert!(told.starts_with("127.0.0.0/30 on TCP port 1, 2: 4 connections"), "{told}");
         assert!(told.contains("Nothing was sent"), "{told}");
         assert!(said("scan 10.0.0.0/8").unwrap_err().contains("more than 65,536 addresses"));

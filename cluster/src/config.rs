@@ -3,6 +3,15 @@
 use crate::plant::Plant;
 use std::time::Duration;
 
+/// How soon brokers miss each other: the same at all of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// How often a leader is heard.
+    pub heartbeat: Duration,
+    /// A silence of the leader this long, or up to half as long again, begins an election.
+    pub election_min: Duration,
+}
+
 /// What a [`crate::Node`] goes by.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,13 +34,25 @@ pub struct Config {
     pub plant: Option<Plant>,
 }
 
+impl Pace {
+    /// What a broker uses unless it is told otherwise.
+    pub const USUAL: Self =
+        Self { heartbeat: Duration::from_millis(500), election_min: Duration::from_secs(1) };
+}
+
 impl Config {
     /// What a broker uses unless it is told otherwise.
     #[must_use]
     pub fn usual(seed: u64) -> Self {
+        Self::paced(seed, Pace::USUAL)
+    }
+
+    /// The same at another pace.
+    #[must_use]
+    pub fn paced(seed: u64, Pace { heartbeat, election_min }: Pace) -> Self {
         Self {
-            heartbeat: Duration::from_millis(500),
-            election_min: Duration::from_secs(1),
+            heartbeat,
+            election_min,
             log_keep: 4096,
             patience: Duration::from_secs(10),
             chunk_bytes: 64 << 10,

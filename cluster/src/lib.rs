@@ -30,7 +30,7 @@ mod store;
 mod transfer;
 
 pub use command::{CommandId, Refusal, UnknownKind};
-pub use config::Config;
+pub use config::{Config, Pace};
 pub use node::{Event, Node, NodeError, Output, Role, Status, Ticket};
 pub use plant::Plant;
 pub use proposals::Outcome;

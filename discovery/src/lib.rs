@@ -19,6 +19,7 @@ pub mod probe;
 pub mod range;
 pub mod resolver;
 pub mod scan;
+pub mod webhook;
 
 use std::net::IpAddr;
 

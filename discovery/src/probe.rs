@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -56,12 +56,13 @@ impl Probe<'_> {
 
     fn http(&self, port: u16, path: &str, until: Instant) -> Result<(), String> {
         let mut stream = self.connect(port)?;
+        let socket = stream.try_clone().map_err(|why| why.to_string())?;
         let host = SocketAddr::new(self.address, port);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: strobe\r\nAccept: */*\r\nConnection: \
              close\r\n\r\n"
         );
-        match status_of(&mut stream, &request, until, self.clock)? {
+        match status_of((&mut stream, &socket), &request, until, self.clock)? {
             200..=399 => Ok(()),
             status => Err(format!("the answer to GET {path} is {status}")),
         }
@@ -177,39 +178,10 @@ fn code_of(child: &Child) -> Result<Option<Option<i32>>, String> {
     }
 }
 
-/// Posts a body to an `http://` URL; 200 to 299 is wanted.
-///
-/// # Errors
-/// What is wrong with the URL, or with the answer.
-pub fn post(
-    url: &str,
-    kind: &str,
-    body: &str,
-    patience: Duration,
-    clock: fn() -> Instant,
-) -> Result<(), String> {
-    let rest = url.strip_prefix("http://").ok_or("http://HOST:PORT/PATH is wanted")?;
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let path = if path.is_empty() { "/" } else { path };
-    let place = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-    let mut found = place.to_socket_addrs().map_err(|why| format!("{host}: {why}"))?;
-    let to = found.next().ok_or_else(|| format!("{host} has no address"))?;
-    let until = clock() + patience;
-    let mut stream = TcpStream::connect_timeout(&to, patience).map_err(|why| why.to_string())?;
-    let length = body.len();
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: strobe\r\nContent-Type: {kind}\r\n\
-         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    match status_of(&mut stream, &request, until, clock)? {
-        200..=299 => Ok(()),
-        status => Err(format!("the answer is {status}")),
-    }
-}
-
-/// Sends a request and reads the status line of its answer, and no more.
-fn status_of(
-    stream: &mut TcpStream,
+/// Sends a request and reads the status line of its answer, and no more. `socket` is what waits: the stream,
+/// or what is below it.
+pub(crate) fn status_of(
+    (stream, socket): (&mut (impl Read + Write), &TcpStream),
     request: &str,
     until: Instant,
     clock: fn() -> Instant,
@@ -222,12 +194,14 @@ fn status_of(
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
         _ => why.to_string(),
     };
-    stream.set_write_timeout(Some(left()?)).map_err(io)?;
+    // A handshake reads before all is written.
+    socket.set_read_timeout(Some(left()?)).map_err(io)?;
+    socket.set_write_timeout(Some(left()?)).map_err(io)?;
     stream.write_all(request.as_bytes()).map_err(io)?;
     let mut line = Vec::new();
     let mut some = [0; 128];
     while !line.contains(&b'\n') && line.len() < STATUS_BYTES_MAX {
-        stream.set_read_timeout(Some(left()?)).map_err(io)?;
+        socket.set_read_timeout(Some(left()?)).map_err(io)?;
         match stream.read(&mut some).map_err(io)? {
             0 => break,
             read => line.extend_from_slice(some.get(..read).unwrap_or_default()),
@@ -275,6 +249,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::webhook;
     use std::net::TcpListener;
     use std::os::unix::fs::PermissionsExt;
 
@@ -331,12 +306,10 @@ mod tests {
     fn a_post_is_taken_or_not() {
         let to = |bytes| {
             let url = format!("http://127.0.0.1:{}/hook?a=b", answering(bytes));
-            post(&url, "application/json", "{}", Duration::from_millis(400), clock)
+            webhook::post(&url, "application/json", "{}", Duration::from_millis(400), clock)
         };
         assert_eq!(to(b"HTTP/1.1 202 Accepted\r\n\r\n"), Ok(()));
         assert_eq!(to(b"HTTP/1.1 301 Moved\r\n\r\n"), Err("the answer is 301".to_owned()));
-        let wrong = post("https://x", "", "", Duration::from_millis(1), clock);
-        assert!(wrong.unwrap_err().contains("is wanted"));
     }
 
     #[test]

@@ -141,8 +141,9 @@ mod tests {
         let text =
             "# mine\nnameserver 10.0.0.2\nsearch x\nnameserver fd00::1\nnameserver nonsense\n";
         let servers = Resolver::of_text(text).servers;
-        assert_eq!(servers, ["10.0.0.2:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()]);
-        assert_eq!(Resolver::of_text("").servers, ["127.0.0.1:53".parse().unwrap()]);
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(servers, [at("10.0.0.2:53"), at("[fd00::1]:53")]);
+        assert_eq!(Resolver::of_text("").servers, [at("127.0.0.1:53")]);
     }
 
     /// A server that answers one question by UDP, cut off, and then whole by TCP.

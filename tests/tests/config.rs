@@ -92,7 +92,7 @@ fn versions_are_tried_kept_taken_back_and_gone_back_from() {
     let first = "[agent]\ninterval = \"500ms\"\nlabels = \"site=berlin\"\n";
     let (ok, said, why) = fleet.apply(first, &["--canary", "a"]);
     assert!(
-        ok && said.contains("Version 1 is in force: ") && said.contains("runs it well"),
+        ok && said.contains("on trial with a (") && said.contains("Version 1 is in force: a ("),
         "{said}{why}"
     );
     assert!(said.contains("2 hosts would change") && said.contains("samples a second"), "{said}");
@@ -103,6 +103,9 @@ fn versions_are_tried_kept_taken_back_and_gone_back_from() {
     assert_eq!(b["configuration"]["locked"], "agent.interval");
     assert!(a["labels"]["site"] == "berlin" && b["labels"]["site"] == "berlin");
 
+    let other = "[broker]\nquery_time = \"20s\"\n";
+    let (ok, _, why) = fleet.apply(other, &["--canary", "broker:9"]);
+    assert!(!ok && why.contains("broker 9 cannot try it"), "{why}");
     // One made from another version than is in force, one with a mistake, and the same again.
     let second = format!("{first}\n[label.\"site=berlin\".agent]\nscores = false\n");
     let (ok, _, why) = fleet.apply(&second, &["--base", "0"]);
@@ -239,7 +242,7 @@ fn a_trial_outlives_its_leader() {
         said = apply(others[0]);
         said.0
     });
-    assert!(said.1.contains("Version 1 is on trial with host:"), "{said:?}");
+    assert!(said.1.contains("Version 1 is on trial with ") && said.1.contains(" ("), "{said:?}");
     cluster.kill(leader);
     let dirs: Vec<String> = (0..3).map(|at| cluster.dir(at)).collect();
     let stage = |at: usize| {

@@ -81,7 +81,8 @@ pub enum PkiError {
     },
     /// A text that is no token.
     #[error(
-        "not an enrolment token: `strobe1.` and 86 characters are wanted, as printed by `strobe token`"
+        "not an enrolment token: `strobe1.` and 86 characters are wanted, as printed by `strobe token \
+         create`, or `strobe cluster token` for a broker"
     )]
     Token,
     /// A renewal that changes more than key and dates.

@@ -11,8 +11,7 @@ mod history;
 mod json;
 mod metadata;
 mod time;
-pub(crate) use time::moment;
-pub use time::moment_ms;
+pub use time::{moment, moment_ms};
 
 pub use bursts::PATH as BURSTS;
 pub use form::Form;

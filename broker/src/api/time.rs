@@ -28,7 +28,7 @@ pub fn moment_ms(text: &str) -> Option<i64> {
 
 /// A time for people: `2024-02-29T12:30:00Z`.
 #[must_use]
-pub(crate) fn moment(ms: i64) -> String {
+pub fn moment(ms: i64) -> String {
     let (days, second) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000) / 1000);
     let Date { year, month, day } = Date::from_days(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

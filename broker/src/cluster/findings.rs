@@ -66,8 +66,18 @@ pub const CODES: [&str; 20] = [
 #[must_use]
 pub fn of_cluster(report: &Report, vitals: &BTreeMap<u64, Vitals>) -> Vec<Finding> {
     let mut found = Vec::new();
-    if !report.members.iter().any(|known| known.id == report.me) {
+    if report.left {
+        // What else it believes of the cluster is of the day when it left.
         bad(&mut found, NOT_A_MEMBER, "this broker is no member of the cluster any more: stop it");
+        if let Some(of) = vitals.get(&report.me) {
+            of_broker("this broker", of, &mut found);
+        }
+        return found;
+    }
+    if !report.members.iter().any(|known| known.id == report.me) {
+        let why = "this broker has joined and waits for the cluster's state";
+        note(&mut found, CATCHING_UP, why.to_owned());
+        return found;
     }
     if report.leader.is_none() {
         let why = "no leader is known: less than half of the voters can be reached, or an \
@@ -247,5 +257,29 @@ mod tests {
         assert_eq!(codes(&found), [STORE_REFUSES, ACKS_SLOW, REDIS_AWAY, REDIS_FENCED]);
         assert!(codes(&found).iter().all(|code| CODES.contains(code)));
         assert_eq!(found[0].json()["runbook"], "docs/runbooks.md#store-refuses");
+    }
+
+    /// A broker that had just joined called itself "no member any more: stop it", and one that was removed
+    /// while it was away went on about a majority that it had lost.
+    #[test]
+    fn who_comes_and_who_has_left_are_told_apart() {
+        let mut report = Report {
+            cluster: 1,
+            me: 2,
+            role: strobe_cluster::Role::Follower,
+            term: 0,
+            leader: None,
+            committed: 0,
+            applied: 0,
+            voters: Vec::new(),
+            members: Vec::new(),
+            refused: 0,
+            dropped: 0,
+            owners: Vec::new(),
+            left: false,
+        };
+        assert_eq!(codes(&of_cluster(&report, &BTreeMap::new())), [CATCHING_UP]);
+        report.left = true;
+        assert_eq!(codes(&of_cluster(&report, &BTreeMap::new())), [NOT_A_MEMBER]);
     }
 }

@@ -43,7 +43,7 @@ pub struct Plane {
     /// The state here was as new as any once in this life: until then the map in it is history.
     confirmed: bool,
     /// This broker has left, as this one says; what is in the store here ends before that.
-    left_to: Option<u64>,
+    left_to: Option<(u64, Instant)>,
     look_at: Instant,
     names_at: Instant,
     dropped: u64,
@@ -304,7 +304,14 @@ impl Plane {
             },
             Event::Changed => self.draw(),
             Event::Gone(peer) => {
-                if self.left_to.replace(peer) != Some(peer) {
+                // Each says so to whatever it hears: one of them is enough as long as it goes on.
+                let keeps =
+                    |(kept, said): &(u64, Instant)| *kept != peer && now < *said + LEFT_TO_KEPT;
+                if self.left_to.as_ref().is_some_and(keeps) {
+                    return Ok(());
+                }
+                let before = self.left_to.replace((peer, now));
+                if before.is_none_or(|(kept, _)| kept != peer) {
                     log::warn!("broker {peer} says that this one has left the cluster");
                     self.mapped = None;
                     self.draw();
@@ -349,7 +356,7 @@ impl Plane {
         if !self.confirmed {
             map.forget_owners();
         }
-        if let Some(peer) = self.left_to.or_else(|| self.left_by_log()) {
+        if let Some(peer) = self.left_to.map(|(peer, _)| peer).or_else(|| self.left_by_log()) {
             map.leave_to(peer);
         }
         if *self.map != map {
@@ -383,7 +390,10 @@ impl Plane {
     }
 
     fn report(&self) -> Report {
-        Report::of(self.identity, self.node.status(), self.node.state(), self.dropped)
+        let mut report =
+            Report::of(self.identity, self.node.status(), self.node.state(), self.dropped);
+        report.left = self.left_to.is_some() || self.left_by_log().is_some();
+        report
     }
 
     /// A few of the hosts that are news; the rest is for the next time.
@@ -407,6 +417,8 @@ pub const MAIL_MAX: usize = 4096;
 /// Hosts waiting to be put into the state; more are put when they say hello again.
 const HOSTS_MAX: usize = 20_000;
 const HOSTS_AT_ONCE: usize = 16;
+/// Who said that this broker has left says it again within an election or two, if it is there.
+const LEFT_TO_KEPT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A name that had no address is asked for again.
 const NAMES_EVERY: Duration = Duration::from_secs(5);

@@ -33,6 +33,8 @@ pub struct Report {
     pub dropped: u64,
     /// Of each shard its owner; 0: none.
     pub owners: Vec<u64>,
+    /// This broker is no member any more, whatever else it still believes.
+    pub left: bool,
 }
 
 /// A member.
@@ -79,6 +81,7 @@ impl Report {
             refused,
             dropped,
             owners,
+            left: false,
         }
     }
 
@@ -101,6 +104,7 @@ impl Report {
             "broker": self.me,
             "term": self.term,
             "leader": self.leader,
+            "left": self.left,
             "committed": self.committed,
             "applied": self.applied,
             "messages_refused": self.refused,

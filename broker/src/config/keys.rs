@@ -175,6 +175,20 @@ pub const KEYS: &[Key] = &[
                the end one can only be renewed.",
     },
     Key {
+        name: "broker.cluster_heartbeat",
+        flag: "cluster-heartbeat",
+        env: "STROBE_CLUSTER_HEARTBEAT",
+        default: "500ms",
+        help: "How often the broker that leads a cluster is heard (50ms to 2s); after three that are missed a broker counts as down. The same at all brokers.",
+    },
+    Key {
+        name: "broker.cluster_election",
+        flag: "cluster-election",
+        env: "STROBE_CLUSTER_ELECTION",
+        default: "1s",
+        help: "Silence of the leader, or up to half as long again, after which another one is elected: two heartbeats or more, up to 10s.",
+    },
+    Key {
         name: "broker.discover_static",
         flag: "discover-static",
         env: "STROBE_DISCOVER_STATIC",
@@ -340,6 +354,6 @@ pub const KEYS: &[Key] = &[
         flag: "scale-webhook",
         env: "STROBE_SCALE_WEBHOOK",
         default: "",
-        help: "http:// URL to which the same is posted as JSON.",
+        help: "http:// or https:// URL to which the same is posted as JSON.",
     },
 ];

@@ -102,6 +102,9 @@ impl Net {
         let (host, boot) = self.ingest.whose(session).ok_or("no session")?;
         let refused = (said.refused != 0).then_some((said.refused, now));
         let standing = Standing { running: said.version, digest, offered: None, refused };
+        let known = self.registry.host(host);
+        let name = known
+            .map_or_else(|| host.to_string(), |info| format!("{} ({host})", info.hello.instance));
         let managing = &mut self.managing;
         managing.sessions.insert(session, standing);
         managing.due.insert(session);
@@ -110,12 +113,12 @@ impl Net {
         {
             let restarted = managing.trying.is_some_and(|(_, tried)| tried != boot);
             if said.refused == number {
-                managing.judge(number, Err(format!("{host} refused it: {}", said.why)));
+                managing.judge(number, Err(format!("{name} refused it: {}", said.why)));
             } else if restarted {
-                let why = format!("the agent of {host} started again while it tried it");
+                let why = format!("the agent of {name} started again while it tried it");
                 managing.judge(number, Err(why));
             } else if said.version == number && said.proven {
-                managing.judge(number, Ok(format!("{host} runs it well")));
+                managing.judge(number, Ok(format!("{name} runs it well")));
             }
         }
         self.registry.managed().tell(host, said);

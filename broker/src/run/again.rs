@@ -7,10 +7,10 @@ use crate::database;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
-use strobe_cluster::{Config, Store};
+use strobe_cluster::{Config, Pace, Store};
 
 /// Another life of a plane whose disk failed it, as soon as the disk takes one; none if this is the end.
-pub(super) fn live_again(path: &Path, orders: &Receiver<Order>) -> Option<Plane> {
+pub(super) fn live_again(path: &Path, pace: Pace, orders: &Receiver<Order>) -> Option<Plane> {
     let mut said = String::new();
     loop {
         let until = monotonic() + LIVE_AGAIN;
@@ -27,7 +27,8 @@ pub(super) fn live_again(path: &Path, orders: &Receiver<Order>) -> Option<Plane>
         let store = database.and_then(|found| Store::open(found).map_err(|why| why.to_string()));
         let plane = store.and_then(|store| {
             let seed = store.identity().disk ^ wall_s();
-            Plane::new(store, Config::usual(seed), monotonic()).map_err(|why| why.to_string())
+            let config = Config::paced(seed, pace);
+            Plane::new(store, config, monotonic()).map_err(|why| why.to_string())
         });
         match plane {
             Ok(plane) => {

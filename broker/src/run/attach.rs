@@ -67,7 +67,8 @@ impl Broker {
     /// Why not.
     pub(super) fn may_attach(&self, url: &str) -> Result<(), String> {
         let shared = &self.shared;
-        if config::store(url)?.is_none() {
+        let wanted = config::store(url).map_err(|why| format!("{url:?} is no Redis: {why}"))?;
+        if wanted.is_none() {
             return Err("a Redis is wanted: --store redis://HOST:PORT or the like".to_owned());
         }
         if shared.mirror.get().is_some() {

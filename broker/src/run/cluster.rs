@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use strobe_cluster::{Config, Identity, NodeError, State, Store};
+use strobe_cluster::{Config, Identity, NodeError, Pace, State, Store};
 use strobe_wire::link::{Dial, Event, Link, LinkConfig, Offload, Side, Socket, SocketConfig};
 use strobe_wire::message::{Incoming, Message, Reader, encode};
 use strobe_wire::pki::{Authority, Token};
@@ -50,6 +50,7 @@ pub(super) struct Cluster {
     dir: PathBuf,
     /// Where it listens.
     listen: SocketAddr,
+    pace: Pace,
     told: Sender<Told>,
     mail: SyncSender<Mail>,
     waker: Arc<Waker>,
@@ -75,7 +76,7 @@ pub(super) struct Running {
 impl Cluster {
     /// In no cluster yet, even if the directory says so: [`Self::resume`].
     pub(super) fn new(
-        dir: &Path,
+        (dir, pace): (&Path, Pace),
         listen: SocketAddr,
         authority: Arc<Authority>,
         waker: Arc<Waker>,
@@ -85,7 +86,8 @@ impl Cluster {
         let inner = Mutex::new(Inner { authority, running: None, alone: None });
         let dir = dir.to_owned();
         let own = OnceLock::new();
-        (Self { dir, listen, told, mail, waker, own, inner }, Ears { told: told_in, mail: mail_in })
+        let cluster = Self { dir, listen, pace, told, mail, waker, own, inner };
+        (cluster, Ears { told: told_in, mail: mail_in })
     }
 
     /// Goes on as in the last life, if that was in a cluster.
@@ -252,7 +254,7 @@ impl Cluster {
     fn start(&self, inner: &mut Inner, store: Store) -> Result<(), BrokerError> {
         let identity = store.identity();
         let seed = identity.disk ^ wall_s();
-        let plane = Plane::new(store, Config::usual(seed), monotonic());
+        let plane = Plane::new(store, Config::paced(seed, self.pace), monotonic());
         let plane = plane.map_err(BrokerError::ControlPlane)?;
         let (orders, orders_in) = sync_channel(ORDERS_MAX);
         let seating = Seating {
@@ -264,7 +266,7 @@ impl Cluster {
         // The network loop may have ended; then so does all.
         drop(self.told.send(Told::Seat(seating)));
         let (told, mail, waker) = (self.told.clone(), self.mail.clone(), Arc::clone(&self.waker));
-        let path = self.dir.join(FILE);
+        let (path, pace) = (self.dir.join(FILE), self.pace);
         let thread = spawn("strobe-cluster", move || {
             let mut living = Some(plane);
             while let Some(plane) = living.take() {
@@ -273,7 +275,7 @@ impl Cluster {
                     "the control plane ended: {why}; this broker goes on by what it knew last"
                 );
                 if matches!(why, NodeError::Store(_)) {
-                    living = live_again(&path, &orders_in);
+                    living = live_again(&path, pace, &orders_in);
                 }
             }
         })?;
@@ -405,7 +407,10 @@ fn ask_to_join(
                     }
                 }
                 Event::Closed { why, .. } => {
-                    return Err(format!("the broker at {remote} cannot be asked: {why}"));
+                    return Err(format!(
+                        "the broker at {remote} cannot be asked: {why}. Does one run there, is its UDP \
+                         port open, and is the token of its cluster?"
+                    ));
                 }
                 _ => {}
             }

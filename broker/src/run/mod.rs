@@ -159,7 +159,7 @@ impl Broker {
         let (pages, pages_in) = sync_channel(PAGES_MAX);
         let hub = Hub::default();
         let (cluster, ears) =
-            Cluster::new(&config.dir, quic_addr, Arc::clone(&authority), Arc::clone(&waker));
+            Cluster::new((&config.dir, config.pace), quic_addr, authority, Arc::clone(&waker));
         let stopping = Arc::default();
         let tuned = Tuned::new(&config);
         let tuner = Tuner::new(&config, &store, &tuned);

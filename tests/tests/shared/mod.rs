@@ -194,6 +194,36 @@ fn a_strobe_grows_onto_a_redis() {
     println!("{frames} frames were acknowledged, none is lost and none in two brokers' logs");
 }
 
+/// Only one broker has a Redis, and is asked for `wal+redis` everywhere: the others would refuse it when it is
+/// in force, so it says which lack one, and takes it when all have it.
+#[test]
+fn a_redis_is_wanted_of_those_who_have_it() {
+    let redis = Server::start();
+    let cluster = Cluster::start("wanted", 3);
+    let folder = Folder::new("wanted-config");
+    let file = folder.path().join("fleet.toml");
+    std::fs::write(&file, "[broker]\ndurability = \"wal+redis\"\n").expect("writable");
+    let file = file.display().to_string();
+    let apply = || {
+        let args = ["config", "apply", &file, "--reason", "a test", "--now", "--dir"];
+        run("strobe", &[&args[..], &[&cluster.dir(0)]].concat())
+    };
+    let share = |at: usize| {
+        let args = ["cluster", "share", &redis.url(), "--dir", &cluster.dir(at)];
+        let (ok, said, why) = run("strobe", &args);
+        assert!(ok, "{said}{why}");
+    };
+    share(0);
+    let (ok, said, why) = apply();
+    assert!(!ok && why.contains("no Redis at broker 2 and broker 3"), "{said}{why}");
+    (1..3).for_each(share);
+    let mut last = (false, String::new(), String::new());
+    wait("it is taken", 20, || {
+        last = apply();
+        last.0
+    });
+}
+
 /// `wal+redis` in a cluster, by the fleet's configuration: a broker dies with its disk, for good. The owners of
 /// its shards take in what it had told Redis; every row that was acknowledged is answered by the others, once,
 /// though no agent has it any more.

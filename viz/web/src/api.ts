@@ -86,6 +86,8 @@ export interface BrokerVitals {
   wal_bytes: number;
   segment_bytes: number;
   storing: boolean;
+  cpu_ms: number;
+  memory_bytes: number;
   redis: { connected: boolean; lag_ms: number; lag_segments: number } | null;
 }
 
@@ -110,6 +112,12 @@ export interface ClusterState {
   members: Member[];
   shards?: number[];
   findings: { kind: string; why: string; runbook: string }[];
+}
+
+/** A sentence for each broker that does not answer: of hosts that only it has heard of nobody can tell. */
+export function silent(state: ClusterState): string[] {
+  return state.members.filter((member) => !member.vitals && state.cluster !== null).map(({ id, address }) =>
+    `Broker ${id} (${address}) does not answer: its hosts are as it told them last, and some may be missing here.`);
 }
 
 export async function cluster(signal: AbortSignal): Promise<ClusterState> {

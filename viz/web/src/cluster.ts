@@ -3,7 +3,7 @@
 
 import * as api from "./api";
 import { h, text } from "./dom";
-import { format, span } from "./format";
+import { format, percent, span } from "./format";
 import type { Live } from "./live";
 import type { BrokerVitals, ClusterState, Member } from "./api";
 
@@ -21,7 +21,7 @@ export class ClusterPage {
   private readonly owners = h("ul", { class: "owners" });
   private readonly shardCard = h("section", { class: "card", hidden: true }, h("h2", {}, "Shards by owner"), this.shards, this.owners);
   private readonly cards = new Map<string, Card>();
-  private readonly seen = new Map<string, { at: number; frames: number; rate: number | null }>();
+  private readonly seen = new Map<string, { at: number; frames: number; cpu: number; rate: Rate | null }>();
   private timer = 0;
   private over = new AbortController();
 
@@ -62,13 +62,13 @@ export class ClusterPage {
     const sum = (pick: (of: BrokerVitals) => number) => vitals.reduce((all, of) => all + pick(of), 0);
     const waits = vitals.map((of) => of.ack_ms_p99).filter((ms): ms is number => ms !== null);
     const up = state.members.filter((member) => !member.down).length;
-    const known = rates.filter((rate): rate is number => rate !== null);
+    const known = rates.filter((rate): rate is Rate => rate !== null);
     this.count([
       ["Brokers up", `${up} of ${state.members.length}`, up < state.members.length ? "alarm" : ""],
       ["Leader", alone ? "not needed" : leader ? `broker ${leader.id}` : "none", alone || leader ? "" : "alarm"],
       ["Term", alone ? "–" : String(state.term), ""],
       ["Agents", String(sum((of) => of.sessions)), ""],
-      ["Frames", known.length === 0 ? "–" : format(known.reduce((a, b) => a + b, 0), "per second"), ""],
+      ["Frames", known.length === 0 ? "–" : format(known.reduce((all, rate) => all + rate.frames, 0), "per second"), ""],
       ["Slowest ack p99", waits.length === 0 ? "–" : `${Math.max(...waits)} ms`, waits.some((ms) => ms > 500) ? "warn" : ""],
     ]);
     this.tell(state.findings, alone);
@@ -82,14 +82,15 @@ export class ClusterPage {
     this.map(state);
   }
 
-  /** Frames a second since the last answer; of its own clock, so that no other delay counts. */
-  private rate(member: Member): number | null {
+  /** What it did since the last answer; by its own clock, so that no other delay counts. */
+  private rate(member: Member): Rate | null {
     const of = member.vitals;
     if (!of) return null;
     const before = this.seen.get(key(member));
     if (before && before.at === of.now_ms) return before.rate;
-    const rate = before && before.frames <= of.frames ? ((of.frames - before.frames) * 1000) / (of.now_ms - before.at) : null;
-    this.seen.set(key(member), { at: of.now_ms, frames: of.frames, rate });
+    const per = before && before.at < of.now_ms && before.frames <= of.frames && before.cpu <= of.cpu_ms ? 1 / (of.now_ms - before.at) : 0;
+    const rate = before && per > 0 ? { frames: (of.frames - before.frames) * 1000 * per, cores: (of.cpu_ms - before.cpu) * per } : null;
+    this.seen.set(key(member), { at: of.now_ms, frames: of.frames, cpu: of.cpu_ms, rate });
     return rate;
   }
 
@@ -141,6 +142,9 @@ export class ClusterPage {
   }
 }
 
+/** Frames a second, and CPU time a second. */
+type Rate = { frames: number; cores: number };
+
 class Card {
   private readonly name = h("h3");
   private readonly badge = h("span", { class: "badge" });
@@ -152,7 +156,7 @@ class Card {
   readonly root = h("section", { class: "card broker" },
     h("div", { class: "name-line" }, this.name, this.badge, this.leads), this.address, this.list, this.hosts);
 
-  update(member: Member, rate: number | null, alone: boolean): void {
+  update(member: Member, rate: Rate | null, alone: boolean): void {
     const of = member.vitals;
     text(this.name, alone ? "This broker" : `Broker ${member.id}${member.me ? " (asked)" : ""}`);
     const [state, word] = member.down ? ["lost", "down"] : !of ? ["late", "no answer"] : of.storing ? ["fresh", member.stage === "voter" || alone ? "up" : member.stage!] : ["lost", "takes nothing"];
@@ -164,8 +168,10 @@ class Card {
     const total = fresh + late + lost;
     this.put("Hosts", `${total}${late ? `, ${late} late` : ""}${lost ? `, ${lost} lost` : ""}`, lost ? "warn" : "");
     this.put("Agents connected", of ? String(of.sessions) : "–");
-    this.put("Frames", rate === null ? "–" : format(rate, "per second"));
+    this.put("Frames", rate === null ? "–" : format(rate.frames, "per second"));
     this.put("Ack p99", of?.ack_ms_p99 == null ? "–" : `≤ ${of.ack_ms_p99} ms`, (of?.ack_ms_p99 ?? 0) > 500 ? "warn" : "");
+    this.put("CPU", rate === null ? "–" : `${percent(rate.cores)} of a core`);
+    this.put("Memory", of ? format(of.memory_bytes, "bytes") : "–");
     if (!alone) this.put("Shards", String(member.shards));
     this.put("WAL", of ? `${format(of.wal_bytes, "bytes")}, ${of.in_flight} waiting` : "–");
     this.put("Segments", of ? format(of.segment_bytes, "bytes") : "–");

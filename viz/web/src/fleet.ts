@@ -3,6 +3,7 @@
 
 import { h, text } from "./dom";
 import { ago, format, percent, whole } from "./format";
+import { cluster, silent } from "./api";
 import { compare, matches, pressureSeverity, saturation, severity, type HostState } from "./attention";
 import { Machines } from "./machines";
 import { Bar, Spark } from "./spark";
@@ -12,6 +13,7 @@ const SPARK_POINTS = 60;
 const SPARK_STEP_MS = 5000;
 const PAGE_ROWS = 200;
 const ORDER_MS = 5000;
+const SILENT_MS = 5000;
 
 const BUSY: Asked = { metric: "node_cpu_seconds_total", how: "rate", agg: "sum", by: "instance", where: { label: "mode", not: true, pattern: "idle|iowait" } };
 const CORES: Asked = { ...BUSY, agg: "count", where: { label: "mode", not: false, pattern: "idle" } };
@@ -32,6 +34,7 @@ export class FleetPage {
   private readonly figures = h("dl", { class: "figures" });
   private readonly note = h("p", { class: "note page-note" }, "Waiting for the first hosts…");
   private readonly trouble = h("p", { class: "note page-note", role: "alert", hidden: true });
+  private readonly silent = h("ul", { class: "findings", hidden: true });
   private readonly table: HTMLElement;
   private readonly filterBox: HTMLInputElement;
   private readonly more = h("button", { type: "button", class: "more-rows", hidden: true });
@@ -60,7 +63,7 @@ export class FleetPage {
       h("div", { class: "page-head" },
         h("h1", { tabindex: "-1" }, "Fleet"),
         h("search", { class: "filter" }, h("label", { for: "filter", class: "sr" }, "Filter hosts by name, state, kernel or version"), this.filterBox)),
-      this.trouble, this.figures, this.note, this.table, this.more,
+      this.trouble, h("div", { role: "status" }, this.silent), this.figures, this.note, this.table, this.more,
       new Machines((retired) => {
         this.retired = retired;
         this.order(true);
@@ -69,6 +72,7 @@ export class FleetPage {
     this.body.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.count();
+    void this.askForSilent();
     live.watch({ fleet: true, history: HISTORY }, (message) => this.message(message));
   }
 
@@ -79,6 +83,21 @@ export class FleetPage {
 
   focusFilter(): void {
     this.filterBox.focus();
+  }
+
+  /** Which brokers do not answer: without theirs the list of hosts may lack some. */
+  private async askForSilent(): Promise<void> {
+    try {
+      const said = document.hidden ? null : silent(await cluster(this.left.signal));
+      if (said && said.join() !== this.silent.dataset["said"]) {
+        this.silent.dataset["said"] = said.join();
+        this.silent.hidden = said.length === 0;
+        this.silent.replaceChildren(...said.map((line) => h("li", {}, h("span", {}, line))));
+      }
+    } catch {
+      // Whoever does not answer this does not send hosts either, which the page says by itself.
+    }
+    if (!this.left.signal.aborted) setTimeout(() => { void this.askForSilent(); }, SILENT_MS);
   }
 
   private message(message: Message): void {

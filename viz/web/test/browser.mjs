@@ -446,12 +446,14 @@ for (const colorScheme of ["light", "dark"]) {
 
 test("the cluster page tells of brokers, shards and what is wrong, and goes on by itself", generated, async () => {
   await visit("#/", async (page) => {
+    await page.getByText("Broker 3 (127.0.0.1:7803) does not answer: its hosts").waitFor(LONG);
     await page.getByRole("link", { name: "Cluster" }).click();
     await page.getByRole("heading", { name: "Broker 3" }).waitFor(LONG);
     await page.getByText("Broker 3 (127.0.0.1:7803) is not heard of").waitFor(LONG);
     assert.equal(await page.locator(".shards i").count(), 256);
     assert.equal(await page.locator(".broker .badge").allTextContents().then((all) => all.join()), "up,up,down");
     await page.waitForFunction(() => /\/s/.test(document.querySelector(".figures").textContent), null, LONG);
+    await page.waitForFunction(() => /CPU[0-9.]+ % of a coreMemory[0-9.]+ MiB/.test(document.querySelector(".broker").textContent), null, LONG);
     mock.state.fail = true;
     await page.getByText("No news: the store is not ready").waitFor(LONG);
     mock.state.fail = false;

@@ -193,7 +193,7 @@ const MACHINES = [
 /** Three brokers of which the last is down, or one by itself. */
 function cluster(alone) {
   const now = Date.now();
-  const vitals = (id) => ({ version: "0.1.0", now_ms: now, sessions: 4 + id, connections: 8, frames: Math.floor(now / 1000) * 40 * id, ack_ms_p99: 30, in_flight: id, wal_bytes: 3_400_000 * id, head_bytes: 1, segment_bytes: 72_000_000, storing: true, redis: alone ? null : { connected: true, lag_ms: 0, lag_segments: 0 } });
+  const vitals = (id) => ({ version: "0.1.0", now_ms: now, sessions: 4 + id, connections: 8, frames: Math.floor(now / 1000) * 40 * id, ack_ms_p99: 30, in_flight: id, cpu_ms: Math.floor(now / 1000) * 250 * id, memory_bytes: 40_000_000 * id, wal_bytes: 3_400_000 * id, head_bytes: 1, segment_bytes: 72_000_000, storing: true, redis: alone ? null : { connected: true, lag_ms: 0, lag_segments: 0 } });
   const member = (id, more) => ({ id, address: `127.0.0.1:780${id}`, stage: "voter", down: false, shards: 128, leader: id === 1, me: id === 1, vitals: vitals(id), hosts: { fresh: 4, late: 1, lost: 0, names: HOSTS.slice(id * 5 - 5, id * 5).map((host) => host.name) }, ...more });
   if (alone) return { cluster: null, now_ms: now, members: [{ ...member(1), id: null, leader: undefined, stage: undefined, down: undefined }], findings: [] };
   const gone = { down: true, shards: 0, vitals: null, hosts: { fresh: 0, late: 0, lost: 0, names: [] } };

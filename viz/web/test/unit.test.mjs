@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { load } from "./load.mjs";
 
-const [rates, format, view, attention, terms, charts, bursts, machines, busy] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts", "machines", "busy"].map(load));
+const [rates, format, view, attention, terms, charts, bursts, machines, busy, api] = await Promise.all(["rates", "format", "view", "attention", "terms", "charts", "bursts", "machines", "busy", "api"].map(load));
 
 test("a rate is the growth per second, and nothing across a reset or a hole", () => {
   const table = [
@@ -201,4 +201,12 @@ test("the busiest come first, whoever was named in a part of the window counts w
   assert.deepEqual(busy.users("cgroup", [10], { cpu: [], memory: [], disk: [] }), []);
   const [group] = busy.users("cgroup", [10], { cpu: [one({ cgroup: "/system.slice/a.slice/b.service" }, [1], [10])], memory: [], disk: [] });
   assert.deepEqual([group.name, group.parent, group.detail], ["b.service", "a.slice", "/system.slice/a.slice/b.service"]);
+});
+
+test("brokers that do not answer are named, and a broker by itself is none of them", () => {
+  const member = (id, vitals) => ({ id, address: `10.0.0.${id}:7801`, vitals });
+  const said = (cluster, ...members) => api.silent({ cluster, members, findings: [] });
+  assert.deepEqual(said("c", member(1, {}), member(2, {})), []);
+  assert.match(said("c", member(1, {}), member(2, null)).join(), /^Broker 2 \(10\.0\.0\.2:7801\) does not answer/);
+  assert.deepEqual(said(null, member(null, null)), []);
 });

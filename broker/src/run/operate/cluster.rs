@@ -35,11 +35,8 @@ impl Broker {
             "share" => self.cluster_share(&form),
             "token" => self.cluster_token(&form),
             "transfer-leader" => self.cluster_transfer(&form),
-            "drain" => {
-                let id = broker(&form)?;
-                self.agree(members::Change::drain(id))?;
-                Ok(own::text(200, &format!("Broker {id} gives its shards away and then leaves.")))
-            }
+            "add" => self.cluster_add(&form),
+            "drain" => self.cluster_drain(&form),
             "move" => self.cluster_move(&form),
             "remove" => self.cluster_remove(&form),
             _ => Err(own::error(404, "not_found", "no such cluster command")),
@@ -69,9 +66,12 @@ impl Broker {
     }
 
     fn cluster_init(&self, form: &Form) -> Result<ApiResponse, Refused> {
-        let shared = self.share(form)?;
+        if let Some(url) = form.optional("store") {
+            self.may_attach(url).map_err(|why| unfit(&why))?;
+        }
         let identity = self.shared.cluster.init(form.optional("address")).map_err(|w| unfit(&w))?;
         log::warn!("this broker made a cluster and is broker 1 of it");
+        let shared = self.share(form)?;
         let (secret, address) = (self.join_token(INIT_TOKEN)?, self.cluster_report()?);
         let address = address.members.first().map(|known| known.address.clone());
         let text = format!(
@@ -80,6 +80,60 @@ impl Broker {
              token` makes more.{shared}",
             identity.cluster,
             address.unwrap_or_default(),
+        );
+        Ok(own::text(200, &text))
+    }
+
+    /// What is to be run on the machine of a broker that shall join.
+    fn cluster_add(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let report = self.cluster_report()?;
+        let me = report.members.iter().find(|known| known.id == report.me);
+        let me = me.filter(|_| !report.left).ok_or_else(|| unfit(LEFT))?;
+        let lifetime = lifetime(form)?;
+        let token = self.join_token(lifetime)?;
+        let text = format!(
+            "On the machine of the new broker, where strobe-broker runs on an empty state \
+             directory:\n\n  strobe cluster join {} --token {token}\n\nThe token is good once, \
+             for {}, and worth as much as the fleet's private key.",
+            me.address,
+            spoken(lifetime),
+        );
+        Ok(own::text(200, &text))
+    }
+
+    fn cluster_drain(&self, form: &Form) -> Result<ApiResponse, Refused> {
+        let (id, report) = (broker(form)?, self.cluster_report()?);
+        let known = member(&report, id)?;
+        if known.down {
+            let why = format!(
+                "broker {id} ({}) is not heard of, so it gives nothing away: start it first, or, if it \
+                 is gone for good, `strobe cluster remove {id}`",
+                known.address
+            );
+            return Err(unfit(&why));
+        }
+        match known.stage {
+            Stage::Learner => {
+                let why = format!(
+                    "broker {id} is still catching up and owns nothing: wait until it votes, or \
+                     `strobe cluster remove {id} --force`"
+                );
+                return Err(unfit(&why));
+            }
+            Stage::Draining => {
+                let text = format!(
+                    "Broker {id} is draining already: it has {} shards left.",
+                    known.shards
+                );
+                return Ok(own::text(200, &text));
+            }
+            Stage::Voter | Stage::Left => {}
+        }
+        not_the_last(&report, id)?;
+        self.agree(members::Change::drain(id))?;
+        let text = format!(
+            "Broker {id} gives its shards away and then leaves. Stop it when `strobe cluster \
+             status` does not list it any more."
         );
         Ok(own::text(200, &text))
     }
@@ -135,9 +189,7 @@ impl Broker {
     }
 
     fn cluster_token(&self, form: &Form) -> Result<ApiResponse, Refused> {
-        let lifetime = form.optional("lifetime_ms").and_then(|ms| ms.parse().ok());
-        let lifetime = lifetime.ok_or_else(|| bad("lifetime_ms=NUMBER is wanted"))?;
-        Ok(own::text(200, &self.join_token(Duration::from_millis(lifetime))?.to_string()))
+        Ok(own::text(200, &self.join_token(lifetime(form)?)?.to_string()))
     }
 
     fn join_token(&self, lifetime: Duration) -> Result<Token, Refused> {
@@ -159,16 +211,9 @@ impl Broker {
 
     fn cluster_transfer(&self, form: &Form) -> Result<ApiResponse, Refused> {
         let (to, before) = (broker(form)?, self.cluster_report()?);
-        let known = before.members.iter().find(|known| known.id == to);
-        match known {
-            None => return Err(unfit(&format!("no broker {to} is in this cluster"))),
-            Some(known) if known.stage != Stage::Voter || known.down => {
-                return Err(unfit(&format!("broker {to} does not vote, or is not heard of")));
-            }
-            Some(_) if before.leader == Some(to) => {
-                return Ok(own::text(200, &format!("Broker {to} leads already.")));
-            }
-            Some(_) => {}
+        able(member(&before, to)?)?;
+        if before.leader == Some(to) {
+            return Ok(own::text(200, &format!("Broker {to} leads already.")));
         }
         if before.role != Role::Leader {
             let leader = before.leader.and_then(|id| before.members.iter().find(|k| k.id == id));
@@ -194,11 +239,8 @@ impl Broker {
             None => self.shard_of(asked)?,
         };
         let (to, report) = (broker(form)?, self.cluster_report()?);
-        let known = report.members.iter().find(|known| known.id == to);
-        let known = known.ok_or_else(|| unfit(&format!("no broker {to} is in this cluster")))?;
-        if known.stage != Stage::Voter || known.down {
-            return Err(unfit(&format!("broker {to} does not vote, or is not heard of")));
-        }
+        let known = member(&report, to)?;
+        able(known)?;
         let fit = |known: &&Known| known.stage == Stage::Voter && !known.down;
         let most = capacity(report.members.iter().filter(fit).count());
         let moved = self.outcome(Asked::Move(shard, to)).map_err(refused)?;
@@ -223,7 +265,9 @@ impl Broker {
         let mut ids: Vec<HostId> = named.chain(host.parse()).collect();
         match (ids.pop(), ids.is_empty()) {
             (Some(id), true) => Ok(Shard::of(id)),
-            (None, _) => Err(unfit(&format!("{host:?} is no number below {SHARDS}, and no host"))),
+            (None, _) => Err(unfit(&format!(
+                "{host:?} is no shard's number (0 to 255), and no host that `strobe hosts` lists"
+            ))),
             (Some(_), false) => {
                 Err(unfit(&format!("{host:?} are several hosts; name one by its id")))
             }
@@ -232,8 +276,7 @@ impl Broker {
 
     fn cluster_remove(&self, form: &Form) -> Result<ApiResponse, Refused> {
         let (id, report) = (broker(form)?, self.cluster_report()?);
-        let known = report.members.iter().find(|known| known.id == id);
-        let known = known.ok_or_else(|| unfit(&format!("no broker {id} is in this cluster")))?;
+        let known = member(&report, id)?;
         if !known.down && form.optional("force").is_none() {
             let why = format!(
                 "broker {id} is alive: `strobe cluster drain {id}` lets it go without a gap; --force \
@@ -241,6 +284,7 @@ impl Broker {
             );
             return Err(unfit(&why));
         }
+        not_the_last(&report, id)?;
         self.agree(members::Change::remove(id))?;
         Ok(own::text(
             200,
@@ -273,6 +317,61 @@ fn broker(form: &Form) -> Result<u64, Refused> {
     id.ok_or_else(|| bad("broker=NUMBER is wanted, as `strobe cluster status` lists them"))
 }
 
+/// The member that is meant, of those that this broker knows.
+fn member(report: &Report, id: u64) -> Result<&Known, Refused> {
+    if report.left {
+        return Err(unfit(LEFT));
+    }
+    report.members.iter().find(|known| known.id == id).ok_or_else(|| {
+        let ids: Vec<String> = report.members.iter().map(|known| known.id.to_string()).collect();
+        let ids = ids.join(", ");
+        unfit(&format!(
+            "no broker {id} is in this cluster, only {ids}: see `strobe cluster status`"
+        ))
+    })
+}
+
+/// That somebody else can take what it has.
+fn not_the_last(report: &Report, id: u64) -> Result<(), Refused> {
+    let votes = |known: &Known| known.stage == Stage::Voter;
+    if !report.members.iter().any(|known| known.id == id && votes(known)) {
+        return Ok(());
+    }
+    match report.members.iter().filter(|known| votes(known)).count() {
+        1 => Err(unfit(&format!(
+            "broker {id} is the only one that votes, and there would be no cluster without it: `strobe \
+             cluster add` says how another one joins; wait until that one votes"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// That it can lead, or take shards.
+fn able(known: &Known) -> Result<(), Refused> {
+    let Known { id, address, .. } = known;
+    Err(unfit(&match known.stage {
+        _ if known.down => format!("broker {id} ({address}) is not heard of: start it first"),
+        Stage::Learner => format!("broker {id} is still catching up: wait until it votes"),
+        Stage::Draining => format!("broker {id} is draining, and about to leave"),
+        Stage::Left => format!("broker {id} has left"),
+        Stage::Voter => return Ok(()),
+    }))
+}
+
+fn lifetime(form: &Form) -> Result<Duration, Refused> {
+    let ms = form.optional("lifetime_ms").and_then(|ms| ms.parse().ok());
+    ms.map(Duration::from_millis).ok_or_else(|| bad("lifetime_ms=NUMBER is wanted"))
+}
+
+/// `1 h`, `90 min`, `30 s`.
+fn spoken(time: Duration) -> String {
+    match time.as_secs() {
+        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}
+
 pub(super) fn bad(why: &str) -> Refused {
     own::error(400, "bad_data", why)
 }
@@ -287,6 +386,8 @@ pub(super) fn unavailable(why: &str) -> Refused {
 
 const INIT_TOKEN: Duration = Duration::from_secs(3600);
 const LIFETIME_MAX_MS: i64 = 7 * 86_400_000;
+const LEFT: &str = "this broker is no member of the cluster any more: ask one that `strobe cluster \
+     status` lists";
 const BUSY: &str = "too many changes are waiting for the cluster; try again later";
 const UNKNOWN: &str = "the outcome is unknown: the cluster did not agree within 10 s (is more than half \
      of it down? `strobe cluster doctor`), and may still do so. Look at `strobe cluster status` before \

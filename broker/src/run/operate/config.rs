@@ -120,11 +120,30 @@ impl Broker {
         let config = &self.shared.config;
         let (hot, _) = tried(config, next, &after.of_brokers()).map_err(|why| bad(&why))?;
         let has_redis = self.shared.mirror.get().is_some();
-        classes(config, &hot, &after.promises(), has_redis).map_err(|why| bad(&why))?;
+        let classes = classes(config, &hot, &after.promises(), has_redis);
+        if classes.map_err(|why| bad(&why))?.any_is_copied() {
+            self.all_have_redis(versions.me)?;
+        }
         let before = Document::read(&versions.in_force.text).unwrap_or_default();
         let hosts: Vec<_> = self.fleet().into_iter().map(|(info, _)| info).collect();
         let concerned = concerned(&before, &after, &hosts);
         Ok(Draft { text: text.to_owned(), before, after, versions, concerned })
+    }
+
+    /// That no other broker would refuse to promise what Redis has to keep. Who does not answer is not asked
+    /// twice: `config status` tells of it.
+    fn all_have_redis(&self, me: u64) -> Result<(), Refused> {
+        let mut others = self.all_vitals(me);
+        others.retain(|id, of| *id != me && of.redis.is_none());
+        if others.is_empty() {
+            return Ok(());
+        }
+        let without: Vec<String> = others.keys().map(|id| format!("broker {id}")).collect();
+        Err(bad(&format!(
+            "broker.durability \"wal+redis\" is wanted, and there is no Redis at {}: give one there with \
+             `strobe cluster share`",
+            without.join(" and ")
+        )))
     }
 
     fn apply(&self, draft: &Draft, form: &Form, who: &str) -> Result<ApiResponse, Refused> {
@@ -178,7 +197,7 @@ impl Broker {
                 ..Version::default()
             }),
         })?;
-        let canary = canary.map(|canary| canary.to_string());
+        let canary = canary.map(|canary| self.name_of(canary));
         Ok(own::json_answer(200, &json!({ "number": number, "canary": canary })))
     }
 
@@ -195,8 +214,17 @@ impl Broker {
         match form.optional("canary") {
             Some(text) if text.starts_with("broker") => {
                 let me = draft.versions.me;
-                let id = text.strip_prefix("broker:").map_or(Ok(me), str::parse);
-                id.map(|id| Some(Canary::Broker(id))).map_err(|_| bad("broker:NUMBER is wanted"))
+                let id = match text.strip_prefix("broker:") {
+                    Some(id) => id.parse().map_err(|_| bad("broker:NUMBER is wanted"))?,
+                    None => me,
+                };
+                // One that is not heard of would be waited for until the trial is over.
+                if id != me && !runs.brokers.contains_key(&id) {
+                    return Err(unfit(&format!(
+                        "broker {id} cannot try it: no broker of that number answers"
+                    )));
+                }
+                Ok(Some(Canary::Broker(id)))
             }
             Some(name) => {
                 let is = |of: &&Concerned| {
@@ -218,12 +246,26 @@ impl Broker {
         }
     }
 
+    /// As people know it.
+    fn name_of(&self, canary: Canary) -> String {
+        let Canary::Host(id) = canary else { return canary.to_string() };
+        let fleet = self.fleet();
+        let known = fleet.iter().find(|(info, _)| HostId(info.hello.host) == id);
+        known.map_or_else(
+            || canary.to_string(),
+            |(info, _)| format!("{} ({id})", info.hello.instance),
+        )
+    }
+
     fn config_status(&self) -> Result<serde_json::Value, Refused> {
         let versions = self.versions()?;
         let fleet = self.fleet();
         let runs = self.running_of_fleet(&fleet);
         let trial = versions.all.iter().find(|version| version.stage() == Stage::OnTrial);
-        let trial = trial.map(|v| json!({ "number": v.number, "canary": v.canary }));
+        let name = |text: &str| {
+            text.parse().map_or_else(|_| text.to_owned(), |canary| self.name_of(canary))
+        };
+        let trial = trial.map(|v| json!({ "number": v.number, "canary": name(&v.canary) }));
         let brokers = runs.brokers.iter().map(|(id, running)| {
             json!({ "id": id, "version": running.version, "refused": running.refused,
                     "why": running.why, "locked": running.locked })
