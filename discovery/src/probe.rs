@@ -142,7 +142,8 @@ pub fn run(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);
-    let mut child = command.spawn().map_err(|why| format!("cannot be run: {why}"))?;
+    let mut child =
+        strobe_wire::program::spawn(&mut command).map_err(|why| format!("cannot be run: {why}"))?;
     let ended = loop {
         match code_of(&child) {
             Ok(None) => {}

@@ -141,7 +141,8 @@ fn every_input_is_stored_with_labels_of_its_own() {
     let nap = format!("98765.{}", std::process::id());
     let hang =
         format!("interval=1s timeout=300ms /bin/sh -c 'echo a 1; sleep {nap} & sleep {nap}'");
-    let good = "interval=1s /bin/sh -c 'echo \"from_exec{a=\\\"b\\\"} 7\"; echo $STROBE_TOKEN'";
+    // Signals reach what a command starts.
+    let good = "interval=1s /bin/sh -c 'sleep 60 & kill $!; wait; echo \"from_exec{a=\\\"b\\\"} 7\"; echo $STROBE_TOKEN'";
     let plugin = "interval=1s format=nagios /bin/sh -c \"echo 'DISK | used=12%;80,9;90'; exit 1\"";
     let env = format!("udp://{statsd_at},unix://{door}");
     let mut agent = Process::start_with(

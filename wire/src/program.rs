@@ -2,7 +2,9 @@
 //! saying on standard error what goes wrong while it runs.
 
 use log::{LevelFilter, Log, Metadata, Record};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io::{ErrorKind, Write as _};
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 
 use crate::settings::{Key, Settings, SettingsError};
@@ -32,6 +34,20 @@ pub fn log_to_stderr(name: &'static str, level: LevelFilter) {
     if log::set_logger(STDERR.get_or_init(|| Stderr { name })).is_ok() {
         log::set_max_level(level);
     }
+}
+
+/// Starts somebody else's program. Strobe's own threads block SIGTERM and SIGINT and read them from a descriptor,
+/// a child inherits that, and then `kill` in a script ends nothing. So they are let through for as long as the
+/// start takes; one that comes just then ends this program at once, which is what it is for.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let ends: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    let before = ends.thread_swap_mask(SigmaskHow::SIG_UNBLOCK)?;
+    let child = command.spawn();
+    before.thread_set_mask()?;
+    child
 }
 
 /// A line on standard output. Who reads it may have heard enough (`--help | head -1`), and a disk it

@@ -235,7 +235,8 @@ impl Alive {
 
 fn start(command: &[String], index: usize, turn: &Turn<'_>) -> Result<Alive, String> {
     let [program, arguments @ ..] = command else { return Err("no command".to_owned()) };
-    let mut child = std::process::Command::new(program)
+    let mut process = std::process::Command::new(program);
+    process
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -244,8 +245,8 @@ fn start(command: &[String], index: usize, turn: &Turn<'_>) -> Result<Alive, Str
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    let mut child = strobe_wire::program::spawn(&mut process)
         .map_err(|why| format!("{program} does not start: {why}"))?;
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
     let pipe = child.stdout.take().ok_or("it has no output")?;
