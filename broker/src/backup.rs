@@ -14,6 +14,7 @@
 //! not be cast again, so a restored broker is a cluster of its own, with what was agreed on.
 
 use crate::dir::{DirError, StateDir};
+use crate::store::redis::RESTORING;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -197,6 +198,10 @@ pub fn restore(from: &Path, dir: &Path, address: Option<&str>) -> Result<Manifes
         to.parent().map_or(Ok(()), make)?;
         copy(&from.join(&item.path), &to)?;
     }
+    // What Redis has of the log of the day since the backup is taken in at the start.
+    let store = dir.join("store");
+    make(&store)?;
+    write(&store.join(RESTORING), b"")?;
     // Of this version, and of nobody else while it is made.
     let _state = StateDir::open(dir)?;
     if let Some(seat) = &manifest.cluster {

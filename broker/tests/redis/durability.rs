@@ -3,8 +3,8 @@
 
 use crate::peer::{Peer, enrol, hello, row};
 use crate::support::{
-    Server, ask, dir, free_port, mirror, now, open, query, send, series, start_with, until,
-    wall_ms, write_copied_rows,
+    Server, ask, dir, free_port, mirror, now, open, query, send, series, start_with, uninterrupted,
+    until, wall_ms, write_copied_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::Path;
@@ -235,7 +235,7 @@ fn frames_are_restored_once_with_their_numbers() {
     let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(found.clone()) };
     let (store, mut writer, mut recovery) = Store::open(config, base).unwrap();
     let redis = RedisConfig::at(server.url());
-    assert_eq!(restore(&redis, &mut writer, &mut recovery, base).unwrap(), 50);
+    assert_eq!(uninterrupted(|| restore(&redis, &mut writer, &mut recovery, base)), 50);
     assert_eq!(query(&store, "node_load1{rack=\"r1\"}[5m]", base + 60_000), (30, vec![]));
     let seen = &recovery.seen[0];
     assert_eq!((recovery.seen.len(), seen.host, seen.boot), (1, HostId(7), BootId(1)));
@@ -243,7 +243,7 @@ fn frames_are_restored_once_with_their_numbers() {
     // One that was cut short is done again, and nothing is there twice.
     std::fs::write(found.join("restoring"), "").unwrap();
     let mut again = Recovery { records: 30, ..Recovery::default() };
-    assert_eq!(restore(&redis, &mut writer, &mut again, base).unwrap(), 50);
+    assert_eq!(uninterrupted(|| restore(&redis, &mut writer, &mut again, base)), 50);
     assert_eq!(query(&store, "node_load1{rack=\"r1\"}[5m]", base + 60_000), (30, vec![]));
     // A directory that has something of its own is not mixed with it.
     assert_eq!(

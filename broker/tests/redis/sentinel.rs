@@ -2,7 +2,7 @@
 
 use crate::support::{
     Server, counts, dir, drive, equal_local, fill, free_port, mirror, mirror_with, now, open,
-    query, until, wall_ms, whole_hour_ms, within, write_copied_rows,
+    query, uninterrupted, until, wall_ms, whole_hour_ms, within, write_copied_rows,
 };
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
@@ -197,7 +197,8 @@ fn a_log_outlives_its_primary_and_then_its_disk() {
     }
     let (store, mut writer) = open(&found, base);
     let mut recovery = Recovery::default();
-    restore(&RedisConfig::at(url), &mut writer, &mut recovery, base).unwrap();
+    let config = RedisConfig::at(url);
+    uninterrupted(|| restore(&config, &mut writer, &mut recovery, base));
     assert_eq!(query(&store, "node_load1[5m]", base + 60_000), (40, vec![]));
     assert_eq!(recovery.seen[0].ranges.len(), 40, "each number once");
     drop(writer);

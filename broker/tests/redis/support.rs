@@ -148,6 +148,17 @@ impl Drop for Server {
     }
 }
 
+/// A ring of a log that was dropped may interrupt a call of the thread that used it, which has one a thread outside
+/// of tests: whoever was interrupted asks again.
+pub(crate) fn uninterrupted<E: std::fmt::Display>(mut work: impl FnMut() -> Result<u64, E>) -> u64 {
+    loop {
+        match work() {
+            Ok(done) => return done,
+            Err(why) => assert!(why.to_string().contains("Interrupted system call"), "{why}"),
+        }
+    }
+}
+
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

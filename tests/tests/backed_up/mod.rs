@@ -1,5 +1,6 @@
 //! Backups under load: nothing that was acknowledged before one began is missing in what is restored of it.
 
+use crate::shared::redis::Server;
 use crate::support::{Agents, Cluster};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -66,6 +67,41 @@ fn a_broker_comes_back_from_its_backup() {
     println!("{frames} frames were acknowledged before the backup, and none is lost");
 
     assert_damage_is_told(to, &folder.path().join("other"));
+}
+
+/// With `wal+redis` a backup is as new as Redis: what was acknowledged after it is taken from the log there, once,
+/// though no agent has it any more.
+#[test]
+fn a_backup_and_redis_are_everything() {
+    let redis = Server::start();
+    let (store, class) = (format!("broker.store={}", redis.url()), "broker.durability=wal+redis");
+    let more = ["--set", &store, "--set", class];
+    let mut cluster = Cluster::alone_with("backup-redis", &more, |_| {});
+    let agents = Agents::start(&cluster, 4);
+    agents.wait_until_all_are_heard(30);
+    let folder = Folder::new("backup-with-redis");
+    let (to, dir) = (folder.path().join("one"), cluster.dir(0));
+    let to = to.to_str().expect("text");
+    let (ok, said, why) = run("strobe", &["backup", to, "--dir", &dir]);
+    assert!(ok, "{said}{why}");
+    let count = "count_over_time(node_load1{instance=~\"host.*\"}[1h])";
+    let before = cluster.query(0, count).0;
+    wait("there is more than in the backup", 20, || {
+        let now = cluster.query(0, count).0;
+        now.len() == 4 && now.iter().all(|(host, rows)| before.get(host).unwrap_or(&0) + 5 < *rows)
+    });
+    drop(agents.stop());
+    let (all, _) = cluster.query(0, count);
+    cluster.lose(0);
+    let (ok, said, why) = run("strobe", &["restore", to, "--dir", &dir]);
+    assert!(ok, "{said}{why}");
+    cluster.restart(0);
+    assert_eq!(cluster.query(0, count).0, all);
+    // It has them, and is not in need of Redis for it.
+    redis.tell(&["flushall"]);
+    cluster.stop();
+    cluster.restart(0);
+    assert_eq!(cluster.query(0, count).0, all);
 }
 
 /// Whichever file of a backup changed, it is named, and nothing is restored.

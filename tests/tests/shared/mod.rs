@@ -1,7 +1,7 @@
 //! Brokers that share a Redis: what one of them wrote there is answered when it is gone, and one that runs by
 //! itself moves there while it runs.
 
-mod redis;
+pub(crate) mod redis;
 
 use crate::support::{Agents, Cluster};
 use redis::{Server, fill};

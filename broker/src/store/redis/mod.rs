@@ -83,7 +83,7 @@ pub use mirror::{Mirror, MirrorCounts, Parts, reach};
 pub use plant::Plant;
 #[cfg(feature = "plant")]
 pub use plant::plant;
-pub use taken::{Taken, restore};
+pub use taken::{RESTORING, Taken, restore};
 
 use std::path::PathBuf;
 

@@ -329,8 +329,9 @@ impl std::str::FromStr for EntryId {
     }
 }
 
-/// Takes what Redis has of a lost directory's log into an empty store: frames and samples that were
-/// acknowledged and may not be in blocks. Adds the numbers of its frames to what is known.
+/// Takes what Redis has of a lost directory's log into an empty store, or one that was restored from a backup:
+/// frames and samples that were acknowledged and may not be in blocks. Adds the numbers of its frames to what
+/// is known.
 ///
 /// A file says that it has begun, so that one that was cut short is done again. The logs of brokers of a
 /// cluster that lives are not touched.
@@ -343,7 +344,7 @@ pub fn restore(
     recovery: &mut Recovery,
     now_ms: i64,
 ) -> Result<u64, RedisError> {
-    let begun = writer.shared.config().dir.join("restoring");
+    let begun = writer.shared.config().dir.join(RESTORING);
     let has_own = recovery.records != 0 || !writer.shared.segments().is_empty();
     if has_own && !begun.exists() {
         return Ok(0);
@@ -422,6 +423,8 @@ fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
+/// In the store's directory: what Redis has of a log is to be taken in, whatever else is there.
+pub const RESTORING: &str = "restoring";
 /// A broker that starts again within this, with its disk, has its rows itself.
 const TAKE_AFTER_MS: i64 = 15_000;
 const TAKE_EVERY_MS: i64 = 2_000;
