@@ -235,7 +235,11 @@ fn frames_are_restored_once_with_their_numbers() {
     let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::at(found.clone()) };
     let (store, mut writer, mut recovery) = Store::open(config, base).unwrap();
     let redis = RedisConfig::at(server.url());
-    assert_eq!(uninterrupted(|| restore(&redis, &mut writer, &mut recovery, base)), 50);
+    let restored = uninterrupted(|| {
+        recovery = Recovery::default();
+        restore(&redis, &mut writer, &mut recovery, base)
+    });
+    assert_eq!(restored, 50);
     assert_eq!(query(&store, "node_load1{rack=\"r1\"}[5m]", base + 60_000), (30, vec![]));
     let seen = &recovery.seen[0];
     assert_eq!((recovery.seen.len(), seen.host, seen.boot), (1, HostId(7), BootId(1)));
