@@ -258,6 +258,9 @@ impl Log {
         };
         let blind = has(Plant::LogNoRefill) && self.at != Position::default();
         if wanted && (fresh || self.looked_ms.saturating_add(LOOK_EVERY_MS) <= now_ms) && !blind {
+            if fresh {
+                self.named = self.taker.told_of(&mut link)?.unwrap_or(self.named);
+            }
             self.look(&mut link)?;
             self.looked_ms = now_ms;
             if self.marked < self.at || fresh || self.broker() != self.named {
@@ -286,7 +289,6 @@ impl Log {
         batch.cmd("HGETALL", &self.keys.log_of(&self.store));
         let answer = link.query(&batch)?.into_iter().next().unwrap_or(::redis::Value::Nil);
         let told: BTreeMap<String, String> = ::redis::from_redis_value(answer)?;
-        self.named = self.taker.told_of(link)?.unwrap_or(self.named);
         let synced = self.shared.synced();
         // One from the future is of a log that is gone.
         let known = |at: &String| position(at).filter(|at| *at <= synced);
