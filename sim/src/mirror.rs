@@ -115,7 +115,9 @@ impl Sharing {
         let wait = self.mirror.pass(now_ms);
         self.restless = if wait.is_zero() { self.restless + 1 } else { 0 };
         assert!(self.restless < RESTLESS_MAX, "the mirror never waits");
-        self.mirror_at = now + self.redis.waited() + (wait * PATIENCE).max(LEAST);
+        // Redis that was away is tried again as soon as a broker does it.
+        let patience = if self.counts().connected { PATIENCE } else { 1 };
+        self.mirror_at = now + self.redis.waited() + (wait * patience).max(LEAST);
     }
 
     pub(crate) fn timeout(&self) -> Instant {
