@@ -82,9 +82,9 @@ pub fn measure(sampler: &mut Sampler, choice: &Choice, now: Tick) -> Vec<Cost> {
         let (name, interval_ms) = (collector.name, choice.interval_ms(collector));
         let reading_us = spent.get(name).map(|spent| {
             let spent = us(spent - begun.get(name).unwrap_or(&0));
-            let second_us =
-                spent / (f64::from(READINGS) * Duration::from_nanos(STEP_NS).as_secs_f64());
-            second_us * seconds(interval_ms)
+            // What is read more often than that is read once a step here.
+            let step = Duration::from_nanos(STEP_NS).as_secs_f64();
+            spent / f64::from(READINGS) / step * seconds(interval_ms).max(step)
         });
         let success = success.get(name).copied().unwrap_or(true);
         Cost { name, interval_ms, reading_us, success }
@@ -114,3 +114,40 @@ const READINGS: u32 = 240;
 /// The usual interval of what is read seldom: an hour in all.
 const STEP_NS: u64 = 15_000_000_000;
 const WAIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::Trees;
+    use crate::schemas::Table;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Each look at this clock takes a microsecond.
+    fn clock() -> u64 {
+        static LOOKS: AtomicU64 = AtomicU64::new(0);
+        1_000 * LOOKS.fetch_add(1, Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_reading_costs_the_same_whatever_its_interval() {
+        let choice = Choice::default();
+        let trees = Trees {
+            procfs: "/proc".into(),
+            sysfs: "/sys".into(),
+            rootfs: "/".into(),
+            filesystem_interval_ms: 5_000,
+            choice: choice.clone(),
+        };
+        let mut sampler = Sampler::new(&trees, clock, Arc::new(Table::new()));
+        let costs = measure(&mut sampler, &choice, Tick { wall_ns: 0, boottime_ns: STEP_NS });
+        // One file at each tick, one every 5 s, one every 15 s.
+        for (name, every, second_us) in
+            [("loadavg", "tick", 1.0), ("filefd", "5s", 0.2), ("arp", "15s", 1.0 / 15.0)]
+        {
+            let cost = costs.iter().find(|cost| cost.name == name).unwrap();
+            let told = (cost.interval(), cost.reading_us, cost.second_us());
+            assert_eq!(told, (every.to_owned(), Some(1.0), Some(second_us)), "{name}");
+        }
+    }
+}
