@@ -37,7 +37,7 @@ use scores::Judging;
 pub use scores::Scoring;
 pub use section::PARTS_MAX;
 use section::Section;
-pub use source::read_each_tick;
+pub use source::kept_files;
 use source::{COLLECTORS, SECTIONS, files};
 use std::collections::HashSet;
 use std::ops::Range;

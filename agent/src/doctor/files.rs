@@ -2,13 +2,13 @@
 
 use super::Finding;
 use crate::config::Config;
-use crate::sampler::read_each_tick;
+use crate::sampler::kept_files;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 
-/// Each file of every tick, and those that only root may read.
+/// Each file of every tick or every few, and those that only root may read.
 pub(super) fn look(config: &Config) -> Vec<Finding> {
-    let mut found: Vec<Finding> = read_each_tick()
+    let mut found: Vec<Finding> = kept_files()
         .map(|(path, method, needed)| {
             let path = config.procfs.join(path);
             let finding = |found: String| Finding::new("files", path.display().to_string(), found);

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Config;
-use crate::sampler::read_each_tick;
+use crate::sampler::kept_files;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use std::fs::{self, OpenOptions};
@@ -18,7 +18,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 fn offsets(config: &Config) -> Finding {
     let mut refused = Vec::new();
     let mut read = 0;
-    for (path, _, _) in read_each_tick() {
+    for (path, _, _) in kept_files() {
         // Whoever left a pipe there: it is opened, and nobody waits for its other end.
         let flags = libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(config.procfs.join(path));

@@ -65,8 +65,8 @@ impl Shipper {
     fn kills_place(&mut self, row: &SectionRow<'_>) -> Option<usize> {
         match self.kills_at {
             Some((id, at)) if id == row.id => Some(at),
-            // Only these have it, and which of them changes with their columns.
-            _ if row.schema.section.starts_with("host") => {
+            // Only these have it: with the others of its interval, or on one of its own.
+            _ if ["kernel", "vmstat"].iter().any(|of| row.schema.section.starts_with(of)) => {
                 let named = |column: &Column| column.name == "node_vmstat_oom_kill";
                 let at = row.schema.columns.iter().position(named)?;
                 self.kills_at = Some((row.id, at));

@@ -290,9 +290,14 @@ fn an_oom_kill_and_an_anomaly_ring() {
         world.bell.heard()
     };
     let kills = "node_vmstat_oom_kill";
-    assert_eq!(row(&mut world, "host", kills, 7), 0, "what was before the start");
-    assert_eq!(row(&mut world, "host", kills, 7), 0);
-    assert_eq!(row(&mut world, "host", kills, 8), Reason::OutOfMemory.bit());
+    assert_eq!(row(&mut world, "kernel", kills, 7), 0, "what was before the start");
+    assert_eq!(row(&mut world, "kernel", kills, 7), 0);
+    assert_eq!(row(&mut world, "kernel", kills, 8), Reason::OutOfMemory.bit());
+    assert_eq!(
+        row(&mut world, "vmstat", kills, 9),
+        Reason::OutOfMemory.bit(),
+        "on its own interval"
+    );
     let rate = "strobe_agent_anomaly_rate";
     assert_eq!(row(&mut world, "edge", rate, 900), 0);
     assert_eq!(row(&mut world, "edge", rate, 1100), Reason::Anomaly.bit());

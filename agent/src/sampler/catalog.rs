@@ -181,6 +181,9 @@ impl Collector {
     }
 }
 
+/// What the kernel counts over all: as dear to read as everything else of a tick together.
+const KERNEL: &str = "kernel";
+const FIVE_MS: u64 = 5_000;
 const SLOW_MS: u64 = 15_000;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -190,23 +193,22 @@ const NONE: &[&str] = &[];
 pub const COLLECTORS: &[Collector] = &[
     tick("cpu"),
     tick("diskstats"),
-    tick("filefd"),
+    tick("filefd").within(KERNEL).every(FIVE_MS),
     tick("filesystem"),
     tick("loadavg"),
     tick("meminfo"),
     tick("netdev"),
-    tick("netstat"),
+    tick("netstat").within(KERNEL).every(FIVE_MS),
     tick("pressure"),
-    tick("sockstat"),
+    tick("sockstat").within(KERNEL).every(FIVE_MS),
     tick("softnet"),
     tick("stat"),
     tick("time"),
     tick("uname"),
-    tick("vmstat"),
-    // IPv6's own octets, ICMP and UDP; TCP's counters, of both, are netstat's. A fifth of all that
-    // reading the rest takes.
-    tick("netstat6").within("netstat6").or_nothing().every(5_000),
-    walked("schedstat", NONE, walk_host::schedstat).wanted().every(5_000),
+    tick("vmstat").within(KERNEL).every(FIVE_MS),
+    // IPv6's own octets, ICMP and UDP; TCP's counters, of both, are netstat's.
+    tick("netstat6").within(KERNEL).or_nothing().every(FIVE_MS),
+    walked("schedstat", NONE, walk_host::schedstat).wanted().every(FIVE_MS),
     walked("arp", NONE, walk_host::arp).within("slow").wanted(),
     walked("conntrack", NONE, walk_host::conntrack).within("slow").wanted(),
     walked("entropy", NONE, walk_host::entropy).within("slow").wanted(),
@@ -247,7 +249,7 @@ pub const COLLECTORS: &[Collector] = &[
     // 5,000 processes are 40 ms: not for the sampler's thread.
     walked("processes", NONE, walk_tables::processes).opt_in().patient(""),
     walked("cgroup", NONE, walk_tables::groups)
-        .every(5000)
+        .every(FIVE_MS)
         .opt_in()
         .patient("fs/cgroup")
         .unscored(),
@@ -256,7 +258,7 @@ pub const COLLECTORS: &[Collector] = &[
     walked("process_exits", NONE, walk_tables::exits).wanted().every(1000).opt_in(),
     walked("process", NONE, walk_tables::tasks)
         .wanted()
-        .every(5000)
+        .every(FIVE_MS)
         .opt_in()
         .patient("")
         .unscored(),

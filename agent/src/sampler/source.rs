@@ -48,7 +48,7 @@ pub(super) fn files() -> Vec<(&'static str, Shape, Vec<FileFeed>)> {
 }
 
 /// The path of each file, how much of it is read, and whether something is missing without it.
-pub fn read_each_tick() -> impl Iterator<Item = (&'static str, String, bool)> {
+pub fn kept_files() -> impl Iterator<Item = (&'static str, String, bool)> {
     files().into_iter().map(|(path, shape, feeds)| {
         let how = match shape {
             Shape::Whole => "read whole".to_owned(),
