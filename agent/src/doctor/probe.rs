@@ -13,7 +13,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     vec![offsets(config), uring(), sockets(), taskstats(), tickless(config)]
 }
 
-/// Whether files of every tick can be read where they begin without being opened anew: the sampler keeps
+/// Whether the files of /proc can be read where they begin without being opened anew: the sampler keeps
 /// them open and reads them so (`pread`), and a file that cannot be has no values.
 fn offsets(config: &Config) -> Finding {
     let mut refused = Vec::new();

@@ -4,7 +4,7 @@ use super::shelf::BEGUN_MAX;
 use super::*;
 use crate::clock;
 use crate::ring::{Reader, Ring};
-use crate::sampler::Choice;
+use crate::sampler::{Choice, Sampler};
 use crate::sealer::Sealer;
 use hugepage_config::{Region, Want};
 use std::collections::BTreeMap;
@@ -303,6 +303,28 @@ fn an_oom_kill_and_an_anomaly_ring() {
     assert_eq!(row(&mut world, "edge", rate, 1100), Reason::Anomaly.bit());
     assert_eq!(row(&mut world, "edge", rate, 1500), 0, "it is the same one");
     assert_eq!((row(&mut world, "edge", rate, 100), row(&mut world, "edge", rate, 2000)), (0, 4));
+}
+
+/// Whichever section the sampler has the count in, by default and on an interval of its own.
+#[test]
+fn an_oom_kill_that_the_sampler_reads_rings() {
+    for intervals in [vec![], vec![("vmstat".to_owned(), 1_000)]] {
+        let tree = Tree::new("kills");
+        let mut world = World::new(&tree.0);
+        let trees = Trees {
+            procfs: tree.0.clone(),
+            sysfs: "/no-sys".into(),
+            rootfs: "/".into(),
+            filesystem_interval_ms: 1000,
+            choice: Choice { intervals, ..Choice::default() },
+        };
+        let mut sampler = Sampler::new(&trees, clock::monotonic_ns, Arc::clone(&world.table));
+        for (second, kills, rung) in [(1, 7, 0), (6, 7, 0), (11, 8, Reason::OutOfMemory.bit())] {
+            std::fs::write(tree.0.join("vmstat"), format!("pgpgin 1\noom_kill {kills}\n")).unwrap();
+            sampler.tick(at(second * 1_000), |row| world.shipper.watch(&row));
+            assert_eq!(world.bell.heard(), rung, "at {second} s");
+        }
+    }
 }
 
 /// The promise of the recorder: 200 ms of a real process on real /proc are 20 samples, of which at

@@ -78,8 +78,7 @@ pub(super) fn record(
     }
 }
 
-/// What the loop waits for, in one epoll: looking at each descriptor anew, a hundred times a second, would
-/// be an eighth of all that the recorder costs.
+/// What the loop waits for, in one epoll: poll(2) would ask each descriptor anew, a hundred times a second.
 struct Waiter(Epoll);
 
 impl Waiter {

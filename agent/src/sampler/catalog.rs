@@ -181,7 +181,7 @@ impl Collector {
     }
 }
 
-/// What the kernel counts over all: as dear to read as everything else of a tick together.
+/// What the kernel counts over all: dearer to read than everything of a tick together (`--costs`).
 const KERNEL: &str = "kernel";
 const FIVE_MS: u64 = 5_000;
 const SLOW_MS: u64 = 15_000;
