@@ -22,6 +22,7 @@ mod section;
 mod source;
 
 use crate::config::SMALL;
+use crate::readers::disk;
 use crate::readers::filesystem::Mount;
 pub use crate::readers::host::Uname;
 use crate::readers::kept::{Buffer, Kept};
@@ -186,7 +187,10 @@ impl Sampler {
             for feed in feeds {
                 sampler.add(Feed::File(feed.format), feed.section, feed.collector, feed.needed);
             }
-            let kept = Kept::new(trees.procfs.join(path), shape);
+            let kept = match path {
+                "diskstats" => disk::kept(&trees.procfs, &trees.sysfs, LIST_READS),
+                _ => Kept::new(trees.procfs.join(path), shape),
+            };
             let links = (path == "net/dev").then(LinkStats::default);
             sampler.files.push(SourceFile { kept, sources: first..sampler.sources.len(), links });
         }
@@ -479,6 +483,8 @@ fn mark(sections: &mut [Section], index: usize, changed: bool) {
 }
 
 const NANOSECONDS: Kind = Kind::Gauge { scale: 9 };
+/// Readings of disks' own files to one of the list.
+const LIST_READS: u32 = 4;
 
 #[cfg(test)]
 mod kernels;

@@ -1,9 +1,27 @@
-//! /proc/diskstats.
+//! /proc/diskstats, and `/sys/class/block/*/stat`, which has a disk's line without its name.
 
+use super::few::Few;
+use super::kept::{Kept, Shape};
 use super::sheet::{Repair, Sheet};
 use super::text::{lines, number, words};
 use super::{COUNTER, GAUGE, column};
+use std::path::Path;
 use strobe_wire::schema::{Column, Kind};
+
+/// The file. Where most of its lines are left out here, as those of loop devices and partitions are, the
+/// others are read from sysfs, and the list itself once in so many readings: what is new is in it, and
+/// what has gone has no file.
+pub(crate) fn kept(procfs: &Path, sysfs: &Path, list_reads: u32) -> Kept {
+    let list = Kept::new(procfs.join("diskstats"), Shape::Records(LINE_BYTES_MAX));
+    list.with_few(Few::new(sysfs.join("class/block"), list_reads, head))
+}
+
+/// What stands before the numbers of a line that is wanted, and the disk's name.
+fn head(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let head = key(line.trim_ascii_start());
+    let name = words(head).nth(2).filter(|name| !is_ignored(name))?;
+    Some((head, name))
+}
 
 /// `254 0 vda` and 11 fields, 15 since Linux 4.18 (discards), 17 since 5.5 (flushes).
 pub(super) fn parse(bytes: &[u8], sheet: &mut Sheet) {
@@ -79,6 +97,8 @@ fn key(line: &[u8]) -> &[u8] {
     line
 }
 
+/// A disk's name and twenty numbers of twenty digits.
+const LINE_BYTES_MAX: usize = 512;
 const MILLISECONDS: Kind = Kind::Counter { scale: 3 };
 /// What the kernel calls a sector here, whatever the disk.
 const SECTOR_BYTES: u64 = 512;

@@ -4,6 +4,7 @@
 //! (measured on Linux 6.18). An error closes the file and it is opened again at once; a file that
 //! is not there is looked for again only every [`RETRY_READS`] readings.
 
+use super::few::Few;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
@@ -25,6 +26,8 @@ pub(crate) struct Kept {
     extent: Extent,
     /// How often the start was not enough.
     short: u32,
+    /// Where lines have files of their own.
+    few: Option<Few>,
 }
 
 /// How the kernel hands a file out.
@@ -60,7 +63,12 @@ pub(crate) struct Buffer {
 impl Kept {
     pub(crate) fn new(path: PathBuf, shape: Shape) -> Self {
         let extent = Extent::Whole;
-        Self { path, file: None, shape, rest: 0, length: 0, extent, short: 0 }
+        Self { path, file: None, shape, rest: 0, length: 0, extent, short: 0, few: None }
+    }
+
+    /// The same; the few lines that are wanted are read from files of their own most of the time.
+    pub(crate) fn with_few(self, few: Few) -> Self {
+        Self { few: Some(few), ..self }
     }
 
     /// The file's bytes now, or `None` if it cannot be read.
@@ -68,6 +76,10 @@ impl Kept {
         if 0 < self.rest {
             self.rest -= 1;
             return None;
+        }
+        if let Some(length) = self.few.as_mut().and_then(|few| few.read(&mut buffer.bytes)) {
+            self.length = length;
+            return buffer.bytes.get(..length);
         }
         let length = match self.attempt(buffer) {
             Ok(length) => length,
@@ -79,7 +91,11 @@ impl Kept {
             Err(_) => return self.give_up(),
         };
         self.length = length;
-        buffer.bytes.get(..length)
+        let bytes = buffer.bytes.get(..length)?;
+        if let Some(few) = &mut self.few {
+            few.learn(bytes);
+        }
+        Some(bytes)
     }
 
     /// The whole of a file of which the last reading had only the start; `None` if it was whole.

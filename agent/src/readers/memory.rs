@@ -1,13 +1,22 @@
 //! /proc/meminfo and /proc/vmstat.
 
 use super::sheet::{Repair, Sheet};
-use super::text::{lines, next, words};
+use super::text::{lines, next, number, words};
 use super::{COUNTER, GAUGE, column, metric_text};
 use strobe_wire::schema::Column;
 
 /// `Active(anon):  1556 kB` and `HugePages_Total:  0`.
 pub(super) fn parse_meminfo(bytes: &[u8], sheet: &mut Sheet) {
     for line in lines(bytes) {
+        if let Some((shape, [b':', rest @ ..])) = sheet.expected(line) {
+            let kib = rest.strip_suffix(b" kB");
+            if shape == if kib.is_some() { KIB } else { PLAIN } {
+                let value = number(kib.unwrap_or(rest).trim_ascii());
+                let factor = if kib.is_some() { 1024 } else { 1 };
+                sheet.put_expected(value.and_then(|value| value.checked_mul(factor)));
+                continue;
+            }
+        }
         let mut words = words(line);
         let Some(key) = words.next().and_then(|key| key.strip_suffix(b":")) else { continue };
         let value = next(&mut words);

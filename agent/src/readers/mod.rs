@@ -12,6 +12,7 @@ pub(crate) mod text;
 mod cgroups;
 mod cpu;
 pub(crate) mod disk;
+mod few;
 pub(crate) mod filesystem;
 pub(crate) mod host;
 mod kernel_tables;

@@ -118,6 +118,22 @@ impl Sheet {
         }
     }
 
+    /// What stands in `line` behind the key that is expected next, and its shape, if that has one column: most
+    /// lines are where they were.
+    pub(crate) fn expected<'l>(&self, line: &'l [u8]) -> Option<(u8, &'l [u8])> {
+        let entry = self.entries.get(self.cursor).filter(|entry| entry.count == 1)?;
+        Some((entry.shape, line.strip_prefix(&*entry.key)?))
+    }
+
+    /// The value of the one that [`Sheet::expected`] found.
+    pub(crate) fn put_expected(&mut self, value: Option<u64>) {
+        let Some(entry) = self.entries.get(self.cursor) else { return };
+        let first = entry.first;
+        self.cursor += 1;
+        self.seen += 1;
+        self.store(first, &[value], Repair::None);
+    }
+
     /// After a reading.
     pub(crate) fn end(&self) -> Outcome {
         let gone = self.vanish == Vanish::Go && self.seen < self.entries.len();
