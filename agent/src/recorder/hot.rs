@@ -1,7 +1,7 @@
 //! The hot subset of /proc, read a hundred times a second: one `pread` a file into one buffer, and
 //! only the numbers that are wanted. CPUs, disks and links are read each time, and of memory, softnet
-//! and the three pressures one each time, in turn: a gauge of memory hardly moves in 50 ms, totals lose
-//! nothing, and a `pread` of these that finds cold caches is 3 to 15 µs.
+//! and the three pressures one every other time, in turn: a gauge of memory hardly moves in 100 ms, totals
+//! lose nothing, and a `pread` of these that finds cold caches is 3 to 15 µs.
 //!
 //! CPU time is added up here from the lines of each CPU: a CPU that comes, goes or steps back
 //! counts from its next line on, so the sums never fall and never jump. Of disks and links the
@@ -9,7 +9,7 @@
 //! set that changed is learned anew, at most every [`LEARN_NS`].
 #![deny(clippy::indexing_slicing)]
 
-use crate::readers::disk::is_ignored;
+use crate::readers::disk::{self, is_ignored};
 use crate::readers::kept::{Buffer, Kept, Shape};
 use crate::readers::text::{lines, next, number, words};
 use crate::readers::{COUNTER, GAUGE, column};
@@ -32,6 +32,9 @@ pub(super) struct Hot {
     reading: u64,
     values: Vec<Option<u64>>,
     learned: bool,
+    /// Of everything that moves only where something happens.
+    moved: u64,
+    is_quiet: bool,
 }
 
 /// A CPU's ticks by mode, and the reading they are of.
@@ -52,30 +55,31 @@ struct Devices {
     file: Kept,
     names: Vec<Box<[u8]>>,
     values: Vec<[Option<u64>; FIELDS]>,
-    /// How many the file listed when they were learned.
-    listed: usize,
+    /// How many the file had when they were learned.
+    found: usize,
     learn_ns: u64,
     parse: fn(&[u8]) -> Option<Line<'_>>,
 }
 
 impl Hot {
-    pub(super) fn new(procfs: &Path) -> Self {
+    pub(super) fn new(procfs: &Path, sysfs: &Path) -> Self {
         let kept = |name: &str, shape| Kept::new(procfs.join(name), shape);
-        let devices = |name: &str, parse| Devices {
-            file: Kept::new(procfs.join(name), Shape::Records(LINE_BYTES_MAX)),
+        let devices = |file, parse| Devices {
+            file,
             names: Vec::new(),
             values: Vec::new(),
-            listed: 0,
+            found: 0,
             learn_ns: 0,
             parse,
         };
+        let disks = disk::kept(procfs, sysfs, LIST_READS);
         Self {
             stat: kept("stat", Shape::Whole),
             meminfo: kept("meminfo", Shape::Whole),
             pressure: RESOURCES.map(|name| kept(&format!("pressure/{name}"), Shape::Whole)),
             softnet: kept("net/softnet_stat", Shape::Records(LINE_BYTES_MAX)),
-            disks: devices("diskstats", parse_disk),
-            links: devices("net/dev", parse_link),
+            disks: devices(disks, parse_disk),
+            links: devices(kept("net/dev", Shape::Records(LINE_BYTES_MAX)), parse_link),
             buffer: Buffer::new(),
             cpus: Vec::new(),
             sums: [0; MODES.len()],
@@ -83,6 +87,8 @@ impl Hot {
             reading: 1,
             values: vec![None; DISKS],
             learned: false,
+            moved: 0,
+            is_quiet: false,
         }
     }
 
@@ -91,10 +97,13 @@ impl Hot {
         self.reading += 1;
         self.forget(0..MEMORY_AT);
         self.read_stat();
-        match self.reading % 5 {
+        match self.reading % 10 {
             0 => self.read_memory(),
-            1 => self.read_softnet(),
-            resource => self.read_pressure(usize::try_from(resource - 2).unwrap_or(0)),
+            2 => self.read_softnet(),
+            4 => self.read_pressure(0),
+            6 => self.read_pressure(1),
+            8 => self.read_pressure(2),
+            _ => {}
         }
         let first = !std::mem::replace(&mut self.learned, true);
         let disks = self.disks.read(&mut self.buffer, now_ns);
@@ -102,7 +111,24 @@ impl Hot {
         self.values.truncate(DISKS);
         let fields = self.disks.values.iter().chain(&self.links.values);
         self.values.extend(fields.flatten());
+        self.judge();
         disks | links | first
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    fn judge(&mut self) {
+        let busy = self.sums.iter().take(IDLE);
+        let bytes = (self.disks.values.iter().chain(&self.links.values))
+            .flat_map(|fields| fields.iter().skip(BYTES_IN).take(2).flatten());
+        let moved = busy.chain(bytes).fold(0_u64, |sum, value| sum.wrapping_add(*value));
+        let before = std::mem::replace(&mut self.moved, moved);
+        let at = |at: usize| self.values.get(at).copied().flatten();
+        // Of those that run one is who asks.
+        let waits = at(RUNNING).is_some_and(|running| 1 < running) || at(BLOCKED) != Some(0);
+        self.is_quiet = moved == before && !waits;
     }
 
     pub(super) fn values(&self) -> &[Option<u64>] {
@@ -260,20 +286,27 @@ impl Devices {
     fn read(&mut self, buffer: &mut Buffer, now_ns: u64) -> bool {
         self.values.fill([None; FIELDS]);
         let Some(bytes) = self.file.read(buffer) else { return false };
-        let listed = lines(bytes).count();
-        let changed = listed != self.listed && self.learn_ns <= now_ns;
-        let changed = changed && {
-            (self.listed, self.learn_ns) = (listed, now_ns.saturating_add(LEARN_NS));
-            self.learn(bytes)
-        };
-        for line in lines(bytes) {
-            let Some(Line { name, fields }) = (self.parse)(line) else { continue };
+        let found = self.take(bytes);
+        if found == self.found || now_ns < self.learn_ns {
+            return false;
+        }
+        (self.found, self.learn_ns) = (found, now_ns.saturating_add(LEARN_NS));
+        let changed = self.learn(bytes);
+        self.take(bytes);
+        changed
+    }
+
+    /// Takes what it says of those that were chosen; how many it has.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut found = 0;
+        for Line { name, fields } in lines(bytes).filter_map(self.parse) {
+            found += 1;
             let at = self.names.iter().position(|known| **known == *name);
             if let Some(place) = at.and_then(|at| self.values.get_mut(at)) {
                 *place = fields;
             }
         }
-        changed
+        found
     }
 
     /// Chooses those that moved most; whether they are others than before.
@@ -329,6 +362,8 @@ const CPUS_MAX: usize = 8192;
 /// Disks, and links, that have columns.
 const DEVICES_MAX: usize = 8;
 const LEARN_NS: u64 = 5_000_000_000;
+/// Readings of disks' own files to one of the list: five seconds of them.
+const LIST_READS: u32 = 500;
 const FIELDS: usize = 5;
 pub(super) const MODES: [&str; 6] = ["user", "system", "iowait", "irq", "steal", "idle"];
 /// Modes that count as busy.
@@ -338,6 +373,9 @@ pub(super) const BYTES_IN: usize = 2;
 pub(super) const BYTES_OUT: usize = 3;
 pub(super) const DISK_BUSY: usize = 4;
 pub(super) const RUNNING: usize = MODES.len();
+const BLOCKED: usize = RUNNING + 1;
+/// Modes before this one are of a CPU that does, or waits for, something.
+const IDLE: usize = MODES.len() - 1;
 const STAT: [(&[u8], &str, Kind); 4] = [
     (b"procs_running", "strobe_burst_procs_running", GAUGE),
     (b"procs_blocked", "strobe_burst_procs_blocked", GAUGE),

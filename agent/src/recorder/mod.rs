@@ -22,6 +22,7 @@ pub mod pressure;
 mod second;
 mod shelf;
 mod shipper;
+pub mod throttle;
 mod top;
 
 pub use shipper::Shipper;
@@ -146,7 +147,7 @@ impl Recorder {
         let places = Places { procfs, cgroups, clock };
         let shipper = Shipper::new(Arc::clone(&shelf), Arc::clone(&table), places, bell.clone());
         let recorder = Self {
-            hot: Hot::new(&trees.procfs),
+            hot: Hot::new(&trees.procfs, &trees.sysfs),
             packer: Packer::new(1),
             tag: Tag::default(),
             schema: SchemaId(0),
@@ -157,6 +158,13 @@ impl Recorder {
             policy: Policy::default(),
         };
         (recorder, shipper)
+    }
+
+    /// Whether nothing moved between the last two samples: no CPU was busy, nobody waited for a disk, and
+    /// no disk and no link had a byte.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.hot.is_quiet()
     }
 
     /// Takes a sample.

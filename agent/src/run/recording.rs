@@ -1,16 +1,17 @@
 //! The recorder's loop: a hundred times a second one look at the hot files.
 //!
 //! ```text
-//! wait (timer, stop, SIGUSR2, the kernel's watches of pressure) -> sample
+//! sleep until the next is due -> sample -> every LOOK_NS: stop, SIGUSR2, the kernel's watches of pressure
 //! ```
 //!
-//! A loop that costs more than [`COST_MAX`] of a core goes half as often, down to
-//! [`INTERVAL_MAX`]: on a machine whose /proc/stat takes a millisecond the recorder is coarser, not
-//! dearer. `strobe_recorder_samples` says how often it went.
+//! It sleeps by one `clock_nanosleep`, and looks at its descriptors ten times a second: one epoll for them
+//! and a timer is two more calls in each sample, and on an idle host, whose caches are cold, these cost as
+//! much as reading a disk's file. What a sample costs is judged by [`Throttle`].
 
 use super::{AgentError, Stop, io_error};
 use crate::clock;
 use crate::recorder::pressure::Watches;
+use crate::recorder::throttle::Throttle;
 use crate::recorder::{Bell, Reason, Recorder};
 use crate::sampler::Tick;
 use nix::errno::Errno;
@@ -18,15 +19,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// What a wake-up was for.
+/// What the descriptors say.
 #[derive(Default)]
-struct Woken {
+struct Seen {
     stop: bool,
-    due: bool,
     signal: bool,
     /// Resources under pressure, and watches that are broken.
     pressed: [bool; 3],
@@ -41,57 +41,59 @@ pub(super) fn record(
     every: Duration,
     (stop, end): (&Stop, &EventFd),
 ) -> Result<(), AgentError> {
-    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(io_error("make a timer"))?;
-    let mut interval = every;
-    aim(&timer, interval)?;
+    let mut throttle = Throttle::new(every);
     watches.files().for_each(|(resource, _)| recorder.is_watched(resource, true));
-    let waiter = Waiter::new(&timer, &watches, stop, end)?;
-    let mut cost = Cost::new();
+    let look = Look::new(&watches, stop, end)?;
+    let (mut due_ns, mut looked_ns) = (clock::boottime_ns(), 0);
     loop {
-        let woken = waiter.wait(&timer, stop)?;
-        if woken.stop {
-            return Ok(());
-        }
-        if woken.signal {
-            bell.ring(Reason::Signal);
-        }
-        for resource in 0..woken.pressed.len() {
-            if woken.broken[resource] {
-                watches.close(resource);
-                recorder.is_watched(resource, false);
-            } else if woken.pressed[resource] {
-                recorder.pressed(resource);
+        sleep_until(due_ns)?;
+        let now = Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
+        if looked_ns + LOOK_NS <= now.boottime_ns {
+            looked_ns = now.boottime_ns;
+            let seen = look.at(stop)?;
+            if seen.stop {
+                return Ok(());
+            }
+            if seen.signal {
+                bell.ring(Reason::Signal);
+            }
+            for resource in 0..seen.pressed.len() {
+                if seen.broken[resource] {
+                    watches.close(resource);
+                    recorder.is_watched(resource, false);
+                } else if seen.pressed[resource] {
+                    recorder.pressed(resource);
+                }
             }
         }
-        if woken.due {
-            let now = Tick { wall_ns: clock::wall_ns(), boottime_ns: clock::boottime_ns() };
-            recorder.sample(now);
-            if cost.is_high(now.boottime_ns) && interval < INTERVAL_MAX {
-                interval *= 2;
-                aim(&timer, interval)?;
-                log::warn!(
-                    "recorder: a sample every {interval:?} from now on, as it cost too much"
-                );
-            }
+        recorder.sample(now);
+        let step_ns = throttle.step_ns(now.boottime_ns, recorder.is_quiet());
+        // What was slept through, as while the machine was suspended, is not made up for.
+        due_ns = due_ns.max(now.boottime_ns.saturating_sub(step_ns)).saturating_add(step_ns);
+        if throttle.is_due(now.boottime_ns) && throttle.judge(now.boottime_ns, used_ns()) {
+            log::warn!("recorder: {} from now on, as it cost too much", throttle.words());
         }
     }
 }
 
-/// What the loop waits for, in one epoll: poll(2) would ask each descriptor anew, a hundred times a second.
-struct Waiter(Epoll);
+fn sleep_until(due_ns: u64) -> Result<(), AgentError> {
+    let due = TimeSpec::from(Duration::from_nanos(due_ns));
+    loop {
+        match clock_nanosleep(ClockId::CLOCK_BOOTTIME, ClockNanosleepFlags::TIMER_ABSTIME, &due) {
+            Err(Errno::EINTR) => {}
+            slept => return slept.map(drop).map_err(io_error("sleep until the next sample")),
+        }
+    }
+}
 
-impl Waiter {
-    fn new(
-        timer: &TimerFd,
-        watches: &Watches,
-        stop: &Stop,
-        end: &EventFd,
-    ) -> Result<Self, AgentError> {
+/// What the loop looks at besides, in one epoll.
+struct Look(Epoll);
+
+impl Look {
+    fn new(watches: &Watches, stop: &Stop, end: &EventFd) -> Result<Self, AgentError> {
         let make = || -> nix::Result<Self> {
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
             let add = |fd: BorrowedFd<'_>, flags, what| epoll.add(fd, EpollEvent::new(flags, what));
-            add(timer.as_fd(), EpollFlags::EPOLLIN, DUE)?;
             add(stop.0.event.as_fd(), EpollFlags::EPOLLIN, STOP)?;
             add(end.as_fd(), EpollFlags::EPOLLIN, STOP)?;
             if let Some(burst) = &stop.0.burst {
@@ -105,33 +107,26 @@ impl Waiter {
         make().map_err(io_error("make the recorder's epoll"))
     }
 
-    /// Waits for the next sample or whatever comes before it.
-    fn wait(&self, timer: &TimerFd, stop: &Stop) -> Result<Woken, AgentError> {
+    /// What there is now.
+    fn at(&self, stop: &Stop) -> Result<Seen, AgentError> {
         let mut events = [EpollEvent::empty(); 8];
-        let count = match self.0.wait(&mut events, EpollTimeout::NONE) {
+        let count = match self.0.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
-            Err(error) => return Err(io_error("wait for the recorder's timer")(error)),
+            Err(error) => return Err(io_error("look at the recorder's descriptors")(error)),
         };
-        let mut woken = Woken::default();
+        let mut seen = Seen::default();
         for event in events.get(..count).unwrap_or_default() {
             match event.data() {
-                DUE => {
-                    woken.due = match nix::unistd::read(timer, &mut [0; 8]) {
-                        Ok(_) => true,
-                        Err(Errno::EAGAIN | Errno::EINTR) => false,
-                        Err(error) => return Err(io_error("read the recorder's timer")(error)),
-                    }
-                }
-                STOP => woken.stop = true,
+                STOP => seen.stop = true,
                 SIGNAL => {
                     let signals = stop.0.burst.as_ref().map(SignalFd::read_signal);
-                    woken.signal |= matches!(signals, Some(Ok(Some(_))));
+                    seen.signal |= matches!(signals, Some(Ok(Some(_))));
                 }
                 resource => {
                     let at = usize::try_from(resource - PRESSED).unwrap_or(usize::MAX);
                     if let (Some(pressed), Some(broken)) =
-                        (woken.pressed.get_mut(at), woken.broken.get_mut(at))
+                        (seen.pressed.get_mut(at), seen.broken.get_mut(at))
                     {
                         *pressed = event.events().contains(EpollFlags::EPOLLPRI);
                         *broken = event.events().contains(EpollFlags::EPOLLERR);
@@ -139,54 +134,19 @@ impl Waiter {
                 }
             }
         }
-        Ok(woken)
+        Ok(seen)
     }
-}
-
-fn aim(timer: &TimerFd, every: Duration) -> Result<(), AgentError> {
-    timer
-        .set(Expiration::Interval(TimeSpec::from(every)), TimerSetTimeFlags::empty())
-        .map_err(io_error("set the recorder's timer"))
 }
 
 /// The thread's own time on a CPU.
-struct Cost {
-    since_ns: u64,
-    used_ns: u64,
-}
-
-impl Cost {
-    fn new() -> Self {
-        Self { since_ns: 0, used_ns: used_ns() }
-    }
-
-    /// Whether it was too much for all of [`COST_OVER_NS`].
-    fn is_high(&mut self, now_ns: u64) -> bool {
-        let passed_ns = now_ns.saturating_sub(self.since_ns);
-        if passed_ns < COST_OVER_NS {
-            return false;
-        }
-        let first = self.since_ns == 0;
-        let used = used_ns();
-        let cost_ns = used.saturating_sub(std::mem::replace(&mut self.used_ns, used));
-        self.since_ns = now_ns;
-        !first && passed_ns < cost_ns.saturating_mul(COST_MAX)
-    }
-}
-
 pub(super) fn used_ns() -> u64 {
-    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    let clock = ClockId::CLOCK_THREAD_CPUTIME_ID;
     let used = nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
     u64::try_from(used.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const DUE: u64 = 0;
-const STOP: u64 = 1;
-const SIGNAL: u64 = 2;
+const STOP: u64 = 0;
+const SIGNAL: u64 = 1;
 /// Of the first resource; the others follow.
-const PRESSED: u64 = 3;
-/// One part in so many of a core: 1 %.
-const COST_MAX: u64 = 100;
-/// Ten seconds: a start, or a busy moment of the machine, is no cost.
-const COST_OVER_NS: u64 = 10_000_000_000;
-const INTERVAL_MAX: Duration = Duration::from_millis(160);
+const PRESSED: u64 = 2;
+const LOOK_NS: u64 = 100_000_000;
