@@ -143,7 +143,7 @@ mod tests {
         let costs = measure(&mut sampler, &choice, Tick { wall_ns: 0, boottime_ns: STEP_NS });
         // One file at each tick, one every 5 s, one every 15 s.
         for (name, every, second_us) in
-            [("loadavg", "tick", 1.0), ("filefd", "5s", 0.2), ("arp", "15s", 1.0 / 15.0)]
+            [("loadavg", "tick", 1.0), ("softnet", "5s", 0.2), ("arp", "15s", 1.0 / 15.0)]
         {
             let cost = costs.iter().find(|cost| cost.name == name).unwrap();
             let told = (cost.interval(), cost.reading_us, cost.second_us());

@@ -5,10 +5,10 @@ use crate::run;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The files of /proc that process `pid` keeps open and an agent reads every second or every five.
+/// The files that process `pid` keeps open and an agent reads every second, every five or fifteen.
 ///
 /// # Errors
 /// The process is gone, or another user's.
@@ -16,8 +16,7 @@ pub fn files_of(pid: u32) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let is_of = |name: &&str| target.starts_with("/proc") && target.ends_with(name);
-        if EACH_SECOND.iter().chain(&EACH_FIVE).any(is_of) {
+        if seconds(&target).is_some() {
             files.push(target);
         }
     }
@@ -33,14 +32,12 @@ pub fn read_for_ever(files: &[PathBuf]) -> io::Result<()> {
     // Of a sysctl the kernel allocates and zeroes as much as is asked for.
     let most =
         |path: &PathBuf| if path.starts_with("/proc/sys") { SYSCTL_BYTES } else { usize::MAX };
-    let is_seldom = |path: &PathBuf| EACH_FIVE.iter().any(|name| path.ends_with(name));
-    let open = |path: &PathBuf| Ok((File::open(path)?, most(path), is_seldom(path)));
+    let open = |path: &PathBuf| Ok((File::open(path)?, most(path), seconds(path).unwrap_or(1)));
     let files: Vec<_> = files.iter().map(open).collect::<io::Result<_>>()?;
     let mut buffer = vec![0; 64 << 10];
     let mut next = run::now();
     for second in 0_u64.. {
-        let read = |seldom: bool| !seldom || second.is_multiple_of(5);
-        for (file, most, _) in files.iter().filter(|(_, _, seldom)| read(*seldom)) {
+        for (file, most, _) in files.iter().filter(|(_, _, every)| second.is_multiple_of(*every)) {
             let end = buffer.len().min(*most);
             let _ = file.read_at(buffer.get_mut(..end).unwrap_or_default(), 0)?;
         }
@@ -50,28 +47,34 @@ pub fn read_for_ever(files: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-/// docs/collectors.md: those whose interval is the tick.
-const EACH_SECOND: [&str; 10] = [
-    "stat",
-    "loadavg",
-    "meminfo",
-    "pressure/cpu",
-    "pressure/io",
-    "pressure/memory",
-    "pressure/irq",
-    "diskstats",
-    "net/softnet_stat",
-    "net/dev",
-];
-/// And those whose interval is 5 s.
-const EACH_FIVE: [&str; 7] = [
-    "vmstat",
-    "fs/file-nr",
-    "net/sockstat",
-    "net/sockstat6",
-    "net/netstat",
-    "net/snmp",
-    "net/snmp6",
+/// How often it is read (docs/collectors.md).
+fn seconds(path: &Path) -> Option<u64> {
+    // A disk's own file, if few have one.
+    if path.starts_with("/sys/devices") && path.ends_with("stat") {
+        return path.iter().any(|part| part == "block").then_some(1);
+    }
+    let of = FILES.iter().find(|(name, _)| path.starts_with("/proc") && path.ends_with(name));
+    of.map(|(_, seconds)| *seconds)
+}
+
+const FILES: [(&str, u64); 17] = [
+    ("stat", 1),
+    ("loadavg", 1),
+    ("meminfo", 1),
+    ("pressure/cpu", 1),
+    ("pressure/io", 1),
+    ("pressure/memory", 1),
+    ("pressure/irq", 1),
+    ("net/dev", 1),
+    ("diskstats", 5),
+    ("net/softnet_stat", 5),
+    ("vmstat", 5),
+    ("net/netstat", 15),
+    ("net/snmp", 15),
+    ("fs/file-nr", 15),
+    ("net/sockstat", 15),
+    ("net/sockstat6", 15),
+    ("net/snmp6", 15),
 ];
 const SYSCTL_BYTES: usize = 512;
 
@@ -85,5 +88,8 @@ mod tests {
         let files = files_of(std::process::id()).unwrap();
         assert!(files.contains(&PathBuf::from("/proc/loadavg")), "{files:?}");
         drop(open);
+        let disk = Path::new("/sys/devices/virtio5/block/vda/stat");
+        assert_eq!(seconds(disk), Some(1));
+        assert_eq!(seconds(Path::new("/sys/devices/virtual/net/lo/statistics/rx_bytes")), None);
     }
 }
