@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Both do all their own set-up.
 # And `make cluster`: three brokers with Redis and Sentinels on this machine.
-.PHONY: run cluster test web lint perf bench package agent-small soak setup-run setup-cluster setup-test setup-bench setup-package clean
+.PHONY: run cluster test web lint perf bench package agent-small soak setup-run setup-cluster setup-test setup-bench setup-perf setup-package clean
 
 run: setup-run web
 	cargo build --release --package strobe
@@ -28,7 +28,7 @@ viz/web/dist/index.html: $(shell find viz/web -path viz/web/node_modules -prune 
 bench: setup-bench
 	cargo bench --package strobe-bench
 
-perf: setup-test web
+perf: setup-perf web
 	cargo build --release --workspace
 	scripts/perf
 
@@ -47,6 +47,9 @@ package: setup-package web
 # Static agents in target/static: the default one and one for small machines.
 agent-small:
 	scripts/agent-small
+
+setup-perf:
+	scripts/setup perf
 
 setup-run:
 	scripts/setup run

@@ -376,8 +376,14 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
         runs: arguments.runs.max(1),
         dir: bench.scratch("agents")?,
     };
-    if comparison.strobe.is_none() {
-        complain("strobe-agent is not there: the others are measured alone");
+    let all = [
+        ("strobe-agent", &comparison.strobe),
+        ("node_exporter", &comparison.node_exporter),
+        ("collectd", &comparison.collectd),
+        ("sadc", &comparison.sadc),
+    ];
+    for (name, _) in all.iter().filter(|(_, path)| path.is_none()) {
+        complain(&format!("{name} is not there, and has no row (`scripts/setup perf` installs what can be)"));
     }
     let (value, table) = compare(&comparison).map_err(|why| why.to_string())?;
     Ok(Found { name: "agents".into(), value, table, failed: None })
