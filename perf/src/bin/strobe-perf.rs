@@ -383,7 +383,9 @@ fn agents(bench: &Bench, arguments: &AgentsArguments) -> Result<Found, String> {
         ("sadc", &comparison.sadc),
     ];
     for (name, _) in all.iter().filter(|(_, path)| path.is_none()) {
-        complain(&format!("{name} is not there, and has no row (`scripts/setup perf` installs what can be)"));
+        complain(&format!(
+            "{name} is not there, and has no row (`scripts/setup perf` installs what can be)"
+        ));
     }
     let (value, table) = compare(&comparison).map_err(|why| why.to_string())?;
     Ok(Found { name: "agents".into(), value, table, failed: None })
