@@ -283,7 +283,7 @@ fn request() -> [u8; HEADER_BYTES + STATS_BYTES] {
 }
 
 /// Fewer are as cheap as text.
-const LINKS_MANY: usize = 64;
+pub(crate) const LINKS_MANY: usize = 64;
 const CHOICE_NS: u64 = 3_600_000_000_000;
 const RTM_NEWSTATS: u16 = 92;
 const RTM_GETSTATS: u16 = 94;

@@ -2,6 +2,7 @@
 
 use crate::readers::host::Resource;
 use crate::readers::kept::Shape;
+use crate::readers::link_stats::LINKS_MANY;
 use crate::readers::{Format, page_bytes};
 
 /// What one parser of a file is for.
@@ -54,7 +55,16 @@ pub fn kept_files() -> impl Iterator<Item = (&'static str, String, bool)> {
             Shape::Whole => "read whole".to_owned(),
             Shape::Line => "one line".to_owned(),
             Shape::Fixed(_) => "as long as it was".to_owned(),
-            Shape::Records(_) => "line by line, with room for more".to_owned(),
+            Shape::Records(_) => {
+                let other = match path {
+                    "diskstats" => "; a few disks by /sys/class/block/*/stat".to_owned(),
+                    "net/dev" => {
+                        format!("; {LINKS_MANY} links or more by RTM_GETSTATS where cheaper")
+                    }
+                    _ => String::new(),
+                };
+                format!("line by line, with room for more{other}")
+            }
         };
         (path, how, feeds.iter().any(|feed| feed.needed))
     })
