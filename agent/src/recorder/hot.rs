@@ -1,6 +1,6 @@
 //! The hot subset of /proc, read a hundred times a second: one `pread` a file into one buffer, and
 //! only the numbers that are wanted. CPUs, disks and links are read each time, and of memory, softnet
-//! and the three pressures one every other time, in turn: a gauge of memory hardly moves in 100 ms, totals
+//! and the three pressures one at most every [`TURN_NS`], in turn: a gauge of memory hardly moves in 100 ms, totals
 //! lose nothing, and a `pread` of these that finds cold caches is 3 to 15 µs.
 //!
 //! CPU time is added up here from the lines of each CPU: a CPU that comes, goes or steps back
@@ -30,6 +30,9 @@ pub(super) struct Hot {
     /// Ticks by mode since the start.
     sums: [u64; MODES.len()],
     reading: u64,
+    /// Whose turn it is of what is not read each time, and when it was the last one's.
+    turn: u8,
+    turn_ns: u64,
     values: Vec<Option<u64>>,
     learned: bool,
     /// Of everything that moves only where something happens.
@@ -85,6 +88,8 @@ impl Hot {
             sums: [0; MODES.len()],
             // A CPU that was never seen is of reading 0, which is no reading's neighbour.
             reading: 1,
+            turn: 0,
+            turn_ns: 0,
             values: vec![None; DISKS],
             learned: false,
             moved: 0,
@@ -97,13 +102,15 @@ impl Hot {
         self.reading += 1;
         self.forget(0..MEMORY_AT);
         self.read_stat();
-        match self.reading % 10 {
-            0 => self.read_memory(),
-            2 => self.read_softnet(),
-            4 => self.read_pressure(0),
-            6 => self.read_pressure(1),
-            8 => self.read_pressure(2),
-            _ => {}
+        // By time and not by readings: where these are slow, none of it becomes older than it has to.
+        if self.turn_ns.saturating_add(TURN_NS) <= now_ns {
+            self.turn_ns = now_ns;
+            match self.turn {
+                0 => self.read_memory(),
+                1 => self.read_softnet(),
+                resource => self.read_pressure(usize::from(resource - 2)),
+            }
+            self.turn = (self.turn + 1) % 5;
         }
         let first = !std::mem::replace(&mut self.learned, true);
         let disks = self.disks.read(&mut self.buffer, now_ns);
@@ -362,8 +369,10 @@ const CPUS_MAX: usize = 8192;
 /// Disks, and links, that have columns.
 const DEVICES_MAX: usize = 8;
 const LEARN_NS: u64 = 5_000_000_000;
-/// Readings of disks' own files to one of the list: five seconds of them.
-const LIST_READS: u32 = 500;
+/// Readings of disks' own files to one of the list: a second of them, or 16 where they are slowest.
+const LIST_READS: u32 = 100;
+/// Every other reading at 100 Hz, and each where there are fewer; timers are a little early or late.
+const TURN_NS: u64 = 15_000_000;
 const FIELDS: usize = 5;
 pub(super) const MODES: [&str; 6] = ["user", "system", "iowait", "irq", "steal", "idle"];
 /// Modes that count as busy.

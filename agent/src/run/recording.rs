@@ -1,12 +1,11 @@
 //! The recorder's loop: a hundred times a second one look at the hot files.
 //!
 //! ```text
-//! sleep until the next is due -> sample -> every LOOK_NS: stop, SIGUSR2, the kernel's watches of pressure
+//! sleep until the next is due -> every LOOK_NS: stop, SIGUSR2, the kernel's watches of pressure -> sample
 //! ```
 //!
 //! It sleeps by one `clock_nanosleep`, and looks at its descriptors ten times a second: one epoll for them
-//! and a timer is two more calls in each sample, and on an idle host, whose caches are cold, these cost as
-//! much as reading a disk's file. What a sample costs is judged by [`Throttle`].
+//! and a timer would be two more calls in each sample. What a sample costs is judged by [`Throttle`].
 
 use super::{AgentError, Stop, io_error};
 use crate::clock;
