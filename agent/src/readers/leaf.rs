@@ -33,6 +33,8 @@ pub(crate) struct Found {
     engine: Option<Engine>,
     /// The engine of the walk before, which goes on from where it is.
     former: Option<Engine>,
+    /// A file that there has to be beside the others is not.
+    pub(crate) lacks: bool,
     /// Columns beyond the budget of the family, left out.
     pub(crate) refused: u64,
     /// Readings so far, for what is read seldom.

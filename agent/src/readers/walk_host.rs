@@ -20,8 +20,13 @@ pub(crate) fn entropy(roots: &Roots, found: &mut Found) {
 }
 
 pub(crate) fn conntrack(roots: &Roots, found: &mut Found) {
+    let limits = roots.procfs.join("sys/net/netfilter");
+    // Without the count nothing tracks, whatever the table says, and node_exporter has none of it.
+    if !limits.join("nf_conntrack_count").exists() {
+        return;
+    }
     found.object(
-        &roots.procfs.join("sys/net/netfilter"),
+        &limits,
         &[
             Spec("nf_conntrack_count", "node_nf_conntrack_entries", GAUGE, Read::Level(1)),
             Spec("nf_conntrack_max", "node_nf_conntrack_entries_limit", GAUGE, Read::Level(1)),
@@ -29,6 +34,7 @@ pub(crate) fn conntrack(roots: &Roots, found: &mut Found) {
         &[],
     );
     let path = roots.procfs.join("net/stat/nf_conntrack");
+    found.lacks = !path.exists();
     found.table(path, Shape::Records(LINE_BYTES_MAX), Format::Conntrack, "");
 }
 

@@ -20,8 +20,7 @@ pub struct Collector {
     pub interval_ms: u64,
     /// The section it shares on its default interval.
     pub(super) section: &'static str,
-    /// Whether there being nothing on this host is no failure, as node_exporter has it.
-    pub(super) may_be_empty: bool,
+    pub(super) nothing: Nothing,
     /// The directory of sysfs without which nothing is read, for what may hang when it is.
     pub(super) patient: Option<&'static str>,
     /// Whether its columns are scored: of a set that changes with what is busy, all would be new.
@@ -36,6 +35,27 @@ pub(super) enum Source {
     Tick,
     /// A walk, made again when one of these directories of sysfs lists other names.
     Walk { watch: &'static [&'static str], walk: fn(&Roots, &mut Found) },
+}
+
+/// What it means that a host has nothing of it, as node_exporter has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Nothing {
+    IsFine,
+    Fails,
+    /// Fine where this is there, below /proc or below /sys: an empty list is an answer.
+    NeedsProc(&'static str),
+    NeedsSys(&'static str),
+}
+
+impl Nothing {
+    pub(super) fn is_fine(self, roots: &Roots) -> bool {
+        match self {
+            Self::IsFine => true,
+            Self::Fails => false,
+            Self::NeedsProc(path) => roots.procfs.join(path).exists(),
+            Self::NeedsSys(path) => roots.sysfs.join(path).exists(),
+        }
+    }
 }
 
 /// A collector that is read, and how often.
@@ -117,7 +137,7 @@ const fn tick(name: &'static str) -> Collector {
         on: true,
         interval_ms: 0,
         section: "host",
-        may_be_empty: false,
+        nothing: Nothing::Fails,
         patient: None,
         scored: true,
         source,
@@ -136,7 +156,7 @@ const fn walked(
         on: true,
         interval_ms: SLOW_MS,
         section: name,
-        may_be_empty: true,
+        nothing: Nothing::IsFine,
         patient: None,
         scored: true,
         source,
@@ -155,12 +175,21 @@ impl Collector {
 
     /// There being nothing is no failure.
     const fn or_nothing(self) -> Self {
-        Self { may_be_empty: true, ..self }
+        Self { nothing: Nothing::IsFine, ..self }
     }
 
     /// There being nothing is a failure.
     const fn wanted(self) -> Self {
-        Self { may_be_empty: false, ..self }
+        Self { nothing: Nothing::Fails, ..self }
+    }
+
+    /// There being nothing is a failure unless this is there.
+    const fn needs_proc(self, path: &'static str) -> Self {
+        Self { nothing: Nothing::NeedsProc(path), ..self }
+    }
+
+    const fn needs_sys(self, path: &'static str) -> Self {
+        Self { nothing: Nothing::NeedsSys(path), ..self }
     }
 
     /// On a thread of its own, which is there if this directory is.
@@ -208,14 +237,14 @@ pub const COLLECTORS: &[Collector] = &[
     tick("vmstat").within(KERNEL).every(FIVE_MS),
     // IPv6's own octets, ICMP and UDP; TCP's counters, of both, are netstat's.
     tick("netstat6").within("slow").or_nothing().every(SLOW_MS),
-    walked("schedstat", NONE, walk_host::schedstat).wanted().every(FIVE_MS),
-    walked("arp", NONE, walk_host::arp).within("slow").wanted(),
+    walked("schedstat", NONE, walk_host::schedstat).needs_proc("schedstat").every(FIVE_MS),
+    walked("arp", NONE, walk_host::arp).within("slow").needs_proc("net/arp"),
     walked("conntrack", NONE, walk_host::conntrack).within("slow").wanted(),
     walked("entropy", NONE, walk_host::entropy).within("slow").wanted(),
     walked("selinux", NONE, walk_host::selinux).within("slow"),
     walked("timex", NONE, walk_host::timex).within("slow").wanted(),
     walked("udp_queues", NONE, walk_host::udp_queues).within("slow").wanted(),
-    walked("netclass", &["class/net"], walk_links::netclass).within("link").wanted(),
+    walked("netclass", &["class/net"], walk_links::netclass).within("link").needs_sys("class/net"),
     walked("bonding", &["class/net"], walk_links::bonding).within("link").wanted(),
     walked("clocksource", NONE, walk_host::clock_sources).within("identity").every(HOUR_MS),
     walked("dmi", NONE, walk_host::dmi).within("identity").wanted().every(HOUR_MS),
@@ -223,27 +252,32 @@ pub const COLLECTORS: &[Collector] = &[
     walked("btrfs", &["fs/btrfs"], walk_storage::btrfs).every(MINUTE_MS),
     walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpu0/cpufreq"),
     walked("edac", &["devices/system/edac/mc"], walk_hardware::edac),
-    walked("fibrechannel", &["class/fc_host"], walk_hardware::fibre_channel).wanted(),
-    walked("hwmon", &["class/hwmon"], walk_sensors::hwmon).wanted().patient("class/hwmon"),
-    walked("infiniband", &["class/infiniband"], walk_hardware::infiniband).wanted(),
-    walked("nvme", &["class/nvme"], walk_storage::nvme).wanted().every(MINUTE_MS),
+    walked("fibrechannel", &["class/fc_host"], walk_hardware::fibre_channel)
+        .needs_sys("class/fc_host"),
+    walked("hwmon", &["class/hwmon"], walk_sensors::hwmon)
+        .needs_sys("class/hwmon")
+        .patient("class/hwmon"),
+    walked("infiniband", &["class/infiniband"], walk_hardware::infiniband)
+        .needs_sys("class/infiniband"),
+    walked("nvme", &["class/nvme"], walk_storage::nvme).needs_sys("class/nvme").every(MINUTE_MS),
     walked("powersupplyclass", &["class/power_supply"], walk_hardware::power_supplies)
+        .needs_sys("class/power_supply")
         .patient("class/power_supply"),
-    walked("rapl", &["class/powercap"], walk_hardware::rapl).wanted(),
-    walked("tapestats", &["class/scsi_tape"], walk_storage::tapes).wanted(),
+    walked("rapl", &["class/powercap"], walk_hardware::rapl).needs_sys("class/powercap"),
+    walked("tapestats", &["class/scsi_tape"], walk_storage::tapes).needs_sys("class/scsi_tape"),
     walked("thermal_throttle", NONE, walk_hardware::throttles),
     walked("thermal_zone", &["class/thermal"], walk_hardware::thermal).patient("class/thermal"),
     walked("xfs", &["fs/xfs"], walk_storage::xfs),
     walked("ipvs", NONE, walk_tables::ipvs).wanted(),
-    walked("mdadm", NONE, walk_tables::mdadm).wanted(),
+    walked("mdadm", NONE, walk_tables::mdadm).needs_proc("mdstat"),
     walked("nfs", NONE, walk_tables::nfs).wanted(),
     walked("nfsd", NONE, walk_tables::nfsd).wanted(),
-    walked("zfs", NONE, walk_tables::zfs).wanted(),
+    walked("zfs", NONE, walk_tables::zfs).needs_proc("spl/kstat/zfs"),
     walked("cpu_isolated", NONE, walk_host::isolated).within("identity").every(HOUR_MS),
-    walked("buddyinfo", NONE, walk_tables::buddyinfo).wanted().opt_in(),
-    walked("cgroups", NONE, walk_tables::cgroups).wanted().opt_in(),
+    walked("buddyinfo", NONE, walk_tables::buddyinfo).needs_proc("buddyinfo").opt_in(),
+    walked("cgroups", NONE, walk_tables::cgroups).needs_proc("cgroups").opt_in(),
     walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
-    walked("meminfo_numa", NONE, walk_tables::numa).wanted().opt_in(),
+    walked("meminfo_numa", NONE, walk_tables::numa).opt_in(),
     // Whose directory it is may be a dead server's. `/sys` is always there.
     walked("textfile", NONE, walk_tables::textfiles).patient(""),
     // 5,000 processes are 40 ms: not for the sampler's thread.
@@ -264,9 +298,9 @@ pub const COLLECTORS: &[Collector] = &[
         .unscored(),
     walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
     walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
-    walked("slabinfo", NONE, walk_tables::slabinfo).wanted().opt_in(),
+    walked("slabinfo", NONE, walk_tables::slabinfo).needs_proc("slabinfo").opt_in(),
     walked("softirqs", NONE, walk_tables::softirqs).wanted().opt_in(),
-    walked("zoneinfo", NONE, walk_tables::zoneinfo).wanted().opt_in(),
+    walked("zoneinfo", NONE, walk_tables::zoneinfo).needs_proc("zoneinfo").opt_in(),
     walked("cpu_vulnerabilities", NONE, walk_host::vulnerabilities).every(HOUR_MS).opt_in(),
-    walked("ksmd", NONE, walk_host::ksmd).opt_in(),
+    walked("ksmd", NONE, walk_host::ksmd).wanted().opt_in(),
 ];

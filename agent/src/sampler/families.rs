@@ -10,7 +10,7 @@
 //! reading allocates nothing. Members of a group are due together, so their rows have no gaps; groups
 //! are staggered by a second each so that no tick pays for all of them.
 
-use super::catalog::{Collector, Pick, Source};
+use super::catalog::{Collector, Nothing, Pick, Source};
 use super::governor::{Governor, Thread};
 use super::patient::{Patient, Standing};
 use super::scores::{Judging, Scoring};
@@ -85,6 +85,8 @@ pub(super) struct Family {
     interval_ns: u64,
     governor: Governor,
     walked: bool,
+    /// As of the last walk.
+    nothing_is_fine: bool,
     cost_ns: u64,
     spent_ns: u64,
 }
@@ -135,6 +137,7 @@ impl Families {
                 interval_ns,
                 governor: Governor::new(interval_ns, thread),
                 walked: false,
+                nothing_is_fine: false,
                 cost_ns: 0,
                 spent_ns: 0,
             };
@@ -151,7 +154,7 @@ impl Families {
                     base: roots.sysfs.join(base),
                     cost_ns: 0,
                     spent_ns: 0,
-                    succeeded: pick.collector.may_be_empty,
+                    succeeded: pick.collector.nothing.is_fine(&roots),
                     stretched: None,
                 });
                 continue;
@@ -392,6 +395,7 @@ impl Family {
                 Walk::Call(walk) => walk(roots, &mut self.found),
                 Walk::Files(collector) => files_of(collector, roots, &mut self.found),
             }
+            self.nothing_is_fine = self.collector.nothing.is_fine(roots);
             let pause_ns = if self.found.is_empty() { ABSENT_NS } else { WALK_NS };
             self.walk_ns = now_ns.saturating_add(pause_ns);
             self.read_ns = 0;
@@ -423,7 +427,9 @@ impl Family {
     }
 
     fn succeeds(&self) -> bool {
-        if self.found.is_empty() { self.collector.may_be_empty } else { self.found.has_any() }
+        let is_list = self.collector.nothing != Nothing::IsFine;
+        let has_any = self.found.has_any() && !self.found.lacks;
+        has_any || self.nothing_is_fine && (is_list || self.found.is_empty())
     }
 }
 
