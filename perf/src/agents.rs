@@ -51,6 +51,8 @@ struct Cost {
     cpu_us_per_tick: f64,
     pss_kib: u64,
     threads: u64,
+    /// Of the flight recorder, a second: its thread's voluntary switches.
+    samples: Option<f64>,
 }
 
 /// A started agent; it is ended by its id when this is dropped.
@@ -123,15 +125,27 @@ fn once(
 }
 
 /// The flight recorder, after the others: a hundred wake-ups a second would keep the caches warm for
-/// them.
+/// them. Once where nothing else runs, and once where something always does, so that it has no rest.
 fn recording(
     comparison: &Comparison,
     broker: Option<&Broker>,
     turn: u32,
 ) -> io::Result<Vec<(&'static str, Cost)>> {
     let Some(path) = &comparison.strobe else { return Ok(Vec::new()) };
-    let dir = comparison.dir.join(format!("recording-{turn}"));
-    measure(&mut [strobe(comparison, path, broker, &dir, true)?], comparison.ticks)
+    let mut costs = Vec::new();
+    for (name, busy) in [("strobe-agent, flight recorder", None), (BUSY_NAME, Some(BUSY))] {
+        let dir = comparison.dir.join(format!("recording-{turn}-{}", costs.len()));
+        let shell = |text: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", text]);
+            spawn("sh", shell, None)
+        };
+        let _busy = busy.map(shell).transpose()?;
+        let agent = strobe(comparison, path, broker, &dir, true)?;
+        let measured = measure(&mut [agent], comparison.ticks)?;
+        costs.extend(measured.into_iter().map(|(_, cost)| (name, cost)));
+    }
+    Ok(costs)
 }
 
 /// Strobe's agent, with the flight recorder or without.
@@ -155,8 +169,7 @@ fn strobe(
             command.args(["--listen", &format!("127.0.0.1:{}", free_port()?)]);
         }
     }
-    let name = if records { "strobe-agent, flight recorder at 100 Hz" } else { "strobe-agent" };
-    spawn(name, command, None)
+    spawn("strobe-agent", command, None)
 }
 
 fn measure(running: &mut [Running], ticks: u32) -> io::Result<Vec<(&'static str, Cost)>> {
@@ -166,6 +179,10 @@ fn measure(running: &mut [Running], ticks: u32) -> io::Result<Vec<(&'static str,
         scrape_all(running)?;
     }
     let before = cpu_of(running)?;
+    let samples = |running: &[Running]| -> Vec<_> {
+        running.iter().map(|one| process::switches(one.child.id(), RECORDER)).collect()
+    };
+    let slept = samples(running);
     for tick in 1..=ticks {
         // Half a second off the scrapes, the end is away from everybody's work.
         run::sleep_until(warm + Duration::from_millis(500) + Duration::from_secs(1) * (tick - 1));
@@ -173,9 +190,10 @@ fn measure(running: &mut [Running], ticks: u32) -> io::Result<Vec<(&'static str,
     }
     run::sleep_until(warm + Duration::from_secs(1) * ticks);
     let after = cpu_of(running)?;
-    let costs = running.iter().zip(before.iter().zip(&after));
+    let slept = samples(running).into_iter().zip(slept);
+    let costs = running.iter().zip(before.iter().zip(&after)).zip(slept);
     costs
-        .map(|(one, (before, after))| {
+        .map(|((one, (before, after)), (slept, slept_before))| {
             let pid = one.child.id();
             let us = Duration::from_nanos(after.saturating_sub(*before)).as_secs_f64() * 1e6;
             let gone = || io::Error::other(format!("{} has ended", one.name));
@@ -183,6 +201,9 @@ fn measure(running: &mut [Running], ticks: u32) -> io::Result<Vec<(&'static str,
                 cpu_us_per_tick: us / f64::from(ticks),
                 pss_kib: process::pss_kib(pid).ok_or_else(gone)?,
                 threads: process::threads(pid).ok_or_else(gone)?,
+                samples: slept
+                    .zip(slept_before)
+                    .map(|(now, then)| now.saturating_sub(then) as f64 / f64::from(ticks)),
             };
             Ok((one.name, cost))
         })
@@ -227,6 +248,8 @@ fn summary(costs: &[(&'static str, Vec<Cost>)], comparison: &Comparison) -> (Val
         let cpu = middle(costs, &|cost| cost.cpu_us_per_tick);
         let pss = middle(costs, &|cost| cost.pss_kib as f64);
         let threads = middle(costs, &|cost| cost.threads as f64);
+        let samples: Vec<f64> = costs.iter().filter_map(|cost| cost.samples).collect();
+        let samples = median(&samples);
         // Each ratio is within one run, where both had the same seconds.
         let over = |other: Option<&[Cost]>| {
             let pairs = costs.iter().zip(other?);
@@ -242,15 +265,16 @@ fn summary(costs: &[(&'static str, Vec<Cost>)], comparison: &Comparison) -> (Val
             shown(above),
             format!("{:.1}", pss / 1024.0),
             format!("{threads:.0}"),
+            samples.map_or_else(|| "–".into(), |samples| format!("{samples:.0}")),
         ]);
         agents.push(json!({
             "name": name, "cpu_us_per_tick": cpu, "cpu_over_strobe": ratio,
             "cpu_over_floor": above,
-            "pss_kib": pss, "threads": threads,
+            "pss_kib": pss, "threads": threads, "samples_per_s": samples,
             "runs": costs.iter().map(|cost| cost.cpu_us_per_tick).collect::<Vec<_>>(),
         }));
     }
-    let head = ["agent", "CPU µs a tick", "× strobe-agent", "× floor", "PSS MiB", "threads"];
+    let head = ["agent", "CPU µs a tick", "× strobe-agent", "× floor", "PSS MiB", "threads", "Hz"];
     let table = Table { head: head.map(String::from).to_vec(), rows };
     let value = json!({ "what": "agents", "ticks": comparison.ticks, "runs": comparison.runs, "agents": agents });
     (value, table)
@@ -294,6 +318,10 @@ impl Drop for Running {
 }
 
 const WARM_UP: Duration = Duration::from_secs(3);
+const RECORDER: &str = "strobe-record";
+const BUSY_NAME: &str = "strobe-agent, flight recorder, host never quiet";
+/// About a tenth of a core, in pieces.
+const BUSY: &str = "while :; do i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; sleep 0.02; done";
 
 /// What Prometheus 2.42 sends.
 const SCRAPE: Ask<'_> = Ask {
@@ -312,7 +340,8 @@ mod tests {
 
     #[test]
     fn ratios_are_within_a_run_and_medians_over_runs() {
-        let cost = |cpu_us_per_tick| Cost { cpu_us_per_tick, pss_kib: 2048, threads: 2 };
+        let cost =
+            |cpu_us_per_tick| Cost { cpu_us_per_tick, pss_kib: 2048, threads: 2, samples: None };
         let comparison = Comparison {
             strobe: None,
             strobe_arguments: Vec::new(),
@@ -332,7 +361,7 @@ mod tests {
         let (value, table) = summary(&costs, &comparison);
         assert_eq!(value["agents"][1]["cpu_us_per_tick"], 3000.0);
         assert_eq!(value["agents"][1]["cpu_over_strobe"], 20.0);
-        assert_eq!(table.rows[0], ["strobe-agent", "100", "1.00", "2.00", "2.0", "2"]);
+        assert_eq!(table.rows[0], ["strobe-agent", "100", "1.00", "2.00", "2.0", "2", "–"]);
         assert_eq!(value["agents"][2]["cpu_over_strobe"], 0.5);
     }
 }

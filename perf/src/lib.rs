@@ -8,6 +8,7 @@
 
 pub mod agents;
 pub mod broker;
+pub mod churn;
 pub mod families;
 pub mod floor;
 pub mod gaps;

@@ -55,6 +55,12 @@ pub fn pss_kib(pid: u32) -> Option<u64> {
     field_kib(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
 }
 
+/// What of it is the process's own and no file's: heap, stacks, anonymous maps. KiB.
+#[must_use]
+pub fn anonymous_kib(pid: u32) -> Option<u64> {
+    field_kib(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Anonymous:")
+}
+
 /// The largest resident set size there was, KiB.
 #[must_use]
 pub fn rss_peak_kib(pid: u32) -> Option<u64> {
@@ -67,6 +73,21 @@ pub fn threads(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Threads:"))?;
     line.trim().parse().ok()
+}
+
+/// How often its threads of this name have gone to sleep by themselves; `None` if it has none.
+#[must_use]
+pub fn switches(pid: u32, thread: &str) -> Option<u64> {
+    let text = |dir: &fs::DirEntry, file| fs::read_to_string(dir.path().join(file)).ok();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let named =
+        tasks.filter(|task| text(task, "comm").is_some_and(|name| name.starts_with(thread)));
+    let slept = named.filter_map(|task| {
+        let status = text(&task, "status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    });
+    slept.reduce(|a, b| a + b)
 }
 
 fn threads_ns(pid: u32) -> Option<u64> {
@@ -111,6 +132,8 @@ mod tests {
         let me = std::process::id();
         assert!(cpu_ns(me).is_some() && threads(me).is_some_and(|count| 0 < count));
         assert!(pss_kib(me).is_some_and(|kib| 100 < kib));
+        assert!(anonymous_kib(me).is_some_and(|kib| 0 < kib));
+        assert!(switches(me, "").is_some() && switches(me, "no thread of this name").is_none());
         assert!(rss_peak_kib(me).is_some_and(|kib| 100 < kib));
         assert_eq!(cpu_ns(u32::MAX), None);
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use strobe_perf::agents::{Comparison, compare};
+use strobe_perf::churn;
 use strobe_perf::families;
 use strobe_perf::floor;
 use strobe_perf::peers::Kind;
@@ -61,6 +62,8 @@ enum What {
     Agents(AgentsArguments),
     /// strobe-agent on a host of many control groups and processes.
     Families(FamiliesArguments),
+    /// What strobe-agent keeps of a host on which nothing stays; fails if it grows.
+    Churn(ChurnArguments),
     /// The same data and questions to Strobe, victoria-metrics and prometheus (those installed).
     Queries(QueriesArguments),
     /// Many simulated agents against a cluster, whose brokers may be hurt; fails if a row is lost.
@@ -155,6 +158,13 @@ struct FamiliesArguments {
     /// Time between two readings of both families.
     #[arg(long, default_value = "1s")]
     interval: String,
+}
+
+#[derive(Args, Debug)]
+struct ChurnArguments {
+    /// How long.
+    #[arg(long, default_value_t = 4200)]
+    seconds: u64,
 }
 
 #[derive(Args, Debug)]
@@ -266,6 +276,7 @@ fn act(bench: &Bench, command: &What) -> Result<(), String> {
         }
         What::Agents(arguments) => agents(bench, arguments)?,
         What::Families(arguments) => families(bench, arguments)?,
+        What::Churn(arguments) => churn(bench, arguments)?,
         What::Queries(arguments) => queries::measure(bench, &queries_wanted(arguments)?)?,
         What::Summary => {
             return summary::write(&bench.results).map_err(|why| why.to_string());
@@ -402,6 +413,16 @@ fn families(bench: &Bench, arguments: &FamiliesArguments) -> Result<Found, Strin
     };
     let (value, table) = families::measure(&wanted).map_err(|why| why.to_string())?;
     Ok(Found { name: "families".into(), value, table, failed: None })
+}
+
+fn churn(bench: &Bench, arguments: &ChurnArguments) -> Result<Found, String> {
+    let wanted = churn::Wanted {
+        programs: bench.programs.clone(),
+        lasting: Duration::from_secs(arguments.seconds.max(1)),
+        dir: bench.scratch("churn")?,
+    };
+    let (value, table, failed) = churn::measure(&wanted).map_err(|why| why.to_string())?;
+    Ok(Found { name: "churn".into(), value, table, failed })
 }
 
 fn tell(bench: &Bench, found: &Found, command: &str) -> Result<(), String> {

@@ -159,6 +159,14 @@ const WANTED: &[Wanted] = &[
         digits: 2,
     },
     Wanted {
+        what: "an hour of churn: agent's anonymous memory, KiB more in its second half",
+        bar: "0",
+        aim: "0",
+        file: "churn",
+        pointer: "/grown_kib",
+        digits: 0,
+    },
+    Wanted {
         what: "10,000 agents × 1 KiB at 1 Hz: broker CPU, % of one core",
         bar: "70",
         aim: "40",
