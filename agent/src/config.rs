@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn defaults_and_bounds() {
         let plain = config(&[]).unwrap();
-        assert_eq!((plain.interval_ms, plain.ring_slots, plain.once), (1000, 512, false));
+        assert_eq!((plain.interval_ms, plain.ring_slots, plain.once), (1000, 256, false));
         assert_eq!((plain.broker, plain.listen, &*plain.job), (None, None, "node"));
         let spool = config(&[]).unwrap().spool().unwrap();
         assert_eq!((spool.disk_bytes_max, spool.memory_bytes_max), (64 << 20, 4 << 20));

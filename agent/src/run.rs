@@ -192,7 +192,7 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
         return Err(AgentError::NoToken);
     }
     // Small ones lie on plain pages, which any host has: huge ones gain nothing there. All of them now: the
-    // ring goes round in two minutes, and until then each tick would stop for the kernel to find some.
+    // ring goes round in a minute, and until then each tick would stop for the kernel to find some.
     let bytes = config.ring_slots * FRAME_BYTES_MAX;
     let want = if bytes < HUGE_FROM_BYTES { Want::Plain } else { Want::Hugetlb };
     let mut region = Region::map(bytes, want)

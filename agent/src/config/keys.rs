@@ -156,7 +156,7 @@ pub(super) const HOST_KEYS: &[Key] = &[
         name: "agent.ring_slots",
         flag: "ring-slots",
         env: "STROBE_RING_SLOTS",
-        default: if SMALL { "128" } else { "512" },
+        default: if SMALL { "128" } else { "256" },
         help: "4 KiB slots for frames the broker has not stored yet, a power of two, 16 to 65536.",
     },
     Key {
