@@ -371,8 +371,9 @@ const DEVICES_MAX: usize = 8;
 const LEARN_NS: u64 = 5_000_000_000;
 /// Readings of disks' own files to one of the list: a second of them, or 16 where they are slowest.
 const LIST_READS: u32 = 100;
-/// Every other reading at 100 Hz, and each where there are fewer; timers are a little early or late.
-const TURN_NS: u64 = 15_000_000;
+/// Every other reading where there are 60 a second and more, and each where there are fewer; timers are a
+/// little early or late.
+const TURN_NS: u64 = 18_000_000;
 const FIELDS: usize = 5;
 pub(super) const MODES: [&str; 6] = ["user", "system", "iowait", "irq", "steal", "idle"];
 /// Modes that count as busy.

@@ -329,6 +329,37 @@ fn an_oom_kill_that_the_sampler_reads_rings() {
     }
 }
 
+/// What is read in turn is never older than five turns of 20 ms, or than five samples where these are slower.
+#[test]
+fn what_goes_in_turns_goes_by_time() {
+    for (step_ms, samples_max) in [(10, 10), (13, 10), (20, 5), (160, 5)] {
+        let tree = Tree::new(&format!("turns-{step_ms}"));
+        let mut world = World::new(&tree.0);
+        let mut at_ms = 1_000;
+        for kib in [6, 11, 17] {
+            tree.write(
+                "meminfo",
+                &format!("MemTotal: 9 kB\nMemFree: {kib} kB\nMemAvailable: 7 kB\n"),
+            );
+            tree.write("pressure/cpu", &format!("some avg10=0.00 total={}\n", kib * 1000));
+            let mut samples = 0;
+            let is_new = |world: &World| {
+                let values = world.recorder.hot.values();
+                [kib * 1024, kib * 1000].iter().all(|new| values.contains(&Some(*new)))
+            };
+            while !is_new(&world) {
+                samples += 1;
+                at_ms += step_ms;
+                world.sample(at_ms);
+                assert!(
+                    samples <= samples_max,
+                    "each {step_ms} ms: not after {samples_max} samples"
+                );
+            }
+        }
+    }
+}
+
 /// The promise of the recorder: 200 ms of a real process on real /proc are 20 samples, of which at
 /// least 15 show it. Content is asked for, not speed: a sampler that is late has fewer.
 #[test]
@@ -340,7 +371,7 @@ fn a_real_burst_of_200_ms_is_in_the_recording() {
     let mut burst: Option<std::process::Child> = None;
     let mut beside = Vec::new();
     // Samples are as dear as they may be: where nothing moves, half of them are left out.
-    let mut throttle = Throttle::thin(Duration::from_millis(10));
+    let mut throttle = Throttle::of(Duration::from_millis(10), 150_000);
     let mut due = start;
     while due < start + 1_600_000_000 {
         std::thread::sleep(Duration::from_nanos(due.saturating_sub(clock::monotonic_ns())));

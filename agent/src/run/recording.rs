@@ -70,7 +70,7 @@ pub(super) fn record(
         // What was slept through, as while the machine was suspended, is not made up for.
         due_ns = due_ns.max(now.boottime_ns.saturating_sub(step_ns)).saturating_add(step_ns);
         if throttle.is_due(now.boottime_ns) && throttle.judge(now.boottime_ns, used_ns()) {
-            log::warn!("recorder: {} from now on, as it cost too much", throttle.words());
+            log::info!("recorder: {}", throttle.words());
         }
     }
 }
