@@ -8,6 +8,7 @@ use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
 use super::tasks::{self, Tasks};
 use super::textfile::{self, Textfiles};
+use super::units::{self, Units};
 use super::{COUNTER, GAUGE, column};
 use crate::adjust::adjustment;
 use crate::config::SMALL;
@@ -39,6 +40,8 @@ pub(crate) enum Call {
     Tasks(Box<Tasks>),
     /// The tree of control groups.
     Groups(Box<Groups>),
+    /// systemd's units.
+    Units(Box<Units>),
 }
 
 impl Engine {
@@ -71,7 +74,15 @@ impl Engine {
                 fill(sheet, |sheet| processes.put(sheet))
             }
             // The small build has no such collectors, nor their code.
-            Call::Exits(_) | Call::Latency(_) | Call::Tasks(_) | Call::Groups(_) if SMALL => false,
+            Call::Exits(_)
+            | Call::Latency(_)
+            | Call::Tasks(_)
+            | Call::Groups(_)
+            | Call::Units(_)
+                if SMALL =>
+            {
+                false
+            }
             Call::Exits(exits) => {
                 exits.read();
                 fill(sheet, |sheet| exits.put(sheet))
@@ -88,6 +99,10 @@ impl Engine {
                 groups.read(now_ns);
                 fill(sheet, |sheet| groups.put(sheet))
             }
+            Call::Units(units) => {
+                units.read();
+                fill(sheet, |sheet| units.put(sheet))
+            }
         }
     }
 
@@ -99,13 +114,20 @@ impl Engine {
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
             }
-            Call::Exits(_) | Call::Latency(_) | Call::Tasks(_) | Call::Groups(_) if SMALL => {
+            Call::Exits(_)
+            | Call::Latency(_)
+            | Call::Tasks(_)
+            | Call::Groups(_)
+            | Call::Units(_)
+                if SMALL =>
+            {
                 Vec::new()
             }
             Call::Exits(_) => exits::columns(),
             Call::Latency(_) => latency::columns(entry.shape, &entry.key),
             Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
             Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
+            Call::Units(_) => units::columns(entry.shape, &entry.key),
         }
     }
 }

@@ -9,6 +9,7 @@ mod picks;
 pub(crate) mod sheet;
 pub(crate) mod text;
 
+mod bus;
 mod cgroups;
 mod cpu;
 pub(crate) mod disk;
@@ -37,6 +38,7 @@ mod sockets;
 mod table;
 mod tasks;
 mod textfile;
+mod units;
 pub(crate) mod walk_hardware;
 pub(crate) mod walk_host;
 pub(crate) mod walk_links;
