@@ -5,7 +5,7 @@
 
 mod broker;
 
-use broker::{Broker, config, fresh_dir, open, wall_s};
+use broker::{Broker, config, config_with, fresh_dir, open, wall_s};
 use strobe_agent::run::{Agent, AgentError};
 use strobe_wire::ids::HostId;
 use strobe_wire::message::{Message, encode};
@@ -302,4 +302,65 @@ fn what_the_ring_cannot_hold_waits_on_the_disk_and_comes_beside_what_is_live() {
     broker.serve(|_| stopping.is_finished());
     stopping.join().unwrap().unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A host whose links have other names each half second, and a broker that is away for twenty of these: each row
+/// comes with the schema it was made with, whatever has been outgrown since.
+#[test]
+fn rows_of_sets_that_are_long_gone_come_with_their_schemas() {
+    let (sets, unsendable, told) = after_churn("schemas", 60, 20, 500);
+    assert!(10 < sets, "{sets} sets of links");
+    assert_eq!((unsendable, told), (0, 0), "nothing was given up");
+}
+
+/// More columns than are kept for rows that wait: what cannot be told is owned up to, and what is behind it goes on.
+#[test]
+fn a_row_whose_schema_is_gone_is_told_as_a_loss() {
+    let (_, unsendable, told) = after_churn("no-schema", 600, 12, 250);
+    assert!(0 < unsendable && 0 < told, "{unsendable} rows without a schema, {told} told");
+}
+
+/// So many links that all get other names so often while the broker is away. Once all is with it: how many sets
+/// it was told of, how many rows nobody had a schema for, how many losses were told.
+fn after_churn(name: &str, count: usize, turns: usize, turn_ms: u64) -> (usize, u64, usize) {
+    let dir = fresh_dir(name);
+    let tree = fresh_dir(&format!("{name}-proc"));
+    std::fs::create_dir_all(tree.join("net")).unwrap();
+    let links = |turn: usize| {
+        let mut text = "a|b\nc|d\n".to_owned();
+        for link in 0..count {
+            text += &format!("l{turn}x{link}: 1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0\n");
+        }
+        // In place: the file is kept open.
+        std::fs::write(tree.join("net/dev"), text).unwrap();
+    };
+    links(0);
+    let mut broker = Broker::new();
+    let token = broker.token;
+    // So large that it is the schemas and not the ring that run out.
+    let more = [format!("--procfs={}", tree.display()), "--ring-slots=4096".to_owned()];
+    let agent = Agent::start(&config_with(&dir, broker.addr(), Some(&token), &more)).unwrap();
+    broker.serve(|broker| 40 < broker.through());
+    let told = broker.through();
+    let addr = broker.addr();
+    let any = "127.0.0.1:0".parse().unwrap();
+    (broker.socket, broker.link, broker.poll) = open(&broker.identity, any);
+    for turn in 1..=turns {
+        links(turn);
+        let mut over = until_ms(turn_ms);
+        while !over() {
+            std::thread::yield_now();
+        }
+    }
+    (broker.socket, broker.link, broker.poll) = open(&broker.identity, addr);
+    broker.conversations.clear();
+    broker.serve(|broker| told + 300 < broker.through() && !dir.join("spool").exists());
+    let sets = broker.sections.values().filter(|section| *section == "net").count();
+    let unsendable = agent.status().unsendable;
+    let stopping = std::thread::spawn(|| agent.stop());
+    broker.serve(|_| stopping.is_finished());
+    stopping.join().unwrap().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::remove_dir_all(&tree).unwrap();
+    (sets, unsendable, broker.stored.values().filter(|what| *what == "loss").count())
 }

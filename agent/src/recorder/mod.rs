@@ -73,6 +73,7 @@ pub struct Recorder {
     /// Of the block that is being packed.
     tag: Tag,
     schema: SchemaId,
+    columns: Option<Arc<Schema>>,
     table: Arc<Table>,
     shelf: Arc<Mutex<Shelf>>,
     bell: Bell,
@@ -151,6 +152,7 @@ impl Recorder {
             packer: Packer::new(1),
             tag: Tag::default(),
             schema: SchemaId(0),
+            columns: None,
             table,
             shelf,
             bell,
@@ -217,7 +219,9 @@ impl Recorder {
         self.close_block();
         let schema = Schema { section: "burst".to_owned(), columns: self.hot.columns() };
         self.packer.clear(schema.columns.len());
-        self.schema = self.table.publish(&Arc::new(schema));
+        let schema = Arc::new(schema);
+        self.schema = self.table.publish(&schema);
+        self.columns = Some(schema);
         let mut second = Second::default();
         second.learn(&self.hot);
         lock(&self.shelf).set_second(second, &self.table);
@@ -225,7 +229,7 @@ impl Recorder {
 
     fn close_block(&mut self) {
         if 0 < self.packer.samples() {
-            lock(&self.shelf).put(self.tag, &self.packer);
+            lock(&self.shelf).put(self.tag, self.columns.as_ref(), &self.packer);
         }
         let columns = self.hot.values().len();
         self.packer.clear(columns);

@@ -31,6 +31,8 @@ pub(super) struct Shelf {
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     pub(super) tag: Tag,
+    /// The table of schemas does not keep it for as long as a block is here.
+    pub(super) schema: Option<Arc<Schema>>,
     pub(super) columns: u16,
     pub(super) samples: u16,
     length: usize,
@@ -90,6 +92,7 @@ impl Shelf {
         let blocks = usize::try_from(window_ms / BLOCK_MS).unwrap_or(usize::MAX);
         let block = Block {
             tag: Tag::default(),
+            schema: None,
             columns: 0,
             samples: 0,
             length: 0,
@@ -109,7 +112,7 @@ impl Shelf {
     }
 
     /// Keeps a block.
-    pub(super) fn put(&mut self, tag: Tag, packer: &Packer) {
+    pub(super) fn put(&mut self, tag: Tag, schema: Option<&Arc<Schema>>, packer: &Packer) {
         let count = self.count();
         if let Some(ship) = &mut self.ship
             && ship.next + count <= self.next
@@ -124,6 +127,7 @@ impl Shelf {
             if let Some(bytes) = block.bytes.get_mut(..packed.len()) {
                 bytes.copy_from_slice(packed);
             }
+            block.schema = schema.cloned();
             (block.tag, block.length, block.samples) = (tag, packed.len(), packer.samples());
             block.columns = u16::try_from(packer.columns()).unwrap_or(0);
         }

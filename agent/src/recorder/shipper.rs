@@ -87,6 +87,9 @@ impl Shipper {
                 }
                 for _ in 0..BLOCKS_A_TICK {
                     let Some(block) = shelf.ship() else { break };
+                    if let Some(schema) = &block.schema {
+                        self.table.put(block.tag.schema, schema);
+                    }
                     let (columns, samples) = (block.columns, block.samples);
                     let burst = Burst { columns, samples, packed: block.packed() };
                     sealer.burst(now, block.tag.first, block.tag.schema, &burst);

@@ -242,7 +242,7 @@ fn the_window_is_bounded_and_what_could_not_be_sent_is_counted() {
     let put = |shelf: &mut Shelf, second: u64| {
         let tag =
             Tag { first: at(second * 1000), last_ns: second * 1_000_000_000, ..Tag::default() };
-        shelf.put(tag, &packer);
+        shelf.put(tag, None, &packer);
     };
     let sent = |shelf: &mut Shelf| {
         let mut sent = Vec::new();
@@ -327,6 +327,42 @@ fn an_oom_kill_that_the_sampler_reads_rings() {
             assert_eq!(world.bell.heard(), rung, "at {second} s");
         }
     }
+}
+
+/// A minute in which so many sets of links were outgrown that the table of schemas has forgotten those
+/// the minute began with.
+#[test]
+fn a_block_has_its_schema_however_long_it_waited() {
+    let tree = Tree::new("outgrown");
+    let mut world = World::new(&tree.0);
+    for second in 0..50_u64 {
+        let links = (0..4).map(|n| format!("l{second}x{n}: 1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0\n"));
+        tree.write("net/dev", &format!("a|b\nc|d\n{}", links.collect::<String>()));
+        if second % 5 == 0 {
+            tree.write(
+                "diskstats",
+                &format!(" 254 0 d{second}x 1 0 8 0 2 0 16 0 0 3 0\n")
+                    .repeat(usize::try_from(1 + second / 5 % 2).unwrap()),
+            );
+        }
+        (0..10).for_each(|n| world.sample(1_000 + second * 1_000 + n * 100));
+        let column = |n: usize| strobe_wire::schema::Column {
+            name: format!("other_{second}_{n}"),
+            labels: strobe_wire::schema::Labels::of(&[]),
+            kind: strobe_wire::schema::Kind::Float,
+        };
+        let columns = (0..1000).map(column).collect();
+        world.table.publish(&Arc::new(Schema { section: "net".to_owned(), columns }));
+    }
+    world.bell.ring(Reason::Request);
+    world.sample(51_000);
+    (52..70).for_each(|second| {
+        world.sample(second * 1_000);
+        world.tick(second * 1_000);
+    });
+    let seconds: std::collections::BTreeSet<_> =
+        world.bursts.iter().map(|(ms, _)| ms / 1_000).collect();
+    assert!((1..51).all(|second| seconds.contains(&second)), "{seconds:?}");
 }
 
 /// What is read in turn is never older than five turns of 20 ms, or than five samples where these are slower.

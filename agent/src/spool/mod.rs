@@ -401,6 +401,12 @@ impl Spool {
     }
 }
 
+/// What is sent in the place of a row whose schema nobody has any more.
+#[must_use]
+pub fn no_schema(of: &Header) -> Bytes {
+    Lost::of(of, "no_schema").seal(of.host)
+}
+
 fn schema_of(header: &Header) -> Option<SchemaId> {
     matches!(header.kind, FrameKind::Row | FrameKind::Burst).then_some(header.schema)
 }

@@ -7,6 +7,7 @@
 //!                 +---- PAUSE -------------+  TRIES without an acknowledgement: the first frame goes
 //! ```
 
+use super::frames::remember;
 use super::{State, Uplink};
 use crate::ring::Reader as Ring;
 use crate::schemas::Table;
@@ -115,7 +116,7 @@ impl Replay {
             let Some(next) = spool.next() else { return };
             let (schema, bytes, mark) = match next {
                 Spooled::Schema(id, message) => {
-                    if self.schemas.insert(id) {
+                    if remember(&mut self.schemas, id) {
                         self.chunks.push_back(message);
                     }
                     continue;
@@ -137,7 +138,7 @@ impl Replay {
                         continue;
                     }
                 }
-                self.schemas.insert(id);
+                remember(&mut self.schemas, id);
             }
             self.sent.push_back(Sent { mark, bytes: Some(bytes.len()) });
             self.sent_bytes += bytes.len();

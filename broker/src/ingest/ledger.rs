@@ -60,4 +60,5 @@ pub(super) fn now_ns(now_ms: i64) -> i64 {
 }
 
 /// Reasons that agents give.
-const AGENT_REASONS: [&str; 5] = ["ring_full", "oversize", "malformed", "spool_full", "thinned"];
+const AGENT_REASONS: [&str; 6] =
+    ["ring_full", "oversize", "malformed", "spool_full", "thinned", "no_schema"];

@@ -346,13 +346,15 @@ impl Ingest {
             self.sessions.get_mut(&session).ok_or(Refusal::Order("a schema before the hello"))?;
         schema.check()?;
         let id = schema.id();
-        if session.schemas.insert(id, schema.columns.len()).is_none() {
-            session.schema_order.push_back(id);
-            if SESSION_SCHEMAS_MAX < session.schema_order.len()
-                && let Some(oldest) = session.schema_order.pop_front()
-            {
-                session.schemas.remove(&oldest);
-            }
+        if session.schemas.insert(id, schema.columns.len()).is_some() {
+            // Told again is the newest again: an agent forgets from time to time what it told.
+            session.schema_order.retain(|known| *known != id);
+        }
+        session.schema_order.push_back(id);
+        if SESSION_SCHEMAS_MAX < session.schema_order.len()
+            && let Some(oldest) = session.schema_order.pop_front()
+        {
+            session.schemas.remove(&oldest);
         }
         Ok(id)
     }

@@ -96,6 +96,25 @@ fn each_refusal_is_named_and_counted() {
     assert_eq!(early.reason(), "order");
 }
 
+/// A host on which nothing stays tells of thousands of schemas: those that it tells of again are kept.
+#[test]
+fn a_schema_that_is_told_again_is_the_newest() {
+    let mut ingest = opened();
+    let mut seq = 0;
+    for number in 0..3 * SESSION_SCHEMAS_MAX {
+        let section = format!("net.{number}");
+        ingest.schema(ONE, &Schema { section, ..schema() }).unwrap();
+        if number % 1024 == 7 {
+            ingest.schema(ONE, &schema()).unwrap();
+        }
+        seq += 1;
+        ingest.frame(ONE, &row(&header(seq), &[1]), NOW).unwrap();
+    }
+    let known = &ingest.sessions[&ONE];
+    assert_eq!(known.schemas.len(), SESSION_SCHEMAS_MAX);
+    assert_eq!(known.schema_order.len(), SESSION_SCHEMAS_MAX);
+}
+
 #[test]
 fn hostile_hellos_are_named() {
     let check = |change: &dyn Fn(&mut Hello), wanted: &str| {
