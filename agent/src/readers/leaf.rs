@@ -13,7 +13,7 @@
 use super::engine::{Call, Engine};
 use super::kept::{Buffer, Shape};
 use super::table::Table;
-use super::text::{number, signed};
+use super::text::{hexadecimal, leading, number, signed};
 use super::{Format, GAUGE, bounded, column};
 use nix::errno::Errno;
 use std::borrow::Cow;
@@ -464,22 +464,6 @@ fn natural(name: &str) -> (&str, u64) {
     let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
     let (stem, digits) = name.split_at(name.len() - digits);
     (stem, digits.parse().unwrap_or(0))
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
-    u64::from_str_radix(text, 16).ok()
-}
-
-/// Whole and, behind a point, tenths; what is finer is cut off.
-fn leading(text: &[u8], factor: u64) -> Option<u64> {
-    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (whole, rest) = text.split_at_checked(digits(text))?;
-    let tenth = match rest {
-        [b'.', digit @ b'0'..=b'9', ..] => u64::from(digit - b'0'),
-        _ => 0,
-    };
-    number(whole)?.checked_mul(factor)?.checked_add(factor / 10 * tenth)
 }
 
 fn is_stale(error: &io::Error) -> bool {

@@ -103,6 +103,23 @@ pub(crate) fn hundredths(word: &[u8]) -> Option<u64> {
     number(whole)?.checked_mul(100)?.checked_add(number(fraction)?)
 }
 
+/// A number without its `0x`.
+pub(crate) fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+/// The number a text begins with, times `factor`: whole and, behind a point, tenths; what is finer is cut off.
+pub(crate) fn leading(text: &[u8], factor: u64) -> Option<u64> {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (whole, rest) = text.split_at_checked(digits(text))?;
+    let tenth = match rest {
+        [b'.', digit @ b'0'..=b'9', ..] => u64::from(digit - b'0'),
+        _ => 0,
+    };
+    number(whole)?.checked_mul(factor)?.checked_add(factor / 10 * tenth)
+}
+
 /// The number of the next word.
 #[expect(single_use_lifetimes, reason = "`impl Iterator<Item = &[u8]>` is not yet Rust")]
 pub(crate) fn next<'a>(words: &mut impl Iterator<Item = &'a [u8]>) -> Option<u64> {
