@@ -13,8 +13,9 @@
 use super::engine::{Call, Engine};
 use super::kept::{Buffer, Shape};
 use super::table::Table;
-use super::text::{hexadecimal, leading, number, signed};
+use super::text::{hexadecimal, human, leading, number, signed};
 use super::{Format, GAUGE, bounded, column};
+use crate::config::SMALL;
 use nix::errno::Errno;
 use std::borrow::Cow;
 use std::fs::File;
@@ -61,6 +62,8 @@ pub(crate) enum Read {
     Level(i64),
     /// The number it begins with (`4: ACTIVE`, `2.5 Gb/sec`), times this.
     Leading(u64),
+    /// A size as bcache writes it ([`human`]), or a whole number.
+    Human,
     /// A number as `0x…`; all ones are a counter that the device does not have.
     Hexadecimal,
     /// 1 if it is this text, 0 otherwise.
@@ -314,6 +317,8 @@ impl Read {
                 value.checked_mul(factor).map(i64::cast_unsigned)
             }
             Self::Leading(factor) => leading(text, factor),
+            Self::Human if SMALL => None,
+            Self::Human => human(text),
             Self::Hexadecimal => {
                 let value = hexadecimal(text.strip_prefix(b"0x")?)?;
                 (value != u64::MAX).then_some(value)

@@ -9,6 +9,7 @@ mod picks;
 pub(crate) mod sheet;
 pub(crate) mod text;
 
+mod bcache;
 mod cgroups;
 mod cpu;
 pub(crate) mod disk;
@@ -124,6 +125,8 @@ pub(crate) enum Format {
     Kstat,
     /// /proc/spl/kstat/zfs/*/io.
     Pool,
+    /// /sys/fs/bcache/*/bdev*/writeback_rate_debug.
+    Writeback,
 }
 
 /// The trees that walks go through.
@@ -172,6 +175,7 @@ impl Format {
             Self::NodeStat => zfs::parse_node_stat(bytes, sheet),
             Self::Kstat => zfs::parse_kstat(bytes, sheet),
             Self::Pool => zfs::parse_pool(bytes, sheet),
+            Self::Writeback => bcache::parse_writeback(bytes, sheet),
         }
     }
 
@@ -220,6 +224,7 @@ impl Format {
             Self::NodeStat => zfs::node_stat_columns(about, key),
             Self::Kstat => zfs::kstat_columns(about, key),
             Self::Pool => zfs::pool_columns(about, key),
+            Self::Writeback => bcache::writeback_columns(about),
         }
     }
 }

@@ -249,6 +249,8 @@ pub const COLLECTORS: &[Collector] = &[
     walked("clocksource", NONE, walk_host::clock_sources).within("identity").every(HOUR_MS),
     walked("dmi", NONE, walk_host::dmi).within("identity").wanted().every(HOUR_MS),
     walked("os", NONE, walk_host::os).within("identity").wanted().every(HOUR_MS),
+    // Its attributes wait for a lock that is held while a set of caches is registered, which reads its journal.
+    walked("bcache", &["fs/bcache"], walk_storage::bcache).patient("fs/bcache"),
     walked("btrfs", &["fs/btrfs"], walk_storage::btrfs).every(MINUTE_MS),
     walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpu0/cpufreq"),
     walked("edac", &["devices/system/edac/mc"], walk_hardware::edac),
