@@ -3,6 +3,7 @@
 use super::cgroups::{self, Groups};
 use super::exits::{self, Exits};
 use super::latency::{self, Latency};
+use super::mountstats::{self, Mountstats};
 use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
@@ -39,6 +40,8 @@ pub(crate) enum Call {
     Tasks(Box<Tasks>),
     /// The tree of control groups.
     Groups(Box<Groups>),
+    /// NFS mounts.
+    Mountstats(Box<Mountstats>),
 }
 
 impl Engine {
@@ -71,7 +74,15 @@ impl Engine {
                 fill(sheet, |sheet| processes.put(sheet))
             }
             // The small build has no such collectors, nor their code.
-            Call::Exits(_) | Call::Latency(_) | Call::Tasks(_) | Call::Groups(_) if SMALL => false,
+            Call::Exits(_)
+            | Call::Latency(_)
+            | Call::Tasks(_)
+            | Call::Groups(_)
+            | Call::Mountstats(_)
+                if SMALL =>
+            {
+                false
+            }
             Call::Exits(exits) => {
                 exits.read();
                 fill(sheet, |sheet| exits.put(sheet))
@@ -88,6 +99,10 @@ impl Engine {
                 groups.read(now_ns);
                 fill(sheet, |sheet| groups.put(sheet))
             }
+            Call::Mountstats(mounts) => {
+                mounts.read();
+                fill(sheet, |sheet| mounts.put(sheet))
+            }
         }
     }
 
@@ -99,13 +114,20 @@ impl Engine {
             Call::Processes(_) => {
                 processes::columns(entry.shape, &String::from_utf8_lossy(&entry.key))
             }
-            Call::Exits(_) | Call::Latency(_) | Call::Tasks(_) | Call::Groups(_) if SMALL => {
+            Call::Exits(_)
+            | Call::Latency(_)
+            | Call::Tasks(_)
+            | Call::Groups(_)
+            | Call::Mountstats(_)
+                if SMALL =>
+            {
                 Vec::new()
             }
             Call::Exits(_) => exits::columns(),
             Call::Latency(_) => latency::columns(entry.shape, &entry.key),
             Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
             Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
+            Call::Mountstats(_) => mountstats::columns(entry.shape, &entry.key),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the fuzz targets call of readers that have no [`Format`](super::Format): what the kernel says of
-//! control groups, of processes and of sockets and links in its own binary answers.
+//! control groups, of processes, of NFS mounts and of sockets and links in its own binary answers.
 
-use super::{cgroups, exits, link_stats, sockets, tasks};
+use super::{cgroups, exits, link_stats, mountstats, sockets, tasks};
 
 /// One answer, or one file.
 ///
@@ -13,6 +13,7 @@ pub(crate) fn answer(which: u8, bytes: &[u8]) {
         1 => exits::fuzz(bytes),
         2 => link_stats::fuzz(bytes),
         3 => sockets::fuzz(bytes),
-        _ => cgroups::fuzz(which / 6, bytes),
+        4 => cgroups::fuzz(which / 6, bytes),
+        _ => mountstats::fuzz(bytes),
     }
 }

@@ -31,6 +31,7 @@ pub(crate) mod fuzz;
 mod latency;
 pub(crate) mod leaf;
 pub(crate) mod link_stats;
+mod mountstats;
 mod netlink;
 mod processes;
 mod ranks;

@@ -280,6 +280,11 @@ pub const COLLECTORS: &[Collector] = &[
     walked("cgroups", NONE, walk_tables::cgroups).needs_proc("cgroups").opt_in(),
     walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
     walked("meminfo_numa", NONE, walk_tables::numa).opt_in(),
+    // A mount is some 4 kB of text, and a host may have hundreds: not for the sampler's thread.
+    walked("mountstats", NONE, walk_tables::mountstats)
+        .needs_proc("self/mountstats")
+        .opt_in()
+        .patient(""),
     // Whose directory it is may be a dead server's. `/sys` is always there.
     walked("textfile", NONE, walk_tables::textfiles).patient(""),
     // 5,000 processes are 40 ms: not for the sampler's thread.
