@@ -9,6 +9,7 @@ use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
 use super::tasks::{self, Tasks};
 use super::textfile::{self, Textfiles};
+use super::units::{self, Units};
 use super::{COUNTER, GAUGE, column};
 use crate::adjust::adjustment;
 use crate::config::SMALL;
@@ -42,6 +43,8 @@ pub(crate) enum Call {
     Groups(Box<Groups>),
     /// NFS mounts.
     Mountstats(Box<Mountstats>),
+    /// systemd's units.
+    Units(Box<Units>),
 }
 
 impl Engine {
@@ -79,6 +82,7 @@ impl Engine {
             | Call::Tasks(_)
             | Call::Groups(_)
             | Call::Mountstats(_)
+            | Call::Units(_)
                 if SMALL =>
             {
                 false
@@ -103,6 +107,10 @@ impl Engine {
                 mounts.read();
                 fill(sheet, |sheet| mounts.put(sheet))
             }
+            Call::Units(units) => {
+                units.read();
+                fill(sheet, |sheet| units.put(sheet))
+            }
         }
     }
 
@@ -119,6 +127,7 @@ impl Engine {
             | Call::Tasks(_)
             | Call::Groups(_)
             | Call::Mountstats(_)
+            | Call::Units(_)
                 if SMALL =>
             {
                 Vec::new()
@@ -128,6 +137,7 @@ impl Engine {
             Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
             Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
             Call::Mountstats(_) => mountstats::columns(entry.shape, &entry.key),
+            Call::Units(_) => units::columns(entry.shape, &entry.key),
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod sheet;
 pub(crate) mod text;
 
 mod bcache;
+mod bus;
 mod cgroups;
 mod cpu;
 pub(crate) mod disk;
@@ -39,6 +40,7 @@ mod sockets;
 mod table;
 mod tasks;
 mod textfile;
+mod units;
 pub(crate) mod walk_hardware;
 pub(crate) mod walk_host;
 pub(crate) mod walk_links;

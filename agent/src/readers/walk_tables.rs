@@ -11,6 +11,7 @@ use super::processes::Processes;
 use super::sockets::{Question, Sockets};
 use super::tasks::Tasks;
 use super::textfile::Textfiles;
+use super::units::Units;
 use super::{Format, GAUGE, Roots, column, page_bytes};
 use crate::config::SMALL;
 
@@ -100,6 +101,14 @@ pub(crate) fn groups(roots: &Roots, found: &mut Found) {
     if groups.is_there() {
         found.engine(|| Call::Groups(Box::new(groups)));
     }
+}
+
+/// systemd's units.
+pub(crate) fn units(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
+    found.engine(|| Call::Units(Box::new(Units::new(&roots.rootfs))));
 }
 
 /// How many sockets are in each state.

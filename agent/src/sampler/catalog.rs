@@ -303,6 +303,8 @@ pub const COLLECTORS: &[Collector] = &[
         .opt_in()
         .patient("")
         .unscored(),
+    // A bus that hangs is not for the sampler's thread.
+    walked("systemd", NONE, walk_tables::units).wanted().opt_in().patient(""),
     walked("tcpstat", NONE, walk_tables::tcp_states).wanted().opt_in(),
     walked("tcp_listen", NONE, walk_tables::tcp_listen).wanted(),
     walked("slabinfo", NONE, walk_tables::slabinfo).needs_proc("slabinfo").opt_in(),
