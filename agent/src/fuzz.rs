@@ -54,7 +54,7 @@ fn mounts(bytes: &[u8]) {
     }
 }
 
-const FORMATS: [(Format, Vanish); 35] = [
+const FORMATS: [(Format, Vanish); 36] = [
     (Format::Cores, Vanish::Go),
     (Format::Stat, Vanish::Stay),
     (Format::Load, Vanish::Stay),
@@ -90,4 +90,5 @@ const FORMATS: [(Format, Vanish); 35] = [
     (Format::NodeStat, Vanish::Go),
     (Format::Kstat, Vanish::Go),
     (Format::Pool, Vanish::Go),
+    (Format::Writeback, Vanish::Go),
 ];

@@ -2,6 +2,9 @@
 //! families that take their time.
 #![expect(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 
+#[expect(clippy::unwrap_used, reason = "helpers of a test may panic as it may")]
+mod tree;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -57,6 +60,44 @@ static ALLOCATOR: Counting = Counting;
 fn nothing_is_allocated() {
     a_tick_reads_seals_and_allocates_nothing();
     groups_and_processes_are_read_without_allocating();
+    mounts_and_caches_are_read_without_allocating();
+}
+
+/// On a server that has them: this machine has neither.
+fn mounts_and_caches_are_read_without_allocating() {
+    let wanted = ["bcache", "mountstats"];
+    let server = include_str!("../../tests/fixtures/trees/server.tree");
+    let tree = tree::Tree::unpack("allocation", server);
+    let others = |name: &&str| !wanted.contains(name);
+    let names = CATALOG.iter().map(|collector| collector.name);
+    let trees = Trees {
+        procfs: tree.path("proc").into(),
+        sysfs: tree.path("sys").into(),
+        rootfs: tree.path("").into(),
+        filesystem_interval_ms: 100,
+        choice: Choice {
+            enable: wanted.map(str::to_owned).into(),
+            disable: names.filter(others).map(str::to_owned).collect(),
+            intervals: wanted.map(|name| (name.to_owned(), 1000)).into(),
+            ..Choice::default()
+        },
+    };
+    let mut sampler = Sampler::new(&trees, monotonic_ns, Arc::new(Table::new()));
+    let (mut rows, mut plain, mut calls) = (0, 0, 0);
+    for second in 0..60 {
+        let now = Tick { wall_ns: wall_ns(), boottime_ns: boottime_ns() + second * 1_000_000_000 };
+        let (before, changes) = (ALL_CALLS.load(Relaxed), sampler.changes());
+        sampler.settle(now, Duration::from_secs(10));
+        sampler.tick(now, |row| {
+            rows += u64::from(wanted.contains(&row.schema.section.as_str()));
+        });
+        if sampler.changes() == changes {
+            plain += 1;
+            calls += u64::from(ALL_CALLS.load(Relaxed) != before);
+        }
+    }
+    assert!(100 <= rows && 50 <= plain, "{rows} rows, {plain} plain ticks");
+    assert!(calls <= 1, "{calls} of {plain} plain ticks allocated");
 }
 
 fn groups_and_processes_are_read_without_allocating() {

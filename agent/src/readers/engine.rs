@@ -3,6 +3,7 @@
 use super::cgroups::{self, Groups};
 use super::exits::{self, Exits};
 use super::latency::{self, Latency};
+use super::mountstats::{self, Mountstats};
 use super::processes::{self, Processes};
 use super::sheet::{Entry, Outcome, Repair, Sheet, Vanish};
 use super::sockets::{self, Sockets};
@@ -40,6 +41,8 @@ pub(crate) enum Call {
     Tasks(Box<Tasks>),
     /// The tree of control groups.
     Groups(Box<Groups>),
+    /// NFS mounts.
+    Mountstats(Box<Mountstats>),
     /// systemd's units.
     Units(Box<Units>),
 }
@@ -78,6 +81,7 @@ impl Engine {
             | Call::Latency(_)
             | Call::Tasks(_)
             | Call::Groups(_)
+            | Call::Mountstats(_)
             | Call::Units(_)
                 if SMALL =>
             {
@@ -99,6 +103,10 @@ impl Engine {
                 groups.read(now_ns);
                 fill(sheet, |sheet| groups.put(sheet))
             }
+            Call::Mountstats(mounts) => {
+                mounts.read();
+                fill(sheet, |sheet| mounts.put(sheet))
+            }
             Call::Units(units) => {
                 units.read();
                 fill(sheet, |sheet| units.put(sheet))
@@ -118,6 +126,7 @@ impl Engine {
             | Call::Latency(_)
             | Call::Tasks(_)
             | Call::Groups(_)
+            | Call::Mountstats(_)
             | Call::Units(_)
                 if SMALL =>
             {
@@ -127,6 +136,7 @@ impl Engine {
             Call::Latency(_) => latency::columns(entry.shape, &entry.key),
             Call::Tasks(_) => tasks::columns(entry.shape, &entry.key),
             Call::Groups(_) => cgroups::columns(entry.shape, &entry.key),
+            Call::Mountstats(_) => mountstats::columns(entry.shape, &entry.key),
             Call::Units(_) => units::columns(entry.shape, &entry.key),
         }
     }

@@ -13,8 +13,9 @@
 use super::engine::{Call, Engine};
 use super::kept::{Buffer, Shape};
 use super::table::Table;
-use super::text::{number, signed};
+use super::text::{hexadecimal, human, leading, number, signed};
 use super::{Format, GAUGE, bounded, column};
+use crate::config::SMALL;
 use nix::errno::Errno;
 use std::borrow::Cow;
 use std::fs::File;
@@ -61,6 +62,8 @@ pub(crate) enum Read {
     Level(i64),
     /// The number it begins with (`4: ACTIVE`, `2.5 Gb/sec`), times this.
     Leading(u64),
+    /// A size as bcache writes it ([`human`]), or a whole number.
+    Human,
     /// A number as `0x…`; all ones are a counter that the device does not have.
     Hexadecimal,
     /// 1 if it is this text, 0 otherwise.
@@ -314,6 +317,8 @@ impl Read {
                 value.checked_mul(factor).map(i64::cast_unsigned)
             }
             Self::Leading(factor) => leading(text, factor),
+            Self::Human if SMALL => None,
+            Self::Human => human(text),
             Self::Hexadecimal => {
                 let value = hexadecimal(text.strip_prefix(b"0x")?)?;
                 (value != u64::MAX).then_some(value)
@@ -464,22 +469,6 @@ fn natural(name: &str) -> (&str, u64) {
     let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
     let (stem, digits) = name.split_at(name.len() - digits);
     (stem, digits.parse().unwrap_or(0))
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
-    u64::from_str_radix(text, 16).ok()
-}
-
-/// Whole and, behind a point, tenths; what is finer is cut off.
-fn leading(text: &[u8], factor: u64) -> Option<u64> {
-    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (whole, rest) = text.split_at_checked(digits(text))?;
-    let tenth = match rest {
-        [b'.', digit @ b'0'..=b'9', ..] => u64::from(digit - b'0'),
-        _ => 0,
-    };
-    number(whole)?.checked_mul(factor)?.checked_add(factor / 10 * tenth)
 }
 
 fn is_stale(error: &io::Error) -> bool {

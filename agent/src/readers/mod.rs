@@ -9,6 +9,7 @@ mod picks;
 pub(crate) mod sheet;
 pub(crate) mod text;
 
+mod bcache;
 mod bus;
 mod cgroups;
 mod cpu;
@@ -31,6 +32,7 @@ pub(crate) mod fuzz;
 mod latency;
 pub(crate) mod leaf;
 pub(crate) mod link_stats;
+mod mountstats;
 mod netlink;
 mod processes;
 mod ranks;
@@ -126,6 +128,8 @@ pub(crate) enum Format {
     Kstat,
     /// /proc/spl/kstat/zfs/*/io.
     Pool,
+    /// /sys/fs/bcache/*/bdev*/writeback_rate_debug.
+    Writeback,
 }
 
 /// The trees that walks go through.
@@ -174,6 +178,7 @@ impl Format {
             Self::NodeStat => zfs::parse_node_stat(bytes, sheet),
             Self::Kstat => zfs::parse_kstat(bytes, sheet),
             Self::Pool => zfs::parse_pool(bytes, sheet),
+            Self::Writeback => bcache::parse_writeback(bytes, sheet),
         }
     }
 
@@ -222,6 +227,7 @@ impl Format {
             Self::NodeStat => zfs::node_stat_columns(about, key),
             Self::Kstat => zfs::kstat_columns(about, key),
             Self::Pool => zfs::pool_columns(about, key),
+            Self::Writeback => bcache::writeback_columns(about),
         }
     }
 }

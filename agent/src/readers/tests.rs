@@ -37,7 +37,7 @@ const FORMATS: [(Format, &[u8]); 15] = [
 ];
 
 /// The tables of the server's tree.
-const TABLES: [(Format, &str); 20] = [
+const TABLES: [(Format, &str); 21] = [
     (Format::Softnet, "proc/net/softnet_stat"),
     (Format::Schedstat, "proc/schedstat"),
     (Format::Conntrack, "proc/net/stat/nf_conntrack"),
@@ -58,6 +58,10 @@ const TABLES: [(Format, &str); 20] = [
     (Format::NodeMemory, "sys/devices/system/node/node0/meminfo"),
     (Format::NodeStat, "sys/devices/system/node/node0/numastat"),
     (Format::Kstat, "proc/spl/kstat/zfs/arcstats"),
+    (
+        Format::Writeback,
+        "sys/fs/bcache/3c9d5b1e-7f42-4a86-b0d1-95e2c4f8a637/bdev0/writeback_rate_debug",
+    ),
 ];
 
 /// A file of the server's tree.
@@ -356,6 +360,22 @@ fn hostile_tables_are_left_out_or_have_no_value() {
             "node_buddyinfo_blocks{node=1,size=1,zone=DMA} -",
         ],
     );
+    check_all(
+        Format::Writeback,
+        b"rate: 1.5k/sec\ntarget:\nproportional: -x\nintegral: -2.0M\nrated: 7\n: 1\nchange: 8.0E/sec\xff",
+        &[
+            "node_bcache_writeback_rate{uuid=zfs_arc} 1524",
+            "node_bcache_dirty_target_bytes{uuid=zfs_arc} -",
+            "node_bcache_writeback_rate_proportional_term{uuid=zfs_arc} -",
+            "node_bcache_writeback_rate_integral_term{uuid=zfs_arc} -2097152",
+            "node_bcache_writeback_change{uuid=zfs_arc} -",
+        ],
+    );
+    check_all(Format::Writeback, b"rate\nrate:\n\n:::\ntarget: \xff", &[]);
+    let debug = server(TABLES[20].1);
+    for end in 0..debug.len() {
+        read(Format::Writeback, &debug[..end]);
+    }
     check_all(Format::Ipvs, b"-> 1:2 Route 1 2 3\nTCP\n->\nTCP x y\n-> nonsense Route 1 2 3", &[]);
     // A line that is cut has no fields, which are absent and not 0.
     check(

@@ -103,6 +103,41 @@ pub(crate) fn hundredths(word: &[u8]) -> Option<u64> {
     number(whole)?.checked_mul(100)?.checked_add(number(fraction)?)
 }
 
+/// A whole number, or a size as `bch_hprint` of bcache writes it: `3.9M`, `0.5k`. The digit behind the
+/// point was hundreds of the 1,024 parts of a unit once and is tenths today; node_exporter takes it for
+/// hundreds, and so do we. No more than an i64 holds.
+pub(crate) fn human(word: &[u8]) -> Option<u64> {
+    let (last, rest) = word.split_last()?;
+    let value = match b"kMGTPE".iter().position(|unit| unit == last) {
+        None => number(word)?,
+        Some(unit) => {
+            let part = 1_u64 << (10 * unit);
+            let mut halves = rest.splitn(2, |byte| *byte == b'.');
+            let whole = number(halves.next()?)?.checked_mul(part * 1024)?;
+            let hundreds = halves.next().map_or(Some(0), number)?;
+            whole.checked_add(hundreds.checked_mul(part * 100)?)?
+        }
+    };
+    i64::try_from(value).is_ok().then_some(value)
+}
+
+/// A number without its `0x`.
+pub(crate) fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+/// The number a text begins with, times `factor`: whole and, behind a point, tenths; what is finer is cut off.
+pub(crate) fn leading(text: &[u8], factor: u64) -> Option<u64> {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (whole, rest) = text.split_at_checked(digits(text))?;
+    let tenth = match rest {
+        [b'.', digit @ b'0'..=b'9', ..] => u64::from(digit - b'0'),
+        _ => 0,
+    };
+    number(whole)?.checked_mul(factor)?.checked_add(factor / 10 * tenth)
+}
+
 /// The number of the next word.
 #[expect(single_use_lifetimes, reason = "`impl Iterator<Item = &[u8]>` is not yet Rust")]
 pub(crate) fn next<'a>(words: &mut impl Iterator<Item = &'a [u8]>) -> Option<u64> {
@@ -137,6 +172,37 @@ mod tests {
         assert_eq!(hundredths(b"12.34"), Some(1234));
         assert_eq!(hundredths(b"0.05"), Some(5));
         assert_eq!((hundredths(b"1.2"), hundredths(b"."), hundredths(b"7")), (None, None, None));
+    }
+
+    #[test]
+    fn sizes_of_bcache() {
+        for (text, wanted) in [
+            ("512", Some(512)),
+            ("0.0k", Some(0)),
+            ("0.9k", Some(900)),
+            ("3k", Some(3072)),
+            ("17.3M", Some(17 * 1_048_576 + 300 * 1024)),
+            // As older kernels write 10 of 10.24 parts.
+            ("1.10G", Some((1 << 30) + (1000 << 20))),
+            ("7.9E", Some((7 << 60) + (900 << 50))),
+            ("8.0E", None),
+            ("9223372036854775808", None),
+            ("1.18446744073709551615M", None),
+            ("18446744073709551615k", None),
+            ("1.2.3k", None),
+            ("1.k", None),
+            (".5k", None),
+            ("k", None),
+            ("", None),
+            ("1.5", None),
+            ("-1.0k", None),
+            ("1.0K", None),
+            ("1.0 k", None),
+            ("1.0Z", None),
+        ] {
+            assert_eq!(human(text.as_bytes()), wanted, "{text}");
+        }
+        assert_eq!(human(b"\xff\xffk"), None);
     }
 
     #[test]

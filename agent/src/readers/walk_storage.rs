@@ -1,4 +1,4 @@
-//! Walks for disks and file systems: nvme, tapes, btrfs, xfs.
+//! Walks for disks and file systems: nvme, tapes, btrfs, bcache, xfs.
 
 use super::kept::Shape;
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
@@ -72,6 +72,30 @@ pub(crate) fn btrfs(roots: &Roots, found: &mut Found) {
     }
 }
 
+/// Each set of caches, its disks and its caches; `priority_stats` reads every bucket and is left alone, as
+/// node_exporter does unless it is told otherwise.
+pub(crate) fn bcache(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
+    let base = roots.sysfs.join("fs/bcache");
+    for uuid in names(&base).iter().filter(|name| name.contains('-')) {
+        let dir = base.join(uuid);
+        found.object(&dir, CACHE_SET, &[("uuid", uuid)]);
+        for device in names(&dir) {
+            let path = dir.join(&device);
+            if numbered(&device, "bdev").is_some() {
+                found.object(&path, BACKING, &[("uuid", uuid), ("backing_device", &device)]);
+                let (file, about) =
+                    (path.join("writeback_rate_debug"), format!("{uuid}\n{device}"));
+                found.table(file, Shape::Whole, Format::Writeback, &about);
+            } else if numbered(&device, "cache").is_some() {
+                found.object(&path, CACHE, &[("uuid", uuid), ("cache_device", &device)]);
+            }
+        }
+    }
+}
+
 /// The counters of each XFS.
 pub(crate) fn xfs(roots: &Roots, found: &mut Found) {
     let base = roots.sysfs.join("fs/xfs");
@@ -133,6 +157,64 @@ const TAPE: &[Spec] = &[
     Spec("write_byte_cnt", "node_tape_written_bytes_total", COUNTER, Read::Whole(1)),
     Spec("write_cnt", "node_tape_writes_completed_total", COUNTER, Read::Whole(1)),
     Spec("write_ns", "node_tape_write_time_seconds_total", NANOSECONDS, Read::Whole(1)),
+];
+const CACHE_SET: &[Spec] = &[
+    Spec("average_key_size", "node_bcache_average_key_size_sectors", GAUGE, Read::Human),
+    Spec("btree_cache_size", "node_bcache_btree_cache_size_bytes", GAUGE, Read::Human),
+    Spec("cache_available_percent", "node_bcache_cache_available_percent", GAUGE, Read::Human),
+    Spec("congested", "node_bcache_congested", GAUGE, Read::Human),
+    Spec("root_usage_percent", "node_bcache_root_usage_percent", GAUGE, Read::Human),
+    Spec("tree_depth", "node_bcache_tree_depth", GAUGE, Read::Human),
+    Spec(
+        "internal/active_journal_entries",
+        "node_bcache_active_journal_entries",
+        GAUGE,
+        Read::Human,
+    ),
+    Spec("internal/btree_nodes", "node_bcache_btree_nodes", GAUGE, Read::Human),
+    // Microseconds, which node_exporter tells as nanoseconds; its users' rules are made for that.
+    Spec(
+        "internal/btree_read_average_duration_us",
+        "node_bcache_btree_read_average_duration_seconds",
+        Kind::Gauge { scale: 9 },
+        Read::Human,
+    ),
+    Spec("internal/cache_read_races", "node_bcache_cache_read_races_total", COUNTER, Read::Human),
+];
+const BACKING: &[Spec] = &[
+    Spec("dirty_data", "node_bcache_dirty_data_bytes", GAUGE, Read::Human),
+    Spec("stats_total/bypassed", "node_bcache_bypassed_bytes_total", COUNTER, Read::Human),
+    Spec("stats_total/cache_hits", "node_bcache_cache_hits_total", COUNTER, Read::Human),
+    Spec("stats_total/cache_misses", "node_bcache_cache_misses_total", COUNTER, Read::Human),
+    Spec(
+        "stats_total/cache_bypass_hits",
+        "node_bcache_cache_bypass_hits_total",
+        COUNTER,
+        Read::Human,
+    ),
+    Spec(
+        "stats_total/cache_bypass_misses",
+        "node_bcache_cache_bypass_misses_total",
+        COUNTER,
+        Read::Human,
+    ),
+    Spec(
+        "stats_total/cache_miss_collisions",
+        "node_bcache_cache_miss_collisions_total",
+        COUNTER,
+        Read::Human,
+    ),
+    Spec(
+        "stats_total/cache_readaheads",
+        "node_bcache_cache_readaheads_total",
+        COUNTER,
+        Read::Human,
+    ),
+];
+const CACHE: &[Spec] = &[
+    Spec("io_errors", "node_bcache_io_errors", GAUGE, Read::Human),
+    Spec("metadata_written", "node_bcache_metadata_written_bytes_total", COUNTER, Read::Human),
+    Spec("written", "node_bcache_written_bytes_total", COUNTER, Read::Human),
 ];
 /// Line, field of it, metric.
 const XFS: [(&str, usize, &str); 39] = [

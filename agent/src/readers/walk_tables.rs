@@ -6,6 +6,7 @@ use super::exits::Exits;
 use super::kept::Shape;
 use super::latency::Latency;
 use super::leaf::{Found, Read, Spec, names, numbered, text_of};
+use super::mountstats::Mountstats;
 use super::processes::Processes;
 use super::sockets::{Question, Sockets};
 use super::tasks::Tasks;
@@ -54,6 +55,16 @@ pub(crate) fn nfs(roots: &Roots, found: &mut Found) {
 
 pub(crate) fn nfsd(roots: &Roots, found: &mut Found) {
     found.table(roots.procfs.join("net/rpc/nfsd"), Shape::Whole, Format::NfsServer, "");
+}
+
+/// NFS mounts, one by one.
+pub(crate) fn mountstats(roots: &Roots, found: &mut Found) {
+    if SMALL {
+        return;
+    }
+    if roots.procfs.join("self/mountstats").exists() {
+        found.engine(|| Call::Mountstats(Box::new(Mountstats::new(&roots.procfs))));
+    }
 }
 
 /// Processes that ended.

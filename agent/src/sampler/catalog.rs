@@ -249,6 +249,8 @@ pub const COLLECTORS: &[Collector] = &[
     walked("clocksource", NONE, walk_host::clock_sources).within("identity").every(HOUR_MS),
     walked("dmi", NONE, walk_host::dmi).within("identity").wanted().every(HOUR_MS),
     walked("os", NONE, walk_host::os).within("identity").wanted().every(HOUR_MS),
+    // Its attributes wait for a lock that is held while a set of caches is registered, which reads its journal.
+    walked("bcache", &["fs/bcache"], walk_storage::bcache).patient("fs/bcache"),
     walked("btrfs", &["fs/btrfs"], walk_storage::btrfs).every(MINUTE_MS),
     walked("cpufreq", NONE, walk_hardware::cpufreq).patient("devices/system/cpu/cpu0/cpufreq"),
     walked("edac", &["devices/system/edac/mc"], walk_hardware::edac),
@@ -278,6 +280,11 @@ pub const COLLECTORS: &[Collector] = &[
     walked("cgroups", NONE, walk_tables::cgroups).needs_proc("cgroups").opt_in(),
     walked("interrupts", NONE, walk_tables::interrupts).wanted().opt_in(),
     walked("meminfo_numa", NONE, walk_tables::numa).opt_in(),
+    // A mount is some 4 kB of text, and a host may have hundreds: not for the sampler's thread.
+    walked("mountstats", NONE, walk_tables::mountstats)
+        .needs_proc("self/mountstats")
+        .opt_in()
+        .patient(""),
     // Whose directory it is may be a dead server's. `/sys` is always there.
     walked("textfile", NONE, walk_tables::textfiles).patient(""),
     // 5,000 processes are 40 ms: not for the sampler's thread.

@@ -322,7 +322,10 @@ fn patient_families_come_when_they_are_ready() {
     let (_tree, mut sampler) = server("patient", Choice::default());
     let mut found = rows(&mut sampler, 1);
     for _ in 0..5000 {
-        if ["hwmon", "cpufreq", "thermal_zone"].iter().all(|name| found.contains_key(*name)) {
+        if ["hwmon", "cpufreq", "thermal_zone", "bcache"]
+            .iter()
+            .all(|name| found.contains_key(*name))
+        {
             break;
         }
         found.append(&mut rows(&mut sampler, 1));
@@ -337,6 +340,8 @@ fn patient_families_come_when_they_are_ready() {
         found["thermal_zone"].get("node_cooling_device_cur_state{1,intel_powerclamp}"),
         Some(&-1.0)
     );
+    let change = "node_bcache_writeback_change{bdev1,3c9d5b1e-7f42-4a86-b0d1-95e2c4f8a637}";
+    assert_eq!(found["bcache"].get(change), Some(&-2948.0));
 }
 
 /// Nanoseconds that each look at the clock takes.
