@@ -1,4 +1,4 @@
-//! How often the recorder looks: as often as it is told to where that costs no more than [`COST_MAX`] of
+//! How often the recorder looks: as often as it is told to where that costs no more than `COST_MAX` of
 //! a core, and where it would cost more, by a token bucket of CPU time.
 //!
 //! ```text
