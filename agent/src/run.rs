@@ -199,7 +199,7 @@ fn begin(config: &Config, stop: Stop, status: Arc<Mutex<Status>>) -> Result<Erra
         .map_err(|e| AgentError::Memory { slots: config.ring_slots, why: e.to_string() })?;
     region.prefault();
     let ring = Ring::new(config.ring_slots, region)?;
-    let table = Arc::new(Table::new());
+    let table = Arc::new(Table::of(ring.writer.marks()));
     let (managed, config) = Managed::new(config.clone(), state.configuration());
     let config = &config;
     let sampler = Sampler::new(&config.trees(), clock::monotonic_ns, Arc::clone(&table));

@@ -1,15 +1,14 @@
 //! The schemas of the frames in the ring: written by the sampler when a set changes, read by the
 //! uplink before the first frame of a schema it has not sent yet.
 //!
-//! The lock is taken only when a set changes, when a frame names a schema the uplink has not seen, and when the
-//! ring is empty for the first time since a set changed. What a section uses now is always there. What it has outgrown
-//! is there for as long as rows of it may be in the ring, up to `NEEDED_COLUMNS_MAX` columns, which are some 160
-//! bytes each; beside that, because sets come back, `OUTGROWN_COLUMNS_MAX` columns and `SCHEMAS_MAX` schemas. The
-//! oldest goes first.
+//! The lock is taken only when a set changes and when a frame names a schema the uplink has not
+//! seen. What a section uses now is always there. What it has outgrown is there for as long as rows of it may be
+//! in the ring, up to `NEEDED_COLUMNS_MAX` columns, which are some 160 bytes each; beside that, because sets
+//! come back, `OUTGROWN_COLUMNS_MAX` columns and `SCHEMAS_MAX` schemas. The oldest goes first.
 
 use crate::config::SMALL;
+use crate::ring::Marks;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strobe_wire::ids::SchemaId;
 use strobe_wire::schema::Schema;
@@ -18,30 +17,29 @@ use strobe_wire::schema::Schema;
 #[derive(Debug, Default)]
 pub struct Table {
     schemas: Mutex<VecDeque<Entry>>,
-    /// Whether any was outgrown since the ring was empty.
-    has_needed: AtomicBool,
+    /// Of the ring that the rows go to.
+    marks: Option<Marks>,
 }
 
 #[derive(Debug)]
 struct Entry {
     id: SchemaId,
     schema: Arc<Schema>,
-    standing: Standing,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Standing {
-    Used,
-    /// Outgrown, and rows of it may be in the ring.
-    Needed,
-    Outgrown,
+    /// Of one that its section has outgrown: slots of the ring before this may hold rows of it.
+    until: Option<u64>,
 }
 
 impl Table {
-    /// Empty.
+    /// Empty; no rows of it are in any ring.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Empty; rows go to this ring.
+    #[must_use]
+    pub fn of(ring: Marks) -> Self {
+        Self { marks: Some(ring), ..Self::default() }
     }
 
     /// Adds a schema, or makes it its section's newest again; returns its name.
@@ -53,27 +51,18 @@ impl Table {
 
     /// The same, of which the name is known.
     pub fn put(&self, id: SchemaId, schema: &Arc<Schema>) {
+        let claimed = self.marks.as_ref().map_or(0, |ring| ring.claimed() + QUEUED_MAX);
+        let released = self.marks.as_ref().map_or(u64::MAX, Marks::released);
         let mut schemas = self.lock();
         schemas.retain(|entry| entry.id != id);
-        for entry in schemas.iter_mut() {
-            if entry.schema.section == schema.section && entry.standing == Standing::Used {
-                entry.standing = Standing::Needed;
-                // Relaxed: what it is about is under the lock.
-                self.has_needed.store(true, Relaxed);
+        for entry in schemas.iter_mut().filter(|entry| entry.until.is_none()) {
+            if entry.schema.section == schema.section {
+                entry.until = Some(claimed);
             }
         }
-        schemas.push_back(Entry { id, schema: Arc::clone(schema), standing: Standing::Used });
-        forget(&mut schemas);
-    }
-
-    /// The ring is empty: no row needs what has been outgrown.
-    pub fn rest(&self) {
-        if self.has_needed.swap(false, Relaxed) {
-            let mut schemas = self.lock();
-            for entry in schemas.iter_mut().filter(|entry| entry.standing == Standing::Needed) {
-                entry.standing = Standing::Outgrown;
-            }
-            forget(&mut schemas);
+        schemas.push_back(Entry { id, schema: Arc::clone(schema), until: None });
+        while let Some(at) = over(&schemas, released) {
+            schemas.remove(at);
         }
     }
 
@@ -90,25 +79,22 @@ impl Table {
     }
 }
 
-/// Lets go of what is over the bounds.
-fn forget(schemas: &mut VecDeque<Entry>) {
-    loop {
-        let columns = |standing: Standing| {
-            let of = schemas.iter().filter(move |entry| entry.standing == standing);
-            of.map(|entry| entry.schema.columns.len()).sum::<usize>()
-        };
-        let over = if NEEDED_COLUMNS_MAX < columns(Standing::Needed) {
-            Standing::Needed
-        } else if OUTGROWN_COLUMNS_MAX < columns(Standing::Outgrown) || SCHEMAS_MAX < schemas.len()
-        {
-            Standing::Outgrown
-        } else {
-            return;
-        };
-        let first = |standing| schemas.iter().position(|entry: &Entry| entry.standing == standing);
-        // So many schemas may be needed, or even used: then these go.
-        let at = first(over).or_else(|| first(Standing::Needed)).unwrap_or(0);
-        schemas.remove(at);
+/// Which one has to go, if the bounds are exceeded.
+fn over(schemas: &VecDeque<Entry>, released: u64) -> Option<usize> {
+    let of = |needed: bool| {
+        let is = move |entry: &Entry| entry.until.is_some_and(|until| (released < until) == needed);
+        let columns = schemas.iter().filter(move |entry| is(entry));
+        let columns: usize = columns.map(|entry| entry.schema.columns.len()).sum();
+        (columns, schemas.iter().position(is))
+    };
+    let ((needed, first_needed), (outgrown, first)) = (of(true), of(false));
+    if NEEDED_COLUMNS_MAX < needed {
+        first_needed
+    } else if OUTGROWN_COLUMNS_MAX < outgrown || SCHEMAS_MAX < schemas.len() {
+        // So many may be needed, or even used: then these go.
+        first.or(first_needed).or(Some(0))
+    } else {
+        None
     }
 }
 
@@ -118,10 +104,13 @@ const SCHEMAS_MAX: usize = 512;
 const OUTGROWN_COLUMNS_MAX: usize = 8192;
 /// Of rows that wait: 5 MiB, or 1.3 in the small build, where a set changes each second and no broker answers.
 const NEEDED_COLUMNS_MAX: usize = if SMALL { 8192 } else { 32_768 };
+/// Rows of inputs that are still on their way to the ring.
+const QUEUED_MAX: u64 = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::Ring;
     use strobe_wire::schema::{Column, Kind, Labels};
 
     #[test]
@@ -144,7 +133,9 @@ mod tests {
     /// A family of hundreds of columns whose set changed every ten seconds would have kept 512 sets.
     #[test]
     fn what_is_outgrown_is_bounded_by_its_columns() {
-        let table = Table::new();
+        let region = hugepage_config::Region::map(4 * 4096, hugepage_config::Want::Plain).unwrap();
+        let Ring { mut writer, mut reader } = Ring::new(4, region).unwrap();
+        let table = Table::of(writer.marks());
         let schema = |number: usize| {
             let number = number.to_string();
             let column = |at: usize| {
@@ -158,8 +149,13 @@ mod tests {
         let kept = || ids.iter().filter(|id| table.schema(**id).is_some()).count();
         // Rows of them may wait ...
         assert_eq!(kept(), 1 + NEEDED_COLUMNS_MAX / 400);
-        // ... and do not any more.
-        table.rest();
+        // ... and do not any more once the ring has come so far.
+        for _ in 0..QUEUED_MAX {
+            writer.claim().unwrap().publish(1);
+            let ticket = reader.next().unwrap().ticket();
+            reader.release(ticket);
+        }
+        table.publish(&schema(99));
         assert_eq!(kept(), 1 + OUTGROWN_COLUMNS_MAX / 400);
         assert!(table.schema(ids[99]).is_some() && table.schema(ids[80]).is_some());
     }

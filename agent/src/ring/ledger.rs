@@ -110,6 +110,11 @@ impl Ledger {
         self.tail.load(Relaxed)
     }
 
+    /// Tickets that are free again since the start.
+    pub(super) fn released(&self) -> u64 {
+        self.head.load(Relaxed)
+    }
+
     /// How many there are.
     pub(super) fn slots(&self) -> u64 {
         u64::try_from(self.headers.len()).unwrap_or(u64::MAX)

@@ -76,6 +76,10 @@ pub struct Reader {
     cursor: Cursor,
 }
 
+/// How far a ring has come, for those who neither write nor read.
+#[derive(Clone)]
+pub struct Marks(Arc<Memory>);
+
 /// A published frame, seen in place.
 pub struct Slot<'a> {
     memory: &'a Arc<Memory>,
@@ -148,6 +152,32 @@ impl Writer {
     #[must_use]
     pub fn occupied(&self) -> u64 {
         self.memory.ledger.occupied()
+    }
+
+    /// How far this ring has come.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        Marks(Arc::clone(&self.memory))
+    }
+}
+
+impl fmt::Debug for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Marks({}..{})", self.released(), self.claimed())
+    }
+}
+
+impl Marks {
+    /// Slots claimed since the start.
+    #[must_use]
+    pub fn claimed(&self) -> u64 {
+        self.0.ledger.claimed()
+    }
+
+    /// Of these, slots that are free again; all before them are, too.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.0.ledger.released()
     }
 }
 

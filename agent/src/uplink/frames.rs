@@ -16,9 +16,6 @@ use strobe_wire::schema::Schema;
 impl Uplink {
     /// Sends what is in the ring, as far as QUIC takes it.
     pub fn pump(&mut self, now: Instant, link: &mut Link, ring: &mut Ring, table: &Table) {
-        if ring.occupied() == 0 {
-            table.rest();
-        }
         let (State::Greeting { conn, stream, .. } | State::Streaming { conn, stream, .. }) =
             self.state
         else {
