@@ -22,7 +22,7 @@ use strobe_wire::schema::{Column, Kind};
 pub(crate) struct Units {
     socket: PathBuf,
     bus: Option<Bus>,
-    /// Of services, which never changes while they are loaded.
+    /// Of services, asked once while they are loaded: another one after a `daemon-reload` is not seen before that ends.
     types: BTreeMap<String, String>,
     seen: Option<Seen>,
 }

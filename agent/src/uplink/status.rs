@@ -19,8 +19,8 @@ pub struct Status {
     pub acknowledged_seq: u64,
     /// Frames waiting for an acknowledgement.
     pub unacknowledged: usize,
-    /// Frames in the ring that could not be sent because nobody knows their schema, or that do
-    /// not open; both are bugs, and counted.
+    /// Frames in the ring that could not be sent: nobody knows their schema any more, which is told as a loss, or
+    /// they do not open, which is a bug.
     pub unsendable: u64,
     /// Ticks whose rows the sampler's thread sent, with the network's asleep.
     pub quiet_ticks: u64,
